@@ -1,0 +1,3 @@
+module wharfinger.io/testbed/pause
+
+go 1.24.0

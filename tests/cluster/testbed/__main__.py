@@ -1,0 +1,5 @@
+"""`python -m testbed`."""
+
+from .cli import main
+
+main()

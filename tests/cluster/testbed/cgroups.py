@@ -1,0 +1,62 @@
+"""A control group for each node's pods, in every controller of cgroup v1 or in the one tree of v2."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from pathlib import Path
+
+from .errors import ClusterError
+
+V2_CONTROLLERS = ("cpu", "cpuset", "io", "memory", "pids")
+INHERITED = ("cpuset.cpus", "cpuset.mems")
+REMOVE_WITHIN_S = 5.0
+
+
+def hierarchies(mounts: str) -> list[Path]:
+    """Where cgroup trees are mounted, from the text of /proc/mounts."""
+    rows = (line.split() for line in mounts.splitlines())
+    return [Path(row[1]) for row in rows if row[2] in {"cgroup", "cgroup2"}]
+
+
+def create(group: str) -> None:
+    """Makes a group (`whf0/node-1`) in every hierarchy."""
+    trees = hierarchies(Path("/proc/mounts").read_text())
+    if not trees:
+        raise ClusterError("no cgroup file system is mounted on this machine; mount cgroup2 on /sys/fs/cgroup")
+    for tree in trees:
+        directory = tree
+        for part in group.split("/"):
+            parent, directory = directory, directory / part
+            _enable(parent)
+            directory.mkdir(exist_ok=True)
+            for name in INHERITED:
+                own, above = directory / name, parent / name
+                if own.exists() and above.exists() and not own.read_text().strip():
+                    own.write_text(above.read_text())
+
+
+def _enable(directory: Path) -> None:
+    """Lets a v2 group's children have controllers; those that the machine withholds are no matter."""
+    control = directory / "cgroup.subtree_control"
+    if control.exists():
+        for controller in V2_CONTROLLERS:
+            with contextlib.suppress(OSError):
+                control.write_text(f"+{controller}")
+
+
+def remove(group: str) -> None:
+    """Removes a group and all below it, everywhere; waits a little for the dying to leave."""
+    deadline = time.monotonic() + REMOVE_WITHIN_S
+    for tree in hierarchies(Path("/proc/mounts").read_text()):
+        root = tree / group
+        while root.exists():
+            for directory in sorted((path for path in root.rglob("*") if path.is_dir()), reverse=True):
+                with contextlib.suppress(OSError):
+                    directory.rmdir()
+            with contextlib.suppress(OSError):
+                root.rmdir()
+            if root.exists():
+                if time.monotonic() > deadline:
+                    raise ClusterError(f"control group {root} does not go away; a process is left in it: `cat {root}/**/cgroup.procs`")
+                time.sleep(0.05)

@@ -1,0 +1,8 @@
+# Collector (OTLP in), query API and a store in memory. It listens on every address of its pod.
+FROM scratch
+COPY jaeger /jaeger
+ENV COLLECTOR_OTLP_ENABLED=true COLLECTOR_OTLP_GRPC_HOST_PORT=:4317 COLLECTOR_OTLP_HTTP_HOST_PORT=:4318 \
+    QUERY_HTTP_SERVER_HOST_PORT=:16686 SPAN_STORAGE_TYPE=memory
+EXPOSE 4317 4318 16686
+USER 65534:65534
+ENTRYPOINT ["/jaeger"]

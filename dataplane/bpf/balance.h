@@ -1,0 +1,89 @@
+/* The balancer: virtual address and port to a server, by table alone. It has no memory. */
+#ifndef WHARFINGER_BALANCE_H
+#define WHARFINGER_BALANCE_H
+
+#include "select.h"
+#include "work.h"
+
+struct choice {
+	struct addr server;
+	u32 scope;
+	enum reason reason;       /* client_syn or client_syn_service: chosen; anything else says why not */
+};
+
+INLINE u32 port_entry(struct work *w, const struct addr *addr, be16 port, enum reason *why)
+{
+	u32 number = from_be16(port);
+
+	w->address_key = (struct address_key){ .addr = *addr, .proto = w->packet.proto };
+	const struct address *address = find_addresses(w, &w->address_key);
+	if (!address) {
+		*why = REASON_not_virtual;
+		return 0;
+	}
+	*why = REASON_unknown_port;
+	u32 index = address->page[(number >> 8) & 0xff];
+	if (!index)
+		return 0;
+	const struct page *page = find_pages(w, &index);
+	return page ? page->port[number & 0xff] : 0;
+}
+
+#define CHOICE_TRIES 8
+/* A ready server that is not the client itself: the drawn slot's, or the next in the table. */
+INLINE void choose_from_set(struct work *w, u32 index, struct choice *c)
+{
+	const struct packet *p = &w->packet;
+	const struct redirect_set *set = find_sets(w, &index);
+
+	c->reason = REASON_no_server;
+	if (!set || !set->size || set->size > SET_SLOTS)
+		return;
+	u32 turn = set->policy == POLICY_ROUND_ROBIN ? next_turn(w, index) : 0;
+	u32 at = select_slot(set, connection_hash(p, set->scope), set->policy == POLICY_RANDOM ? draw_random(w) : 0, turn);
+
+	c->scope = set->scope;
+	for (int i = 0; i < CHOICE_TRIES; i++) {
+		if (at >= SET_SLOTS)
+			return;
+		u32 server_index = set->slot[at];
+		const struct server *server = find_servers(w, &server_index);
+		if (server && server->state == SERVER_READY) {
+			if (!addr_equal(&server->addr, &p->src)) {
+				c->server = server->addr;
+				c->reason = REASON_client_syn;
+				return;
+			}
+			c->reason = REASON_own_server;
+		}
+		at = at + 1 < set->size ? at + 1 : 0;
+	}
+}
+
+INLINE void choose(struct work *w, struct choice *c)
+{
+	const struct packet *p = &w->packet;
+	u32 entry = port_entry(w, &p->dst, p->dport, &c->reason);
+	u32 index = entry & ((1u << PORT_INDEX_BITS) - 1);
+
+	switch (entry >> PORT_INDEX_BITS) {
+	case PORT_SET:
+		choose_from_set(w, index, c);
+		return;
+	case PORT_SERVER: {
+		const struct server *server = find_servers(w, &index);
+		const struct server_port *port = server ? server_port_of(w, &server->addr, p->dport, 0) : 0;
+		c->reason = REASON_no_server;
+		if (!server || !port)
+			return;
+		c->server = server->addr;
+		c->scope = port->scope;
+		c->reason = addr_equal(&server->addr, &p->src) ? REASON_own_server : REASON_client_syn_service;
+		return;
+	}
+	default:
+		return;
+	}
+}
+
+#endif

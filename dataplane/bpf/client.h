@@ -1,0 +1,192 @@
+/* The client translator: the application sees virtual address:X for the whole connection, the wire has server:X, then server:Y
+ * (docs/protocol.md, "Establishing"). An entry has one CLIENT_STACK record that holds its state, and a CLIENT_WIRE record for each
+ * port of the server that the wire may use, which only leads back. */
+#ifndef WHARFINGER_CLIENT_H
+#define WHARFINGER_CLIENT_H
+
+#include "balance.h"
+
+INLINE void client_event(struct work *w, const struct flow *f, enum role role, enum event_kind kind, enum reason reason)
+{
+	const struct flow_key *k = &w->key; /* CLIENT_STACK */
+
+	w->event = (struct event){
+		.time_ns = now_exact(w), .started_ns = f->started_ns, .established_ns = f->established_ns,
+		.client = k->local, .virtual = k->peer, .server = f->other, .scope = f->scope, .isn = f->isn, .ifindex = w->ifindex,
+		.client_port = k->local_port, .redirect_port = k->peer_port, .service_port = f->service_port,
+		.kind = kind, .role = role, .reason = reason, .ends = f->ends, .proto = PROTO_TCP,
+	};
+}
+
+INLINE void client_forget(struct work *w, const struct flow *f)
+{
+	set_key(&w->wire, SIDE_CLIENT_WIRE, &w->key.local, w->key.local_port, &f->other, f->redirect_port);
+	drop_flows(w, &w->wire);
+	if (f->service_port && f->service_port != f->redirect_port) {
+		w->wire.peer_port = f->service_port;
+		drop_flows(w, &w->wire);
+	}
+	drop_flows(w, &w->key);
+}
+
+/* The record that leads from a wire port back to what the stack sees: 0, or not when another connection has that port. */
+INLINE int client_claim(struct work *w, const struct flow *f, be16 wire_port)
+{
+	set_key(&w->wire, SIDE_CLIENT_WIRE, &w->key.local, w->key.local_port, &f->other, wire_port);
+	const struct flow *taken = find_flows(w, &w->wire);
+	if (taken && (taken->redirect_port != w->key.peer_port || !addr_equal(&taken->other, &w->key.peer)))
+		return -1;
+	w->flow = *f;
+	w->flow.other = w->key.peer;
+	w->flow.redirect_port = w->key.peer_port;
+	return put_flows(w, &w->wire, &w->flow, PUT_ANY);
+}
+
+INLINE enum reason syn_unaware_by_rule(const struct packet *p)
+{
+	if (p->payload || p->traits & SYN_FAST_OPEN)
+		return REASON_fast_open;
+	if (p->traits & SYN_MPTCP)
+		return REASON_mptcp;
+	if (p->traits & SYN_SIGNED)
+		return REASON_signed_segment;
+	if (p->option_at || !has_room(p, OPTION_LEN_SCOPE))
+		return REASON_no_room;
+	return REASON_none;
+}
+
+INLINE enum reason client_tags_syn(struct work *w, const struct flow *f)
+{
+	w->verdict.dst = f->other;
+	w->verdict.append = (struct option){ .flags = OPTION_REDIRECT, .len = OPTION_LEN_SCOPE, .scope = f->scope };
+	return f->service_port ? REASON_client_syn_service : REASON_client_syn;
+}
+
+/* A SYN of the pod's stack. The stack is the authority: another ISN on a known pair of ports is a new connection. */
+INLINE enum reason client_opens(struct work *w, struct flow *old)
+{
+	const struct packet *p = &w->packet;
+	struct choice c = {};
+	enum reason rule;
+
+	if (old && old->isn == p->seq && old->state == FLOW_OPENING && ++old->tries < 2)
+		return client_tags_syn(w, old);
+	if (old) {
+		int repeated = old->isn == p->seq;
+		w->flow = *old;
+		client_forget(w, &w->flow);
+		if (repeated)
+			return REASON_third_syn;
+	}
+	choose(w, &c);
+	if (c.reason != REASON_client_syn && c.reason != REASON_client_syn_service)
+		return c.reason;
+	rule = syn_unaware_by_rule(p);
+	if (rule != REASON_none)
+		return rule;
+
+	struct flow f = { .other = c.server, .scope = c.scope, .isn = p->seq, .redirect_port = p->dport, .state = FLOW_OPENING, .aware = 1 };
+	f.service_port = c.reason == REASON_client_syn_service ? p->dport : 0;
+	f.started_ns = f.seen_ns = now_exact(w);
+	if (client_claim(w, &f, p->dport))
+		return REASON_port_taken;
+	if (put_flows(w, &w->key, &f, PUT_ANY)) {
+		drop_flows(w, &w->wire);
+		return REASON_table_full;
+	}
+	client_event(w, &f, ROLE_BALANCER, EVENT_BALANCED, c.reason);
+	return client_tags_syn(w, &f);
+}
+
+/* From the pod: what its stack sends to virtual address:X. */
+INLINE enum reason client_sends(struct work *w)
+{
+	const struct packet *p = &w->packet;
+
+	set_key(&w->key, SIDE_CLIENT_STACK, &p->src, p->sport, &p->dst, p->dport);
+	struct flow *f = find_flows(w, &w->key);
+	if ((p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
+		return client_opens(w, f);
+	if (!f)
+		return REASON_no_entry;
+
+	w->verdict.dst = f->other;
+	f->seen_ns = now_coarse(w);
+	if (p->tcp_flags & (TCP_FIN | TCP_RST) && note_end(p, f, END_LOCAL_FIN))
+		client_event(w, f, ROLE_CLIENT, EVENT_CLOSED, f->service_port ? REASON_client_sends : REASON_client_sends_unredirected);
+	if (!f->service_port)
+		return REASON_client_sends_unredirected;
+	w->verdict.dport = f->service_port;
+	if (f->state != FLOW_REDIRECTED || p->payload || p->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST) || !has_room(p, OPTION_LEN_BARE))
+		return REASON_client_sends;
+	w->verdict.append = (struct option){ .flags = OPTION_CONFIRM | OPTION_PORT, .len = OPTION_LEN_BARE, .port = f->redirect_port };
+	return REASON_client_joins;
+}
+
+/* The server's SYN+ACK: the first that names a port of its own wins. */
+INLINE enum reason client_answered(struct work *w, struct flow *f)
+{
+	const struct packet *p = &w->packet;
+	const struct option *o = &p->option;
+
+	if (p->ack != f->isn + 1)
+		return REASON_client_receives;
+	if (!(o->flags & OPTION_CONFIRM) || !(o->flags & OPTION_PORT) || o->port == f->redirect_port) {
+		if (f->state != FLOW_OPENING)
+			return REASON_client_receives;
+		f->state = FLOW_ESTABLISHED;
+		f->established_ns = now_exact(w);
+		if (!(o->flags & OPTION_CONFIRM))
+			return REASON_client_unconfirmed;
+		f->service_port = f->redirect_port;
+		return REASON_client_confirmed;
+	}
+	if (f->service_port)
+		return f->service_port == o->port ? REASON_client_receives : REASON_client_other_answer;
+
+	const struct server_port *port = server_port_of(w, &p->src, o->port, 0);
+	if (!port || port->count || port->scope != f->scope)
+		return REASON_client_unsure;
+	f->established_ns = now_exact(w);
+	f->state = FLOW_REDIRECTED;
+	w->flow = *f;
+	if (client_claim(w, f, o->port)) {
+		f->state = FLOW_OPENING;
+		return REASON_client_other_answer;
+	}
+	f->service_port = o->port;
+	client_event(w, f, ROLE_CLIENT, EVENT_ESTABLISHED, REASON_client_redirected);
+	return REASON_client_redirected;
+}
+
+/* To the pod: what a server sends to its client. The stack sees virtual address:X. */
+INLINE enum reason client_receives(struct work *w)
+{
+	const struct packet *p = &w->packet;
+
+	set_key(&w->wire, SIDE_CLIENT_WIRE, &p->dst, p->dport, &p->src, p->sport);
+	struct flow *wire = find_flows(w, &w->wire);
+	if (!wire)
+		return REASON_not_ours;
+	w->verdict.src = wire->other;
+	w->verdict.sport = wire->redirect_port;
+	w->verdict.blank = p->option_at != 0;
+	if (wire->state == FLOW_ESTABLISHED && !(p->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)))
+		return REASON_client_receives;
+
+	set_key(&w->key, SIDE_CLIENT_STACK, &p->dst, p->dport, &wire->other, wire->redirect_port);
+	struct flow *f = find_flows(w, &w->key);
+	if (!f)
+		return REASON_not_ours;
+	if (p->tcp_flags & TCP_SYN)
+		return client_answered(w, f);
+	if (f->state == FLOW_REDIRECTED && p->sport == f->service_port)
+		f->state = FLOW_ESTABLISHED; /* Y answered: the hint need not be repeated */
+	if (f->state == FLOW_ESTABLISHED)
+		wire->state = FLOW_ESTABLISHED;
+	if (note_end(p, f, END_PEER_FIN))
+		client_event(w, f, ROLE_CLIENT, EVENT_CLOSED, REASON_client_receives);
+	return REASON_client_receives;
+}
+
+#endif

@@ -1,0 +1,114 @@
+/* The kernel as a host of the core: maps, clocks and packet access by BPF helpers. */
+#ifndef WHARFINGER_HOST_BPF_H
+#define WHARFINGER_HOST_BPF_H
+
+#include <linux/bpf.h>
+#include <linux/pkt_cls.h>
+#include <bpf/bpf_helpers.h>
+
+#include "work.h"
+
+typedef struct __sk_buff frame;
+
+/* Every map is pinned by its name: an agent that restarts adopts what it finds. */
+#define MAP_SPARSE(n) __uint(type, BPF_MAP_TYPE_HASH); __uint(map_flags, BPF_F_NO_PREALLOC)
+#define MAP_LIVE(n) __uint(type, BPF_MAP_TYPE_HASH)
+#define MAP_BOUNDED(n) __uint(type, BPF_MAP_TYPE_LRU_HASH)
+#define WHARFINGER_DEFINE_MAP(name, k, v, capacity, kind) \
+	struct { \
+		MAP_##kind(name); \
+		__uint(max_entries, capacity); \
+		__type(key, k); \
+		__type(value, v); \
+		__uint(pinning, LIBBPF_PIN_BY_NAME); \
+	} name SEC(".maps"); \
+	INLINE v *find_##name(struct work *w, const k *key_) { return bpf_map_lookup_elem(&name, key_); }
+WHARFINGER_TABLES(WHARFINGER_DEFINE_MAP)
+
+struct counter {
+	u64 packets, bytes;
+};
+ASSERT_SIZE(struct counter, 16);
+#define COUNTER_REASONS 128
+_Static_assert(REASON_COUNT <= COUNTER_REASONS, "reasons outgrew the counters' table");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, HOOK_COUNT * COUNTER_REASONS);
+	__type(key, u32);
+	__type(value, struct counter);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} counters SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 65536);
+	__type(key, u32);
+	__type(value, u32);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} turns SEC(".maps");
+
+enum setting { SETTING_EVENTS = 0 /* 1: telemetry wants events */, SETTING_COUNT };
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, SETTING_COUNT);
+	__type(key, u32);
+	__type(value, u32);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} settings SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 4 << 20);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} events SEC(".maps");
+
+/* Events that found the ring full: counted, never waited for. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, u64);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} events_lost SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct work);
+} works SEC(".maps");
+
+INLINE int put_flows(struct work *w, const struct flow_key *k, const struct flow *f, enum put how)
+{
+	return bpf_map_update_elem(&flows, k, f, how == PUT_NEW ? BPF_NOEXIST : BPF_ANY) != 0;
+}
+INLINE void drop_flows(struct work *w, const struct flow_key *k) { bpf_map_delete_elem(&flows, k); }
+INLINE int put_half_open(struct work *w, const struct flow_key *k, const struct flow *f)
+{
+	return bpf_map_update_elem(&half_open, k, f, BPF_ANY) != 0;
+}
+INLINE void drop_half_open(struct work *w, const struct flow_key *k) { bpf_map_delete_elem(&half_open, k); }
+
+INLINE u64 now_exact(struct work *w) { return bpf_ktime_get_ns(); }
+INLINE u64 now_coarse(struct work *w) { return bpf_ktime_get_coarse_ns(); }
+INLINE u32 draw_random(struct work *w) { return bpf_get_prandom_u32(); }
+INLINE u32 next_turn(struct work *w, u32 set)
+{
+	u32 at = set & 0xffff, *turn = bpf_map_lookup_elem(&turns, &at);
+
+	return turn ? __sync_fetch_and_add(turn, 1) : 0;
+}
+
+INLINE int pkt_store(frame *f, u32 at, const void *bytes, u32 len)
+{
+	return bpf_skb_store_bytes(f, at, bytes, len, 0) != 0;
+}
+INLINE int pkt_l3_sum(frame *f, u32 at, u32 from, u32 to, u32 size) { return bpf_l3_csum_replace(f, at, from, to, size) != 0; }
+INLINE int pkt_l4_sum(frame *f, u32 at, u32 from, u32 to, u32 size_and_flags)
+{
+	return bpf_l4_csum_replace(f, at, from, to, size_and_flags) != 0;
+}
+INLINE int pkt_resize(frame *f, u32 len) { return bpf_skb_change_tail(f, len, 0) != 0; }
+
+#endif

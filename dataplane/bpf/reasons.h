@@ -1,0 +1,62 @@
+/* Why a packet left a decision chain the way it did: one list for the enum, the counters, the metrics' label, the CLI's words
+ * and the trace attribute. REASON(name, outcome, words); the numbers are this list's order, so append only. */
+#ifndef WHARFINGER_REASONS_H
+#define WHARFINGER_REASONS_H
+
+#define WHARFINGER_REASONS(REASON) \
+	REASON(none, PASS, "no decision was made") \
+	REASON(not_ip, PASS, "the packet is not IPv4") \
+	REASON(not_tcp, PASS, "the protocol is not TCP") \
+	REASON(truncated, PASS, "the headers are shorter than they say") \
+	REASON(fragment, PASS, "the packet is a fragment") \
+	REASON(not_attached, PASS, "the pod has no translator") \
+	REASON(foreign_source, PASS, "the source address is not the pod's own") \
+	REASON(not_ours, PASS, "no pool, entry or service port of ours is concerned") \
+	REASON(not_virtual, PASS, "the destination is not a virtual address of any pool") \
+	REASON(unknown_port, PASS, "no pool declares this port of the virtual address") \
+	REASON(no_entry, PASS, "the connection began without redirection and stays so") \
+	REASON(no_server, PASS, "no server of the redirect port's set is ready") \
+	REASON(own_server, PASS, "the only ready server is the pod itself") \
+	REASON(fast_open, PASS, "a SYN with data (Fast Open) is unaware by rule") \
+	REASON(mptcp, PASS, "a Multipath TCP SYN is unaware by rule") \
+	REASON(signed_segment, PASS, "a SYN with TCP-MD5 or TCP-AO is unaware by rule") \
+	REASON(no_room, PASS, "the SYN's options leave no room for ours") \
+	REASON(port_taken, PASS, "another connection uses this client port with this server") \
+	REASON(table_full, PASS, "the table of connections is full") \
+	REASON(third_syn, PASS, "two aware SYNs stayed unanswered, so the third is unaware") \
+	REASON(client_syn, FORWARD, "an aware SYN to a redirect port goes to a chosen server") \
+	REASON(client_syn_service, FORWARD, "an aware SYN to a service port goes to its server") \
+	REASON(client_joins, FORWARD, "the client goes on at the service port that the server named") \
+	REASON(client_sends, FORWARD, "the client sends to the service port") \
+	REASON(client_sends_unredirected, FORWARD, "the client sends to the port it dialled: the server named no other") \
+	REASON(client_redirected, DELIVER, "the server named a service port of its own") \
+	REASON(client_confirmed, DELIVER, "the server confirmed and stays on the port dialled") \
+	REASON(client_unconfirmed, DELIVER, "the server answered without redirection") \
+	REASON(client_receives, DELIVER, "the server's packet goes to the client") \
+	REASON(client_unsure, DROP, "the answer names a service port that is not the server's") \
+	REASON(client_other_answer, DROP, "a second answer differs from the first, which stands") \
+	REASON(server_syn, DELIVER, "an aware SYN to a redirect port reaches the server") \
+	REASON(server_syn_service, DELIVER, "a SYN to a service port reaches the server") \
+	REASON(server_joined, DELIVER, "the client arrived at the service port") \
+	REASON(server_receives, DELIVER, "a packet to a service port reaches its server") \
+	REASON(server_unentered, DELIVER, "a packet to a service port without an entry: the server's stack decides") \
+	REASON(server_answers, FORWARD, "the server's SYN+ACK names its service port") \
+	REASON(server_refuses, FORWARD, "the server's stack refuses the connection") \
+	REASON(server_sends, FORWARD, "the server sends from the service port") \
+	REASON(server_rebuilt, FORWARD, "the server's stack knew the connection: its entry is rebuilt") \
+	REASON(net_service_port, FORWARD, "a packet to a local server's service port") \
+	REASON(net_redirect_port, FORWARD, "an aware SYN to a local server") \
+	REASON(net_client, FORWARD, "a packet of a local client's aware connection") \
+	REASON(icmp_translated, DELIVER, "an ICMP error about a translated packet was translated back") \
+	REASON(gate_opened, REFLECT, "the start gate's probe was answered") \
+	REASON(stack_no_route, STACK, "the routing table has no direct way, so the stack takes it") \
+	REASON(stack_too_big, STACK, "the packet is too big for the way, so the stack takes it") \
+	REASON(stack_ttl, STACK, "the time to live ends here, so the stack takes it") \
+	REASON(option_malformed, NOTE, "a malformed or unknown option was treated as absent") \
+	REASON(rewrite_failed, DROP, "the kernel refused to change the packet")
+
+#define WHARFINGER_REASON_ENUM(name, outcome, words) REASON_##name,
+enum reason { WHARFINGER_REASONS(WHARFINGER_REASON_ENUM) REASON_COUNT };
+#undef WHARFINGER_REASON_ENUM
+
+#endif

@@ -1,0 +1,39 @@
+/* Choosing a server from a redirect set: the policy turns a connection into a slot, the set's table turns the slot into a server. */
+#ifndef WHARFINGER_SELECT_H
+#define WHARFINGER_SELECT_H
+
+#include "packet.h"
+#include "tables.h"
+
+/* Bob Jenkins' final mix (lookup3, public domain): spreads three words over 32 bits. */
+INLINE u32 mix3(u32 a, u32 b, u32 c)
+{
+#define ROTATE(x, k) ((x) << (k) | (x) >> (32 - (k)))
+	c ^= b; c -= ROTATE(b, 14);
+	a ^= c; a -= ROTATE(c, 11);
+	b ^= a; b -= ROTATE(a, 25);
+	c ^= b; c -= ROTATE(b, 16);
+	a ^= c; a -= ROTATE(c, 4);
+	b ^= a; b -= ROTATE(a, 14);
+	c ^= b; c -= ROTATE(b, 24);
+#undef ROTATE
+	return c;
+}
+
+/* The same on every node and in every host: addresses and ports as on the wire. */
+INLINE u32 connection_hash(const struct packet *p, u32 scope)
+{
+	u32 ports = (u32)from_be16(p->sport) << 16 | from_be16(p->dport);
+	u32 high = mix3(p->src.word[0] ^ p->dst.word[0], p->src.word[1] ^ p->dst.word[1], p->src.word[2]);
+
+	return mix3(mix3(p->src.word[3], p->dst.word[3], ports), high, scope ^ p->proto);
+}
+
+INLINE u32 select_slot(const struct redirect_set *set, u32 hash, u32 random, u32 turn)
+{
+	u32 draw = set->policy == POLICY_HASH ? hash : set->policy == POLICY_RANDOM ? random : turn;
+
+	return set->size ? draw % set->size : 0;
+}
+
+#endif

@@ -1,0 +1,119 @@
+/* The tables: what the agent compiles (a balancer's whole knowledge) and what the two ends of a connection remember.
+ *
+ * A table is named once, in WHARFINGER_TABLES; a host gives each name a `find_NAME(key)` that answers a pointer to the live value or
+ * 0. Only the two tables of connections are ever written by a packet (put_/drop_), and only at the ends: the balancer has none.
+ * Tables the agent writes are changed by replacing one whole value: a packet sees the old or the new, nothing between. */
+#ifndef WHARFINGER_TABLES_H
+#define WHARFINGER_TABLES_H
+
+#include "types.h"
+
+/* TABLE(name, key type, value type, capacity, kind): SPARSE tables allocate as they fill; LIVE ones are allocated beforehand, for packets
+ * fill them; BOUNDED ones forget the least recently used. */
+#define WHARFINGER_TABLES(TABLE) \
+	TABLE(pods, struct addr, struct pod, 4096, SPARSE) \
+	TABLE(addresses, struct address_key, struct address, 16384, SPARSE) \
+	TABLE(pages, u32, struct page, 65536, SPARSE) \
+	TABLE(sets, u32, struct redirect_set, 65536, SPARSE) \
+	TABLE(servers, u32, struct server, 131072, SPARSE) \
+	TABLE(server_ports, struct server_port_key, struct server_port, 524288, SPARSE) \
+	TABLE(flows, struct flow_key, struct flow, 262144, LIVE) \
+	TABLE(half_open, struct flow_key, struct flow, 65536, BOUNDED)
+
+enum pod_role { POD_CLIENT = 1, POD_SERVER = 2 };
+/* An address of a pod on this node whose interface bears our programs. */
+struct pod {
+	u32 ifindex;              /* the host's side of the pod's interface */
+	u32 roles;                /* enum pod_role */
+};
+ASSERT_SIZE(struct pod, 8);
+
+struct address_key {
+	struct addr addr;
+	u32 proto;
+};
+ASSERT_SIZE(struct address_key, 20);
+
+#define PAGE_PORTS 256
+/* A virtual address's 65,536 ports, as 256 pages of 256; page 0 means: none of its ports is declared. */
+struct address {
+	u32 page[65536 / PAGE_PORTS];
+};
+ASSERT_SIZE(struct address, 1024);
+
+enum port_kind { PORT_UNKNOWN = 0, PORT_SERVER = 1, PORT_SET = 2 };
+#define PORT_INDEX_BITS 28
+/* A port: its kind above PORT_INDEX_BITS, the server's or the set's index below. */
+struct page {
+	u32 port[PAGE_PORTS];
+};
+ASSERT_SIZE(struct page, 1024);
+
+enum policy { POLICY_HASH = 0, POLICY_RANDOM = 1, POLICY_ROUND_ROBIN = 2 };
+#define SET_SLOTS 4093        /* prime, as Maglev's table asks */
+/* A redirect port's servers in the order that its policy draws from: a Maglev table for POLICY_HASH, the members repeated by weight else. */
+struct redirect_set {
+	u32 scope;
+	u32 policy;               /* enum policy */
+	u32 size;                 /* slots in use; 0: no server is ready */
+	u32 slot[SET_SLOTS];      /* server indexes */
+};
+ASSERT_SIZE(struct redirect_set, 12 + 4 * SET_SLOTS);
+
+enum server_state { SERVER_READY = 1, SERVER_DRAINING = 2 };
+struct server {
+	struct addr addr;
+	u32 state;                /* enum server_state */
+};
+ASSERT_SIZE(struct server, 20);
+
+struct server_port_key {
+	struct addr addr;         /* the server's own */
+	u32 scope;                /* of a redirect port; 0 for a service port, which is unique per server address */
+	be16 port;
+	u8 proto, pad;
+};
+ASSERT_SIZE(struct server_port_key, 24);
+
+#define SERVICE_PORTS_MAX 16
+/* What a port of a server stands for: where its stack listens and, of a redirect port, the service ports it may name. */
+struct server_port {
+	u32 scope;
+	be16 target;
+	u16 count;                /* service ports below; 0: this is a service port itself */
+	be16 service[SERVICE_PORTS_MAX];
+};
+ASSERT_SIZE(struct server_port, 40);
+
+enum flow_side {
+	SIDE_CLIENT_STACK = 1,    /* local: the pod; peer: virtual address:X, as the client's stack sees it */
+	SIDE_CLIENT_WIRE = 2,     /* local: the pod; peer: server:X or server:Y, as the wire has it */
+	SIDE_SERVER_STACK = 3,    /* local: the server at its target port; peer: the client */
+};
+struct flow_key {
+	struct addr local, peer;
+	be16 local_port, peer_port;
+	u8 proto, side;           /* enum flow_side */
+	u16 pad;
+};
+ASSERT_SIZE(struct flow_key, 40);
+
+enum flow_state { FLOW_OPENING = 1, FLOW_REDIRECTED = 2, FLOW_ESTABLISHED = 3, FLOW_CLOSING = 4, FLOW_UNENTERED = 5 };
+enum flow_end { END_LOCAL_FIN = 1, END_PEER_FIN = 2, END_RESET = 4 };
+struct flow {
+	struct addr other;        /* CLIENT_STACK: the server; CLIENT_WIRE: the virtual address; SERVER_STACK: unused */
+	u32 scope;
+	u32 isn;                  /* the client's initial sequence number */
+	u32 server_isn;           /* SERVER_STACK, once the SYN+ACK passed */
+	be16 redirect_port;       /* X */
+	be16 service_port;        /* Y; 0 until it is known */
+	u8 state;                 /* enum flow_state */
+	u8 ends;                  /* enum flow_end */
+	u8 tries;                 /* SYNs repeated */
+	u8 aware;                 /* the SYN bore REDIRECT */
+	u32 pad;
+	u64 started_ns, established_ns, seen_ns; /* kernel's monotonic clock */
+};
+ASSERT_SIZE(struct flow, 64);
+
+#endif

@@ -1,0 +1,41 @@
+/* What the wire carries: the redirection option (docs/protocol.md, "The option") and the headers around it. */
+#ifndef WHARFINGER_WIRE_H
+#define WHARFINGER_WIRE_H
+
+#include "types.h"
+
+#define OPTION_KIND 253      /* experimental, RFC 4727; told apart by its experiment id, RFC 6994 */
+#define OPTION_EXID 0x5746
+#define OPTION_VERSION 1
+
+#define OPTION_LEN_BARE 8    /* kind, len, ExID, flags, version, port */
+#define OPTION_LEN_SCOPE 12  /* and the scope: every aware SYN */
+#define OPTION_LEN_ORIGIN 16 /* and the origin ISN: a SYN that continues an earlier connection */
+
+enum option_flag {
+	OPTION_REDIRECT = 0x01,
+	OPTION_CONFIRM = 0x02,
+	OPTION_PORT = 0x04,       /* the port field is valid: the message is a REDIRECT_OPT */
+	OPTION_IMPERMISSIBLE = 0x08,
+};
+
+struct option {
+	u8 flags;                 /* enum option_flag; 0 when the packet has no option */
+	u8 len;                   /* OPTION_LEN_*; 0 when the packet has no option */
+	be16 port;
+	u32 scope;
+	u32 origin;
+};
+
+enum tcp_flag { TCP_FIN = 0x01, TCP_SYN = 0x02, TCP_RST = 0x04, TCP_PSH = 0x08, TCP_ACK = 0x10 };
+
+enum {
+	ETHERTYPE_IPV4 = 0x0800,
+	PROTO_ICMP = 1, PROTO_TCP = 6, PROTO_UDP = 17,
+	ETH_LEN = 14, IPV4_LEN = 20, TCP_LEN = 20, TCP_LEN_MAX = 60,
+};
+
+/* The start gate's probe: UDP to a link-local address that no host has, answered by the attached program. */
+enum { GATE_ADDRESS = 0xa9fe5746 /* 169.254.87.70 */, GATE_PORT = 22342 };
+
+#endif

@@ -1,0 +1,102 @@
+/* One packet's working memory, and what the chains answer. Too big for a BPF stack, so every host keeps one per processor. */
+#ifndef WHARFINGER_WORK_H
+#define WHARFINGER_WORK_H
+
+#include "packet.h"
+#include "reasons.h"
+#include "tables.h"
+
+enum hook { HOOK_FROM_POD = 0, HOOK_TO_POD = 1, HOOK_FROM_NET = 2, HOOK_COUNT = 3 };
+enum outcome { OUTCOME_PASS = 0, OUTCOME_DELIVER, OUTCOME_FORWARD, OUTCOME_DROP, OUTCOME_REFLECT, OUTCOME_STACK, OUTCOME_NOTE };
+
+enum role { ROLE_CLIENT = 1, ROLE_BALANCER = 2, ROLE_SERVER = 3 };
+enum event_kind { EVENT_NONE = 0, EVENT_BALANCED = 1, EVENT_ESTABLISHED = 2, EVENT_CLOSED = 3 };
+
+/* What telemetry learns of a connection; the one record that crosses from kernel to agent while packets flow. */
+struct event {
+	u64 time_ns, started_ns, established_ns; /* kernel's monotonic clock; 0: not yet */
+	struct addr client, virtual, server;     /* zero where the role cannot know: a server does not see the virtual address */
+	u32 scope, isn, ifindex;
+	be16 client_port, redirect_port, service_port, target_port;
+	u8 kind, role, reason, ends;             /* enum event_kind, role, reason; bits of flow_end */
+	u8 proto, pad[7];
+};
+ASSERT_SIZE(struct event, 104);
+
+/* What the packet shall say when it leaves: the chains start from what it says, and change what must change. */
+struct verdict {
+	struct addr src, dst;
+	be16 sport, dport;
+	u8 blank;                 /* overwrite our option with NOPs before the stack sees it */
+	u8 pad[3];
+	struct option append;     /* len 0: nothing */
+};
+
+struct work {
+	void *host;               /* the host's own; the chains never look at it */
+	u32 ifindex;              /* the interface at whose host side the hook is */
+	u32 pad;
+	struct headers headers;
+	struct packet packet;
+	struct verdict verdict;
+	struct event event;
+	struct flow_key key, wire;
+	struct flow flow;
+	struct server_port_key port_key;
+	struct address_key address_key;
+};
+
+/* Each host gives these, beside find_NAME for every table of tables.h. */
+#define WHARFINGER_DECLARE_FIND(name, key, value, capacity, kind) INLINE value *find_##name(struct work *w, const key *k);
+WHARFINGER_TABLES(WHARFINGER_DECLARE_FIND)
+#undef WHARFINGER_DECLARE_FIND
+enum put { PUT_ANY = 0, PUT_NEW = 1 };
+INLINE int put_flows(struct work *w, const struct flow_key *k, const struct flow *f, enum put how); /* 0, or not: taken or full */
+INLINE void drop_flows(struct work *w, const struct flow_key *k);
+INLINE int put_half_open(struct work *w, const struct flow_key *k, const struct flow *f);
+INLINE void drop_half_open(struct work *w, const struct flow_key *k);
+INLINE u64 now_exact(struct work *w);
+INLINE u64 now_coarse(struct work *w);
+INLINE u32 draw_random(struct work *w);
+INLINE u32 next_turn(struct work *w, u32 set);
+
+INLINE void set_key(struct flow_key *k, enum flow_side side, const struct addr *local, be16 local_port, const struct addr *peer, be16 peer_port)
+{
+	k->local = *local;
+	k->peer = *peer;
+	k->local_port = local_port;
+	k->peer_port = peer_port;
+	k->proto = PROTO_TCP;
+	k->side = side;
+	k->pad = 0;
+}
+
+INLINE const struct server_port *server_port_of(struct work *w, const struct addr *server, be16 port, u32 scope)
+{
+	w->port_key = (struct server_port_key){ .addr = *server, .scope = scope, .port = port, .proto = PROTO_TCP };
+	return find_server_ports(w, &w->port_key);
+}
+
+INLINE int has_room(const struct packet *p, u8 option_len)
+{
+	return !(p->traits & SYN_ENDED) && p->tcp_len + option_len <= TCP_LEN_MAX;
+}
+
+/* A FIN or RST seen on a live connection: 1 when it is the one that ends it. FIN and RST only mark; the agent removes the entry when
+ * the socket is gone (docs/protocol.md, "State of the ends"). */
+INLINE int note_end(const struct packet *p, struct flow *f, enum flow_end fin)
+{
+	u8 ends = f->ends;
+
+	if (p->tcp_flags & TCP_RST)
+		ends |= END_RESET;
+	if (p->tcp_flags & TCP_FIN)
+		ends |= fin;
+	f->ends = ends;
+	if (f->state == FLOW_CLOSING || !(ends & END_RESET || (ends & (END_LOCAL_FIN | END_PEER_FIN)) == (END_LOCAL_FIN | END_PEER_FIN)))
+		return 0;
+	f->state = FLOW_CLOSING;
+	return 1;
+}
+
+#endif

@@ -1,0 +1,341 @@
+# distutils: language = c
+"""The one wall to bpf(2) and libbpf: objects, maps, tcx links, test runs and the ring buffer. Nothing else in the project calls them.
+
+Keys and values are bytes here; `tables` gives them their shape. Every failure is an OSError with the kernel's errno, what was tried and on what.
+"""
+
+import errno
+import os
+
+from libc.errno cimport errno as c_errno
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from wharfinger_dataplane cimport libbpf
+
+TCX_INGRESS = 46
+TCX_EGRESS = 47
+cdef int LINK_CREATE = 28
+cdef int LINK_UPDATE = 29
+cdef int LINK_DETACH = 34
+cdef int OBJ_GET_INFO_BY_FD = 15
+ATTACH_TYPES = {"tcx/ingress": TCX_INGRESS, "tcx/egress": TCX_EGRESS}
+BATCH = 4096
+
+cdef list complaints = []
+cdef char complaint[1 << 20]
+
+
+cdef int on_print(libbpf.libbpf_print_level level, const char *form, libbpf.va_list args) noexcept with gil:
+    """libbpf's warnings, the verifier's log among them, are kept for the error that follows them."""
+    if level == libbpf.LIBBPF_WARN:
+        libbpf.vsnprintf(complaint, sizeof(complaint), form, args)
+        complaints.append(complaint.decode(errors="replace").rstrip()[-4000:])
+    return 0
+
+
+libbpf.libbpf_set_print(on_print)
+
+
+cdef object failed(int code, str what):
+    code = -code if code < 0 else code
+    return OSError(code, f"{what}: {os.strerror(code)}")
+
+
+cdef class Map:
+    """A BPF map: bytes in, bytes out. `key_size` and `value_size` in bytes; per-processor values come as one bytes for each processor."""
+
+    cdef readonly int fd
+    cdef readonly str name
+    cdef readonly uint32_t key_size, value_size, max_entries
+    cdef readonly int kind
+    cdef uint32_t stride
+
+    def __init__(self, int fd, str name, int kind, uint32_t key_size, uint32_t value_size, uint32_t max_entries):
+        self.fd, self.name, self.kind = fd, name, kind
+        self.key_size, self.value_size, self.max_entries = key_size, value_size, max_entries
+        self.stride = value_size
+        if self.per_cpu:
+            self.stride = (value_size + 7) // 8 * 8 * libbpf.libbpf_num_possible_cpus()
+
+    @property
+    def per_cpu(self) -> bool:
+        return self.kind == libbpf.BPF_MAP_TYPE_PERCPU_ARRAY
+
+    cdef _check(self, bytes key):
+        if <uint32_t>len(key) != self.key_size:
+            raise ValueError(f"map {self.name}: a key has {self.key_size} bytes, not {len(key)}")
+
+    def get(self, bytes key):
+        """The value, or None."""
+        self._check(key)
+        cdef bytearray value = bytearray(self.stride)
+        cdef int code = libbpf.bpf_map_lookup_elem(self.fd, <const char *>key, <char *>value)
+        if code == -errno.ENOENT:
+            return None
+        if code:
+            raise failed(code, f"map {self.name}: look-up")
+        return bytes(value)
+
+    def get_per_cpu(self, bytes key) -> list:
+        """The value on each possible processor."""
+        step = self.stride // libbpf.libbpf_num_possible_cpus()
+        whole = self.get(key)
+        return [] if whole is None else [whole[at:at + self.value_size] for at in range(0, self.stride, step)]
+
+    def put(self, bytes key, bytes value):
+        """Replaces the whole value; a packet sees the old or the new one."""
+        self._check(key)
+        if <uint32_t>len(value) != self.stride:
+            raise ValueError(f"map {self.name}: a value has {self.stride} bytes, not {len(value)}")
+        cdef int code = libbpf.bpf_map_update_elem(self.fd, <const char *>key, <const char *>value, 0)
+        if code:
+            raise failed(code, f"map {self.name}: write (capacity {self.max_entries})")
+
+    def delete(self, bytes key) -> bool:
+        """Whether there was one."""
+        self._check(key)
+        cdef int code = libbpf.bpf_map_delete_elem(self.fd, <const char *>key)
+        if code and code != -errno.ENOENT:
+            raise failed(code, f"map {self.name}: delete")
+        return code == 0
+
+    def items(self) -> list:
+        """Every (key, value), by batches; what packets add or remove meanwhile may or may not be seen."""
+        if self.kind == libbpf.BPF_MAP_TYPE_ARRAY or self.per_cpu:
+            keys = [int(n).to_bytes(4, "little") for n in range(self.max_entries)]
+            return [(key, self.get(key)) for key in keys]
+        cdef list out = []
+        cdef uint32_t count, n
+        cdef uint32_t size = min(BATCH, self.max_entries)
+        cdef bytearray keys_buffer, values_buffer
+        cdef bytearray token = bytearray(max(self.key_size, 8))
+        cdef libbpf.bpf_map_batch_opts opts
+        cdef bint first = True
+        cdef int code = 0
+        memset(&opts, 0, sizeof(opts))
+        opts.sz = sizeof(opts)
+        while code == 0:
+            keys_buffer, values_buffer = bytearray(size * self.key_size), bytearray(size * self.stride)
+            count = size
+            code = libbpf.bpf_map_lookup_batch(self.fd, NULL if first else <void *><char *>token, <char *>token,
+                                               <char *>keys_buffer, <char *>values_buffer, &count, &opts)
+            if code == -errno.ENOSPC and size < self.max_entries:  # one bucket holds more than a batch
+                size = min(size * 2, self.max_entries)
+                code = 0
+                continue
+            if code and code != -errno.ENOENT:
+                raise failed(code, f"map {self.name}: listing")
+            first = False
+            for n in range(count):
+                out.append((bytes(keys_buffer[n * self.key_size:(n + 1) * self.key_size]),
+                            bytes(values_buffer[n * self.stride:(n + 1) * self.stride])))
+        return out
+
+
+cdef class Program:
+    """A loaded program."""
+
+    cdef readonly int fd
+    cdef readonly str name
+    cdef readonly int attach_type
+
+    def __init__(self, int fd, str name, int attach_type):
+        self.fd, self.name, self.attach_type = fd, name, attach_type
+
+    def run(self, bytes packet, *, int ifindex=0, int repeat=1):
+        """One packet through BPF_PROG_TEST_RUN: (verdict as a signed number, packet out, nanoseconds a run)."""
+        cdef uint8_t out[65536]
+        cdef uint8_t ctx[192]
+        cdef libbpf.bpf_test_run_opts opts
+        memset(&opts, 0, sizeof(opts))
+        memset(ctx, 0, sizeof(ctx))
+        opts.sz = sizeof(opts)
+        opts.data_in, opts.data_size_in = <const char *>packet, <uint32_t>len(packet)
+        opts.data_out, opts.data_size_out = out, sizeof(out)
+        if ifindex:  # struct __sk_buff: ingress_ifindex at 36, ifindex at 40
+            memcpy(&ctx[36], &ifindex, 4)
+            memcpy(&ctx[40], &ifindex, 4)
+            opts.ctx_in, opts.ctx_size_in = ctx, sizeof(ctx)
+        opts.repeat = repeat
+        cdef int code = libbpf.bpf_prog_test_run_opts(self.fd, &opts)
+        if code:
+            raise failed(code, f"program {self.name}: test run of {len(packet)} bytes")
+        return <int>opts.retval, out[:opts.data_size_out], opts.duration
+
+
+cdef class Object:
+    """A loaded BPF object file. Maps are pinned under `pins` (a directory of a bpffs), or adopted from there if they are pinned already."""
+
+    cdef libbpf.bpf_object *handle
+    cdef readonly dict maps
+    cdef readonly dict programs
+
+    def __init__(self, path, pins, max_entries=None):
+        cdef libbpf.bpf_object_open_opts opts
+        cdef bytes pin_root = os.fsencode(pins)
+        cdef libbpf.bpf_program *prog = NULL
+        cdef libbpf.bpf_map *each = NULL
+        memset(&opts, 0, sizeof(opts))
+        opts.sz = sizeof(opts)
+        opts.pin_root_path = pin_root
+        os.makedirs(pins, exist_ok=True)
+        self.handle = libbpf.bpf_object__open_file(os.fsencode(path), &opts)
+        if self.handle is NULL:
+            raise failed(c_errno, f"{path}: cannot be opened as a BPF object")
+        attach = {}
+        while True:
+            prog = libbpf.bpf_object__next_program(self.handle, prog)
+            if prog is NULL:
+                break
+            section = libbpf.bpf_program__section_name(prog).decode()
+            if section not in ATTACH_TYPES:
+                raise ValueError(f"{path}: section {section} is not one of {', '.join(ATTACH_TYPES)}")
+            attach[libbpf.bpf_program__name(prog).decode()] = ATTACH_TYPES[section]
+            libbpf.bpf_program__set_type(prog, libbpf.BPF_PROG_TYPE_SCHED_CLS)
+            libbpf.bpf_program__set_expected_attach_type(prog, ATTACH_TYPES[section])
+        for name, entries in (max_entries or {}).items():
+            self._resize(name, entries)
+        complaints.clear()
+        cdef int code = libbpf.bpf_object__load(self.handle)
+        if code:
+            raise failed(code, "\n".join([*complaints, f"{path}: the kernel refuses to load it (maps pinned at {pins})"]))
+        self.programs, self.maps = {}, {}
+        prog = NULL
+        while True:
+            prog = libbpf.bpf_object__next_program(self.handle, prog)
+            if prog is NULL:
+                break
+            name = libbpf.bpf_program__name(prog).decode()
+            self.programs[name] = Program(libbpf.bpf_program__fd(prog), name, attach[name])
+        while True:
+            each = libbpf.bpf_object__next_map(self.handle, each)
+            if each is NULL:
+                break
+            if not libbpf.bpf_map__is_internal(each):
+                name = libbpf.bpf_map__name(each).decode()
+                self.maps[name] = Map(libbpf.bpf_map__fd(each), name, libbpf.bpf_map__type(each), libbpf.bpf_map__key_size(each),
+                                      libbpf.bpf_map__value_size(each), libbpf.bpf_map__max_entries(each))
+
+    cdef _resize(self, str name, int entries):
+        cdef libbpf.bpf_map *each = NULL
+        while True:
+            each = libbpf.bpf_object__next_map(self.handle, each)
+            if each is NULL:
+                raise KeyError(f"no map {name} in the object")
+            if libbpf.bpf_map__name(each).decode() == name:
+                libbpf.bpf_map__set_max_entries(each, entries)
+                return
+
+    def close(self):
+        """Lets go of maps and programs; what is pinned or attached lives on."""
+        if self.handle is not NULL:
+            libbpf.bpf_object__close(self.handle)
+            self.handle = NULL
+
+    def __dealloc__(self):
+        if self.handle is not NULL:
+            libbpf.bpf_object__close(self.handle)
+
+
+cdef class Link:
+    """A program attached to an interface by tcx. It lasts while it is open or pinned."""
+
+    cdef readonly int fd
+
+    def __init__(self, int fd):
+        self.fd = fd
+
+    @staticmethod
+    def create(Program program, int ifindex):
+        """Attaches behind whatever is attached already."""
+        cdef uint32_t attr[16]
+        memset(attr, 0, sizeof(attr))
+        attr[0], attr[1], attr[2] = program.fd, ifindex, program.attach_type
+        cdef long fd = libbpf.syscall(libbpf.SYS_bpf, LINK_CREATE, attr, sizeof(attr))
+        if fd < 0:
+            raise failed(c_errno, f"attaching {program.name} to interface {ifindex}")
+        return Link(<int>fd)
+
+    @staticmethod
+    def adopt(path):
+        """The link pinned at `path`, or None."""
+        cdef int fd = libbpf.bpf_obj_get(os.fsencode(path))
+        if fd == -errno.ENOENT:
+            return None
+        if fd < 0:
+            raise failed(fd, f"adopting the link pinned at {path}")
+        return Link(fd)
+
+    def pin(self, path):
+        cdef int code = libbpf.bpf_obj_pin(self.fd, os.fsencode(path))
+        if code:
+            raise failed(code, f"pinning a link at {path}")
+
+    def update(self, Program program):
+        """Puts another program in place of the one attached, between two packets."""
+        cdef uint32_t attr[16]
+        memset(attr, 0, sizeof(attr))
+        attr[0], attr[1] = self.fd, program.fd
+        if libbpf.syscall(libbpf.SYS_bpf, LINK_UPDATE, attr, sizeof(attr)) < 0:
+            raise failed(c_errno, f"replacing the program of a link by {program.name}")
+
+    @property
+    def ifindex(self) -> int:
+        """The interface it is attached to; 0 when that interface is gone."""
+        cdef uint32_t info[64]
+        cdef uint32_t attr[16]
+        cdef uint64_t where = <uint64_t><void *>info
+        memset(info, 0, sizeof(info))
+        memset(attr, 0, sizeof(attr))
+        attr[0], attr[1] = self.fd, sizeof(info)
+        memcpy(&attr[2], &where, 8)
+        if libbpf.syscall(libbpf.SYS_bpf, OBJ_GET_INFO_BY_FD, attr, sizeof(attr)) < 0:
+            raise failed(c_errno, "reading a link's interface")
+        return info[4]  # struct bpf_link_info: type, id, prog_id, (padding to 8), tcx.ifindex
+
+    def detach(self):
+        cdef uint32_t attr[16]
+        memset(attr, 0, sizeof(attr))
+        attr[0] = self.fd
+        if libbpf.syscall(libbpf.SYS_bpf, LINK_DETACH, attr, sizeof(attr)) < 0:
+            raise failed(c_errno, "detaching a link")
+
+    def close(self):
+        if self.fd >= 0:
+            libbpf.close(self.fd)
+            self.fd = -1
+
+    def __dealloc__(self):
+        if self.fd >= 0:
+            libbpf.close(self.fd)
+
+
+cdef class Ring:
+    """The reading end of a BPF ring buffer."""
+
+    cdef libbpf.ring_buffer *handle
+    cdef list pending
+
+    def __init__(self, Map events):
+        self.pending = []
+        self.handle = libbpf.ring_buffer__new(events.fd, on_sample, <void *>self, NULL)
+        if self.handle is NULL:
+            raise failed(c_errno, f"reading the ring buffer {events.name}")
+
+    def drain(self) -> list:
+        """Every record since the last call, as bytes, oldest first. Never waits."""
+        cdef int code = libbpf.ring_buffer__consume(self.handle)
+        if code < 0:
+            raise failed(code, "draining the ring buffer")
+        taken, self.pending = self.pending, []
+        return taken
+
+    def __dealloc__(self):
+        if self.handle is not NULL:
+            libbpf.ring_buffer__free(self.handle)
+
+
+cdef int on_sample(void *ctx, void *data, size_t size) noexcept with gil:
+    (<Ring>ctx).pending.append((<const char *>data)[:size])
+    return 0

@@ -1,0 +1,110 @@
+# distutils: language = c
+"""The core in a process: tables in memory and packets as bytes, through the same chains as the kernel's programs.
+
+Explains decisions, is what fuzzers and property tests drive, and stands beside the BPF programs in every packet vector.
+"""
+
+from dataclasses import dataclass
+
+from libc.stdint cimport uint32_t
+from libc.string cimport memcpy
+
+from wharfinger_dataplane cimport core
+
+OUTCOMES = ("pass", "deliver", "forward", "drop", "reflect", "stack", "note")
+HOOKS = ("from_pod", "to_pod", "from_net")
+TABLES = {core.engine_table_name[n].decode(): n for n in range(core.TABLE_COUNT)}
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a packet left its chain: number (the list's order), name, outcome (of OUTCOMES) and words for people."""
+
+    number: int
+    name: str
+    outcome: str
+    words: str
+
+
+REASONS = tuple(Reason(n, core.engine_reason_name[n].decode(), OUTCOMES[core.engine_outcome[n]], core.engine_reason_words[n].decode())
+                for n in range(core.REASON_COUNT))
+
+
+@dataclass(frozen=True)
+class Result:
+    """One packet's fate: the reason, the packet as it leaves (bytes), and the event for telemetry, if any (bytes of struct event)."""
+
+    reason: Reason
+    packet: bytes
+    event: bytes | None
+    malformed_option: bool
+
+
+cdef class Engine:
+    """Tables and chains. `put`, `get`, `delete` and `items` speak the same bytes as the BPF maps of the same names."""
+
+    cdef core.engine *engine
+
+    def __cinit__(self):
+        self.engine = core.engine_new()
+        if self.engine is NULL:
+            raise MemoryError("no memory for the engine's tables")
+
+    def __dealloc__(self):
+        if self.engine is not NULL:
+            core.engine_free(self.engine)
+
+    cdef core.engine_table *_table(self, str name) except NULL:
+        if name not in TABLES:
+            raise KeyError(f"no table {name}; there are {', '.join(TABLES)}")
+        return &self.engine.table[<int>TABLES[name]]
+
+    cdef _check(self, core.engine_table *t, str name, bytes key, bytes value):
+        if <uint32_t>len(key) != t.key_size or (value is not None and <uint32_t>len(value) != t.value_size):
+            raise ValueError(f"table {name}: key and value have {t.key_size} and {t.value_size} bytes, not {len(key)} and {len(value or b'')}")
+
+    def put(self, str table, bytes key, bytes value):
+        """Replaces the value under `key`. OSError when the table is full."""
+        cdef core.engine_table *t = self._table(table)
+        self._check(t, table, key, value)
+        if core.engine_put(t, <const char *>key, <const char *>value):
+            raise OSError(f"table {table} is full ({t.capacity} entries)")
+
+    def get(self, str table, bytes key):
+        """The value, or None."""
+        cdef core.engine_table *t = self._table(table)
+        self._check(t, table, key, None)
+        cdef const char *found = <const char *>core.engine_find(t, <const char *>key)
+        return None if found is NULL else found[:t.value_size]
+
+    def delete(self, str table, bytes key) -> bool:
+        """Whether there was one."""
+        cdef core.engine_table *t = self._table(table)
+        self._check(t, table, key, None)
+        return bool(core.engine_drop(t, <const char *>key))
+
+    def items(self, str table) -> list:
+        """Every (key, value)."""
+        cdef core.engine_table *t = self._table(table)
+        cdef core.engine_node *node
+        out = []
+        for n in range(t.buckets):
+            node = t.bucket[n]
+            while node is not NULL:
+                out.append(((<const char *>node.bytes)[t.value_size:t.value_size + t.key_size], (<const char *>node.bytes)[:t.value_size]))
+                node = node.next
+        return out
+
+    def run(self, str hook, bytes packet, *, int ifindex=0, now_ns=0, random=0) -> Result:
+        """One frame through a hook of HOOKS at the host side of interface `ifindex`, at `now_ns` (monotonic)."""
+        if len(packet) > 65536:
+            raise ValueError(f"a packet of {len(packet)} bytes; 65536 at most")
+        cdef int number = HOOKS.index(hook)
+        self.engine.now_ns, self.engine.random, self.engine.packet_len = now_ns, random, <uint32_t>len(packet)
+        memcpy(self.engine.packet, <const char *>packet, len(packet))
+        cdef int reason = core.engine_run(self.engine, number, ifindex)
+        event = (<const char *>&self.engine.work.event)[:sizeof(core.event)] if self.engine.work.event.kind else None
+        return Result(REASONS[reason], (<const char *>self.engine.packet)[:self.engine.packet_len], event,
+                      bool(self.engine.work.packet.malformed_option))
+
+

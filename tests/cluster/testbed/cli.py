@@ -102,7 +102,7 @@ def environment() -> None:
 @app.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 def exec_(node: str, command: Annotated[list[str], typer.Argument(help="after --, for example: tcpdump -ni eth0")]) -> None:
     """Runs a command inside a node."""
-    words = _existing().exec_command(node, *command)
+    words = _existing().exec_command(node, *(command[1:] if command[0] == "--" else command))
     os.execvp(words[0], words)
 
 

@@ -144,12 +144,13 @@ class Cluster:
         certificates.write_all(settings, datetime.datetime.now(datetime.UTC))
         controlplane.write_kubeconfigs(settings)
         network.create(settings)
+        cgroups.create(settings.daemons_group)
         for name in ("etcd", "kube-apiserver"):
             self._start_control(programs[name])
         for found in self.nodes:
             cgroups.create(node.cgroup(settings, found))
             node.write_files(settings, found, programs)
-            self._processes.start(found.name, node.init_command(found))
+            self._processes.start(found.name, [*cgroups.enter(settings.daemons_group), *node.init_command(found)])
         with ThreadPoolExecutor(len(self.nodes)) as pool:
             loaded = [pool.submit(self._load_into, found.name, [pause]) for found in self.nodes]
             api = Api(settings)
@@ -169,7 +170,8 @@ class Cluster:
 
     def _start_control(self, program: Path) -> None:
         words = controlplane.command(self.settings, program)
-        self._processes.start(program.name, [*network.enter(self.settings.control_namespace), *words])
+        within = [*cgroups.enter(self.settings.daemons_group), *network.enter(self.settings.control_namespace)]
+        self._processes.start(program.name, [*within, *words])
 
     def _down(self) -> None:
         settings = self.settings

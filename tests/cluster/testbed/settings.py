@@ -131,6 +131,11 @@ class Settings:
         return f"{self.prefix}-host"
 
     @property
+    def daemons_group(self) -> str:
+        """The control group of all daemons; pods have groups of their own beside it."""
+        return f"{self.prefix}/daemons"
+
+    @property
     def certificates(self) -> Path:
         return self.state / "certificates"
 

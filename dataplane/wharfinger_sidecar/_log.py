@@ -6,8 +6,9 @@ Without the json package, whose regular expressions would be a seventh of the si
 from __future__ import annotations
 
 import os
-import sys
 import time
+
+STANDARD_ERROR = 2
 
 PLACE = {"pod": "POD_NAME", "namespace": "POD_NAMESPACE", "node": "NODE_NAME"}
 """Field of every line -> environment variable (downward API) that gives it."""
@@ -32,8 +33,11 @@ def line(fields: dict[str, str | int | float]) -> str:
 
 
 def log(event: str, level: str = "info", **fields: str | int | float) -> None:
-    """Write `event` with its time (UTC), its level, the pod's place and `fields`."""
+    """Write `event` with its time (UTC), its level, the pod's place and `fields`.
+
+    One write(2) and no buffer: a signal's handler logs too, and may interrupt a line that is being written.
+    """
     stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     place = {field: os.environ[variable] for field, variable in PLACE.items() if os.environ.get(variable)}
-    sys.stderr.write(line({"timestamp": stamp, "level": level, "event": event, **place, **fields}) + "\n")
-    sys.stderr.flush()
+    text = line({"timestamp": stamp, "level": level, "event": event, **place, **fields}) + "\n"
+    os.write(STANDARD_ERROR, text.encode())

@@ -4,7 +4,7 @@ import socket
 import threading
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from wharfinger_sidecar._gate import AWARE, MAGIC, RETRY_S, UNAWARE, Gate
 from wharfinger_sidecar._wait import wait_for_gate
@@ -35,6 +35,7 @@ def test_the_same_bytes_back_open_the_gate_aware():
     assert gate.ask(5.1) is None
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=64).filter(lambda datagram: datagram != MAGIC + NONCE))
 def test_any_other_bytes_change_nothing(datagram):
     gate = Gate(NONCE, now=0.0, timeout_s=10.0)

@@ -1,0 +1,95 @@
+"""`python -m wharfinger_operator.injector`: serve admission reviews, keep the certificates, until SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from datetime import UTC, datetime
+
+import structlog
+from kubernetes import client, config
+from wharfinger_operator.injector._cluster import Cluster, ClusterError
+from wharfinger_operator.injector._keeper import ContendedError, synchronise
+from wharfinger_operator.injector._keyring import Keyring
+from wharfinger_operator.injector._server import WebhookServer
+from wharfinger_operator.injector._settings import InjectorSettings, SettingsError, settings_from
+
+SYNCHRONISE_EVERY_S = 10.0
+"""Two reads a replica; it bounds how long a re-created webhook configuration stays without a trust bundle."""
+RETRY_S = 1.0
+"""After a failure: at installation the webhook configuration comes some moments after us."""
+LEAVE_S = 3.0
+"""After SIGTERM, go on answering for as long as API servers may still be sent here by their view of the Service."""
+
+log = structlog.get_logger()
+
+
+def configure_logs() -> None:
+    """JSON lines on standard error."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+async def keep(cluster: Cluster, settings: InjectorSettings, server: WebhookServer) -> None:
+    """Synchronise for ever; start `server` with the first keyring, and hand every later one to it."""
+    serving: Keyring | None = None
+    while True:
+        pause_s = SYNCHRONISE_EVERY_S
+        try:
+            keyring = await asyncio.to_thread(synchronise, cluster, settings, datetime.now(UTC))
+        except (ClusterError, ContendedError) as error:
+            # What is served and trusted goes on being so: a replica stays ready while the API server is away.
+            pause_s = RETRY_S
+            log.warning("synchronisation failed; will try again", error=str(error), after_s=pause_s)
+        else:
+            if serving is None or keyring.serving != serving.serving:
+                server.use(keyring.serving)
+            if serving is None:
+                await server.start()
+            serving = keyring
+            server.ready = True
+        await asyncio.sleep(pause_s)
+
+
+async def run(settings: InjectorSettings) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    config.load_incluster_config()
+    server = WebhookServer(settings.sidecar, settings.listen_port)
+    ended = asyncio.Event()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signum, ended.set)
+    with client.ApiClient() as api:
+        keeping = asyncio.create_task(keep(Cluster(api, settings.sidecar.release_namespace), settings, server))
+        ending = asyncio.create_task(ended.wait())
+        await asyncio.wait({keeping, ending}, return_when=asyncio.FIRST_COMPLETED)
+        if keeping.done():
+            keeping.result()
+        server.ready = False
+        await asyncio.sleep(LEAVE_S)
+        keeping.cancel()
+        await server.stop()
+    log.info("ended")
+
+
+def main() -> None:
+    """Settings from the environment; exit status 2 with one line when they are wrong."""
+    configure_logs()
+    try:
+        settings = settings_from(os.environ)
+    except SettingsError as error:
+        log.error("settings not understood", error=str(error))
+        sys.exit(2)
+    asyncio.run(run(settings))
+
+
+if __name__ == "__main__":
+    main()

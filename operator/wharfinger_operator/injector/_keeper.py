@@ -1,0 +1,79 @@
+"""Keeps the stored keyring valid and the webhook configuration's trust bundle equal to it.
+
+Rules
+- Every replica does the same; the Secret's creation and its resourceVersion decide who was first, the others read his.
+- The stored authorities are published before anything is renewed: an authority cannot take over unseen.
+- A Secret that cannot be used is replaced: pods without sidecars are worse than a new authority.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Protocol
+
+import structlog
+from wharfinger_operator.injector._cluster import StoredSecret
+from wharfinger_operator.injector._keyring import Keyring, KeyringError, renew
+from wharfinger_operator.injector._secret import SECRET_TYPE, from_data, to_data
+from wharfinger_operator.injector._settings import InjectorSettings
+
+ATTEMPTS = 5
+
+log = structlog.get_logger()
+
+
+class ContendedError(Exception):
+    """The Secret changed under every one of ATTEMPTS writes: somebody else writes it all the time."""
+
+
+class Store(Protocol):
+    """What the keeper needs of the API server; `Cluster` has it, and documents it."""
+
+    def read_secret(self, name: str) -> StoredSecret | None: ...
+    def create_secret(self, name: str, kind: str, data: dict[str, str]) -> bool: ...
+    def replace_secret(self, name: str, kind: str, data: dict[str, str], resource_version: str) -> bool: ...
+    def read_trust(self, configuration: str) -> dict[str, bytes]: ...
+    def write_trust(self, configuration: str, webhooks: tuple[str, ...], bundle: bytes) -> None: ...
+
+
+def synchronise(store: Store, settings: InjectorSettings, now: datetime) -> Keyring:
+    """The keyring to serve with from `now` (aware) on, stored and published; whatever `store` raises passes through."""
+    for _ in range(ATTEMPTS):
+        stored = store.read_secret(settings.certificate_secret)
+        keyring = _readable(stored, settings)
+        if keyring is not None:
+            publish(store, settings, keyring)
+        renewal = renew(keyring, settings.server_names, now)
+        if not renewal.reasons:
+            return renewal.keyring
+        if _write(store, settings, renewal.keyring, stored):
+            log.info("certificates renewed", reasons=renewal.reasons, authorities=len(renewal.keyring.authorities),
+                     expires=renewal.keyring.serving.expires.isoformat())
+            publish(store, settings, renewal.keyring)
+            return renewal.keyring
+    raise ContendedError(f"Secret {settings.certificate_secret} changed under {ATTEMPTS} writes in a row")
+
+
+def publish(store: Store, settings: InjectorSettings, keyring: Keyring) -> None:
+    """Make the trust bundle of every webhook in our configuration that of `keyring`."""
+    trust = store.read_trust(settings.webhook_configuration)
+    stale = tuple(name for name, bundle in trust.items() if bundle != keyring.trust_bundle)
+    if stale:
+        store.write_trust(settings.webhook_configuration, stale, keyring.trust_bundle)
+        log.info("trust bundle published", configuration=settings.webhook_configuration, webhooks=stale)
+
+
+def _readable(stored: StoredSecret | None, settings: InjectorSettings) -> Keyring | None:
+    if stored is None:
+        return None
+    try:
+        return from_data(stored.data)
+    except KeyringError as error:
+        log.error("stored certificates cannot be used; making new ones", secret=settings.certificate_secret, error=str(error))
+        return None
+
+
+def _write(store: Store, settings: InjectorSettings, keyring: Keyring, stored: StoredSecret | None) -> bool:
+    if stored is None:
+        return store.create_secret(settings.certificate_secret, SECRET_TYPE, to_data(keyring))
+    return store.replace_secret(settings.certificate_secret, SECRET_TYPE, to_data(keyring), stored.resource_version)

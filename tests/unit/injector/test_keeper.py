@@ -1,0 +1,106 @@
+"""Two replicas and one Secret. The store here has the API server's rule of concurrency (a write must name the version it
+read) and nothing else; the same is run against a real API server in tests/cluster/test_injection.py."""
+
+from datetime import timedelta
+
+import pytest
+from wharfinger_operator.injector._cluster import StoredSecret
+from wharfinger_operator.injector._keeper import ATTEMPTS, ContendedError, synchronise
+from wharfinger_operator.injector._secret import from_data
+
+WEBHOOKS = ("namespace.inject.wharfinger.io", "pod.inject.wharfinger.io")
+
+
+class MemoryStore:
+    """One Secret and one webhook configuration; `before_write` runs between a reader's read and its write."""
+
+    def __init__(self):
+        self.data, self.version, self.writes = None, 0, 0
+        self.trust = dict.fromkeys(WEBHOOKS, b"")
+        self.before_write = lambda: None
+
+    def read_secret(self, _name):
+        return None if self.data is None else StoredSecret(self.data, str(self.version))
+
+    def create_secret(self, _name, _kind, data):
+        self._interrupt()
+        return self._write(data) if self.data is None else False
+
+    def replace_secret(self, _name, _kind, data, resource_version):
+        self._interrupt()
+        return self._write(data) if resource_version == str(self.version) else False
+
+    def read_trust(self, _configuration):
+        return dict(self.trust)
+
+    def write_trust(self, _configuration, webhooks, bundle):
+        self.trust |= dict.fromkeys(webhooks, bundle)
+
+    def _interrupt(self):
+        interruption, self.before_write = self.before_write, lambda: None
+        interruption()
+
+    def _write(self, data):
+        self.data, self.version, self.writes = data, self.version + 1, self.writes + 1
+        return True
+
+
+@pytest.fixture
+def store():
+    return MemoryStore()
+
+
+def test_first_replica_makes_stores_and_publishes_a_keyring(store, settings, now):
+    keyring = synchronise(store, settings, now)
+    assert from_data(store.data) == keyring
+    assert store.trust == dict.fromkeys(WEBHOOKS, keyring.trust_bundle)
+
+
+def test_second_replica_uses_what_the_first_stored_and_writes_nothing(store, settings, now):
+    first = synchronise(store, settings, now)
+    assert synchronise(store, settings, now + timedelta(seconds=10)) == first
+    assert store.writes == 1
+
+
+def test_replica_that_loses_the_race_for_creation_takes_the_winners_keyring(store, settings, now):
+    won = []
+    store.before_write = lambda: won.append(synchronise(store, settings, now))
+    assert synchronise(store, settings, now) == won[0]
+    assert store.writes == 1
+
+
+def test_replica_that_loses_the_race_for_renewal_takes_the_winners_keyring(store, settings, now):
+    synchronise(store, settings, now)
+    late, won = now + timedelta(days=50), []
+    store.before_write = lambda: won.append(synchronise(store, settings, late))
+    assert synchronise(store, settings, late) == won[0]
+    assert store.writes == 2
+
+
+def test_trust_bundle_comes_back_after_the_configuration_was_made_anew(store, settings, now):
+    keyring = synchronise(store, settings, now)
+    store.trust = dict.fromkeys(WEBHOOKS, b"")
+    synchronise(store, settings, now)
+    assert set(store.trust.values()) == {keyring.trust_bundle}
+
+
+def test_new_authority_is_published_before_it_signs(store, settings, now):
+    first = synchronise(store, settings, now)
+    then = now + timedelta(days=246)
+    second = synchronise(store, settings, then)
+    assert set(store.trust.values()) == {first.trust_bundle + second.authorities[1].certificate}
+    assert second.serving.x509.verify_directly_issued_by(first.authorities[0].x509) is None
+
+
+def test_secret_that_cannot_be_used_is_replaced(store, settings, now):
+    synchronise(store, settings, now)
+    store.data = {"tls.crt": "nonsense"}
+    keyring = synchronise(store, settings, now)
+    assert from_data(store.data) == keyring
+    assert set(store.trust.values()) == {keyring.trust_bundle}
+
+
+def test_somebody_who_writes_the_secret_all_the_time_is_reported(store, settings, now):
+    store.replace_secret = store.create_secret = lambda *_: False
+    with pytest.raises(ContendedError, match=f"{ATTEMPTS} writes in a row"):
+        synchronise(store, settings, now)

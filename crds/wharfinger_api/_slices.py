@@ -1,0 +1,88 @@
+"""ServicePortSlice: what the operator writes and agents compile their tables from (crds/serviceportslices.yaml)."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from pydantic import Field
+
+from ._base import Model, PortNumber, PortRange, Resource, Timestamp
+from ._pools import Policy, Protocol
+
+
+class AssignmentState(StrEnum):
+    """Life of an assignment (docs/architecture.md, "Make before break")."""
+
+    ASSIGNED = "Assigned"
+    READY = "Ready"
+    DRAINING = "Draining"
+    RESTING = "Resting"
+
+
+class PoolRef(Model):
+    """The ServicePortPool that a slice is part of, in the slice's namespace."""
+
+    name: str
+    uid: str
+    generation: int
+
+
+class Redirect(Model):
+    """One redirect port pool, as agents need it; the same in each slice of the pool."""
+
+    name: str
+    generation: int
+    protocol: Protocol = "TCP"
+    ports: tuple[PortRange, ...]
+    target: str
+    policy: Policy = "Hash"
+
+
+class TargetPorts(Model):
+    """Service ports of one server for one target, and the port its application listens on."""
+
+    name: str
+    protocol: Protocol = "TCP"
+    target_port: PortNumber
+    service_ports: tuple[PortNumber, ...]
+
+
+class Assignment(Model):
+    """Service ports of one server. They never change; a server that gets more has further assignments.
+
+    `server` is namespace/name of a pod or a static server's name; `pod_uid` is empty for a static server; `since` and
+    `since_generation` are the moment and the slice's generation in which `state` was entered.
+    """
+
+    server: str
+    address: str
+    node: str | None = None
+    pod_uid: str = Field(default="", alias="podUID")
+    state: AssignmentState
+    since: Timestamp
+    since_generation: int = 0
+    redirects: tuple[str, ...] = ()
+    targets: tuple[TargetPorts, ...] = ()
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """All service ports, of all targets."""
+        return tuple(port for target in self.targets for port in target.service_ports)
+
+
+class ServicePortSliceSpec(Model):
+    """Complete: an agent needs no other object."""
+
+    pool: PoolRef
+    scope: int = Field(ge=1, le=0xFFFFFFFF)
+    forwarding_mode: str = "Network"
+    virtual_addresses: tuple[str, ...]
+    default_server: str | None = None
+    redirects: tuple[Redirect, ...] = ()
+    assignments: tuple[Assignment, ...] = ()
+
+
+class ServicePortSlice(Resource):
+    """Kind ServicePortSlice. metadata.generation counts changes of the spec and is what agents acknowledge."""
+
+    spec: ServicePortSliceSpec

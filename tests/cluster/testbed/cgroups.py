@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
+import signal
 import time
 from pathlib import Path
 
@@ -54,17 +56,23 @@ def _enable(directory: Path) -> None:
 
 
 def remove(group: str) -> None:
-    """Removes a group and all below it, everywhere; waits a little for the dying to leave."""
+    """Ends whatever is left in a group (only what was started there is), then removes it and all below it, everywhere."""
     deadline = time.monotonic() + REMOVE_WITHIN_S
     for tree in hierarchies(Path("/proc/mounts").read_text()):
         root = tree / group
         while root.exists():
-            for directory in sorted((path for path in root.rglob("*") if path.is_dir()), reverse=True):
-                with contextlib.suppress(OSError):
-                    directory.rmdir()
-            with contextlib.suppress(OSError):
-                root.rmdir()
+            for directory in [*sorted((path for path in root.rglob("*") if path.is_dir()), reverse=True), root]:
+                _empty(directory)
             if root.exists():
                 if time.monotonic() > deadline:
-                    raise ClusterError(f"control group {root} does not go away; a process is left in it: `cat {root}/**/cgroup.procs`")
-                time.sleep(0.05)
+                    raise ClusterError(f"control group {root} does not go away; see what is left in it: find {root} -name cgroup.procs")
+                time.sleep(0.02)
+
+
+def _empty(directory: Path) -> None:
+    with contextlib.suppress(OSError):
+        directory.rmdir()
+        return
+    with contextlib.suppress(OSError):
+        for pid in (directory / "cgroup.procs").read_text().split():
+            os.kill(int(pid), signal.SIGKILL)

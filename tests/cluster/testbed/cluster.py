@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import shutil
@@ -90,6 +91,14 @@ class Cluster:
         """What a command run inside a node prints."""
         return self._run(self.exec_command(name, *words), None, check, timeout_s, dict(os.environ))
 
+    def stop_node(self, name: str) -> None:
+        """Cuts a node's power: its daemons and all its containers are gone at once. Its disk and its cable stay."""
+        self._processes.kill(self.node(name).name)
+
+    def start_node(self, name: str) -> None:
+        """Switches a stopped node on again; the control plane will find it Ready some seconds later."""
+        self._start_node(self.node(name))
+
     def load(self, *archives: Path) -> None:
         """Imports images into every node, all at once; a node that has the same image already is left alone."""
         with ThreadPoolExecutor(len(self.nodes)) as pool:
@@ -137,7 +146,7 @@ class Cluster:
         return [(record.name, record.alive()) for record in self._processes.all()]
 
     def _locked(self) -> AbstractContextManager[None]:
-        return locked(self.settings.state.with_name(f"{self.settings.state.name}.lock"))
+        return locked(self.settings.cache / f"cluster-{self.settings.index}.lock")
 
     def _start(self, programs: dict[str, Path], pause: Path) -> None:
         settings = self.settings
@@ -150,7 +159,7 @@ class Cluster:
         for found in self.nodes:
             cgroups.create(node.cgroup(settings, found))
             node.write_files(settings, found, programs)
-            self._processes.start(found.name, [*cgroups.enter(settings.daemons_group), *node.init_command(found)])
+            self._start_node(found)
         with ThreadPoolExecutor(len(self.nodes)) as pool:
             loaded = [pool.submit(self._load_into, found.name, [pause]) for found in self.nodes]
             api = Api(settings)
@@ -168,6 +177,9 @@ class Cluster:
         self._wait(lambda: _answers(lambda: api.exists("/api/v1/namespaces/default/serviceaccounts/default")), NODES_WITHIN_S,
                    "the default service account", ["kube-controller-manager"])
 
+    def _start_node(self, found: NodeSettings) -> None:
+        self._processes.start(found.name, [*cgroups.enter(self.settings.daemons_group), *node.init_command(found)])
+
     def _start_control(self, program: Path) -> None:
         words = controlplane.command(self.settings, program)
         within = [*cgroups.enter(self.settings.daemons_group), *network.enter(self.settings.control_namespace)]
@@ -175,14 +187,13 @@ class Cluster:
 
     def _down(self) -> None:
         settings = self.settings
-        names = [record.name for record in self._processes.all()]
-        nodes = [name for name in names if name not in controlplane.NAMES]
-        self._processes.stop(*nodes, grace_s=0)
-        self._processes.stop(*(name for name in names if name in controlplane.NAMES), grace_s=3)
-        network.remove(settings)
+        self._processes.kill(*(record.name for record in self._processes.all()))
         cgroups.remove(settings.prefix)
+        network.remove(settings)
         if settings.state.exists():
             shutil.rmtree(settings.state)
+            with contextlib.suppress(OSError):
+                settings.state.parent.rmdir()
 
     def _load_into(self, name: str, archives: Iterable[Path]) -> None:
         self._wait(lambda: self._init(name) is not None, NODES_WITHIN_S, f"the first process of {name}", [name])

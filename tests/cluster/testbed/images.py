@@ -18,7 +18,9 @@ from .settings import REGISTRY, Settings
 
 FOLDER = Path(__file__).parent / "images"
 POLICY = {"default": [{"type": "insecureAcceptAnything"}]}
-LEFT_OUT = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/info/*", "/usr/share/locale/*", "/usr/share/lintian/*")
+MERGED_USR = Path("/usr/share/mmdebstrap/hooks/merged-usr")
+LEFT_OUT = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/info/*", "/usr/share/locale/*", "/usr/share/lintian/*",
+            "/usr/lib/*/gconv/*")
 EMPTIED = ("var/lib/apt/lists", "var/cache/apt", "var/log")
 ARCHIVES_KEPT = 3
 
@@ -40,7 +42,7 @@ class Images:
         """Makes the image to start from, unless it is there; returns its name for a Dockerfile's FROM."""
         include = packages.read(FOLDER / "base-packages.txt")
         suite = debian_suite(Path("/etc/os-release").read_text())
-        key = key_of(platform.machine(), suite, FOLDER / "base.Dockerfile", *include, *LEFT_OUT)
+        key = key_of(platform.machine(), suite, FOLDER / "base.Dockerfile", *mmdebstrap_command(suite, include, Path("base.tar")))
         name = f"{REGISTRY}/base:{key}"
         context = self._folder / f"base-{key}"
         with building(context) as scratch:
@@ -50,6 +52,7 @@ class Images:
                     run_logged(mmdebstrap_command(suite, include, scratch / "base.tar"), log, what="Making the base image")
         with locked(self._folder / "base.lock"):
             if not self._has(name):
+                self._remove_bases()
                 self._build(name, FOLDER / "base.Dockerfile", context, {})
                 keep_newest(self._folder, "base-*[0-9a-f]", 1)
         return name
@@ -74,7 +77,7 @@ class Images:
                 return archive
             with self._reporter.task(f"image-{name}", f"Building image {reference(name)}", 15):
                 self._build(reference(name), dockerfile, context, given)
-                self._buildah(["push", "--disable-compression", f"--signature-policy={self._policy()}", reference(name),
+                self._buildah(["push", f"--signature-policy={self._policy()}", reference(name),
                                f"oci-archive:{scratch / 'image.tar'}:{reference(name)}"], name)
                 self._buildah(["rmi", reference(name)], name)
         keep_newest(self._folder, f"{name}-*[0-9a-f]", ARCHIVES_KEPT)
@@ -89,6 +92,12 @@ class Images:
         words = [f"--build-arg={key}={value}" for key, value in arguments.items()]
         self._buildah(["build", "--isolation=chroot", "--layers=false", "--force-rm", "--pull-never",
                        f"--signature-policy={self._policy()}", *words, f"--file={dockerfile}", f"--tag={name}", str(context)], name)
+
+    def _remove_bases(self) -> None:
+        listed = subprocess.run([*self._command(), "images", "--quiet", f"--filter=reference={REGISTRY}/base"],
+                                capture_output=True, text=True, check=False).stdout.split()
+        if listed:
+            self._buildah(["rmi", "--force", *listed], "base")
 
     def _has(self, name: str) -> bool:
         return subprocess.run([*self._command(), "inspect", "--type=image", name], capture_output=True, check=False).returncode == 0
@@ -116,10 +125,14 @@ def debian_suite(os_release: str) -> str:
 
 
 def mmdebstrap_command(suite: str, include: Sequence[str], target: Path) -> list[str]:
-    """A minimal Debian with some packages and without documentation, as one tar file."""
+    """A minimal Debian with some packages and without documentation, as one tar file.
+
+    Its /usr is merged from the start, which saves the package that merges it and all of Perl.
+    """
     left_out = [f"--dpkgopt=path-exclude={pattern}" for pattern in LEFT_OUT]
     emptied = " ".join(f'"$1/{path}"/*' for path in EMPTIED)
-    return ["mmdebstrap", "--variant=minbase", "--mode=root", f"--include={','.join(include)}", *left_out,
+    return ["mmdebstrap", "--variant=minbase", "--mode=root", f"--hook-directory={MERGED_USR}",
+            f"--include={','.join(['usr-is-merged', *include])}", *left_out,
             '--aptopt=APT::Install-Recommends "false"', f"--customize-hook=rm -rf {emptied}", suite, str(target)]
 
 

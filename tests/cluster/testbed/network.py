@@ -86,7 +86,7 @@ def create(settings: Settings) -> None:
     for command in [*plan(settings), *host_plan(settings)]:
         _ip(command.split())
     for key, value in SWITCH_SYSCTLS.items():
-        in_namespace(settings.switch_namespace, ["sysctl", "-q", "-w", f"{key}={value}"])
+        in_namespace(settings.switch_namespace, ["/sbin/sysctl", "-q", "-w", f"{key}={value}"])
 
 
 def remove(settings: Settings) -> None:

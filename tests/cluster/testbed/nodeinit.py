@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_SLAVE, MS_SHARED = 1, 2, 4, 8, 4096, 16384, 1 << 19, 1 << 20
+SEARCHED = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 RESTART_AFTER_S = 1.0
 TICK_S = 0.1
 
@@ -108,6 +109,7 @@ def main() -> None:
     """Runs the node that the first argument's file specifies."""
     spec = json.loads(Path(sys.argv[1]).read_text())
     signal.signal(signal.SIGTERM, end)
+    os.environ["PATH"] = SEARCHED
     arrange(spec)
     say(f"{spec['name']} is arranged")
     daemons = Daemons(spec["daemons"])

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 POLL_S = 0.02
+GONE_WITHIN_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -89,33 +90,17 @@ class Processes:
         found = (self.get(path.stem) for path in sorted(self._records.glob("*.json")))
         return [record for record in found if record]
 
-    def stop(self, *names: str, grace_s: float = 5) -> None:
-        """Ends processes, gently and then not, and forgets them; those that are gone or were never there are no matter."""
+    def kill(self, *names: str) -> None:
+        """Ends recorded processes, at once since nothing of theirs is kept, and forgets them."""
         records = [record for record in map(self.get, names) if record]
-        _signal(records, signal.SIGTERM)
-        _wait(records, grace_s)
-        _signal(records, signal.SIGKILL)
-        _wait(records, grace_s)
-        for name in names:
-            (self._records / f"{name}.json").unlink(missing_ok=True)
-
-
-def _signal(records: Sequence[Record], number: signal.Signals) -> None:
-    for record in records:
-        if record.alive():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(record.pid, number)
-
-
-def _wait(records: Sequence[Record], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while any(record.alive() for record in records) and time.monotonic() < deadline:
-        _reap(records)
-        time.sleep(POLL_S)
-
-
-def _reap(records: Sequence[Record]) -> None:
-    """Collects those that are this very process's children."""
-    for record in records:
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(record.pid, os.WNOHANG)
+        for record in records:
+            if record.alive():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(record.pid, signal.SIGKILL)
+        deadline = time.monotonic() + GONE_WITHIN_S
+        while any(record.alive() for record in records) and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+        for record in records:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(record.pid, os.WNOHANG)
+            (self._records / f"{record.name}.json").unlink(missing_ok=True)

@@ -50,10 +50,9 @@ setup(
     package_dir=folders,
     package_data={"wharfinger_dataplane": [BPF_OBJECT.name]},
     ext_modules=cythonize(
-        [Extension("wharfinger_dataplane._engine", ["dataplane/wharfinger_dataplane/_engine.pyx"],
-                   include_dirs=[str(BPF)], depends=HEADERS, extra_compile_args=flags),
-         Extension("wharfinger_dataplane._bpf", ["dataplane/wharfinger_dataplane/_bpf.pyx"],
-                   include_dirs=[str(BPF)], depends=HEADERS, libraries=["bpf"], extra_compile_args=flags)],
+        [Extension(f"wharfinger_dataplane.{name}", [f"dataplane/wharfinger_dataplane/{name}.pyx"], include_dirs=[str(BPF)],
+                   depends=HEADERS, libraries=libraries, extra_compile_args=flags)
+         for name, libraries in {"_engine": [], "_records": [], "_maglev": [], "_bpf": ["bpf"]}.items()],
         compiler_directives={"language_level": 3, "embedsignature": True}, build_dir="build/cython"),
     cmdclass={"build_ext": BuildWithBpf},
 )

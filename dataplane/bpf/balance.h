@@ -72,12 +72,11 @@ INLINE void choose(struct work *w, struct choice *c)
 		return;
 	case PORT_SERVER: {
 		const struct server *server = find_servers(w, &index);
-		const struct server_port *port = server ? server_port_of(w, &server->addr, p->dport, 0) : 0;
 		c->reason = REASON_no_server;
-		if (!server || !port)
+		if (!server)
 			return;
 		c->server = server->addr;
-		c->scope = port->scope;
+		c->scope = server->scope;
 		c->reason = addr_equal(&server->addr, &p->src) ? REASON_own_server : REASON_client_syn_service;
 		return;
 	}

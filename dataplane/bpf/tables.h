@@ -61,11 +61,13 @@ struct redirect_set {
 ASSERT_SIZE(struct redirect_set, 12 + 4 * SET_SLOTS);
 
 enum server_state { SERVER_READY = 1, SERVER_DRAINING = 2 };
+/* A server as one pool's member: an address may serve in several. */
 struct server {
 	struct addr addr;
+	u32 scope;
 	u32 state;                /* enum server_state */
 };
-ASSERT_SIZE(struct server, 20);
+ASSERT_SIZE(struct server, 24);
 
 struct server_port_key {
 	struct addr addr;         /* the server's own */

@@ -1,0 +1,346 @@
+# distutils: language = c
+"""Keys and values of the tables as Python things, through the C structs themselves: no second description of any layout.
+
+Addresses are text ("10.0.0.1"), ports and sequence numbers are numbers, times are nanoseconds of the monotonic clock.
+"""
+
+import ipaddress
+from enum import IntEnum, IntFlag
+from typing import NamedTuple
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.string cimport memcpy, memset
+
+from wharfinger_dataplane cimport core
+
+SET_SLOTS = core.SET_SLOTS
+PAGE_PORTS = core.PAGE_PORTS
+PAGES = 65536 // core.PAGE_PORTS
+SERVICE_PORTS_MAX = core.SERVICE_PORTS_MAX
+TCP = core.PROTO_TCP
+
+
+class Role(IntFlag):
+    """What a local pod is to us (tables.h, enum pod_role)."""
+
+    CLIENT = 1
+    SERVER = 2
+
+
+class Policy(IntEnum):
+    """How a redirect set is drawn from (tables.h, enum policy)."""
+
+    HASH = 0
+    RANDOM = 1
+    ROUND_ROBIN = 2
+
+
+class ServerState(IntEnum):
+    """tables.h, enum server_state."""
+
+    READY = 1
+    DRAINING = 2
+
+
+class PortKind(IntEnum):
+    """tables.h, enum port_kind."""
+
+    SERVER = 1
+    SET = 2
+
+
+class Side(IntEnum):
+    """Which end's record, seen from where (tables.h, enum flow_side)."""
+
+    CLIENT_STACK = 1
+    CLIENT_WIRE = 2
+    SERVER_STACK = 3
+
+
+class FlowState(IntEnum):
+    """tables.h, enum flow_state."""
+
+    OPENING = 1
+    REDIRECTED = 2
+    ESTABLISHED = 3
+    CLOSING = 4
+    UNENTERED = 5
+
+
+class EventKind(IntEnum):
+    """work.h, enum event_kind."""
+
+    BALANCED = 1
+    ESTABLISHED = 2
+    CLOSED = 3
+
+
+class EventRole(IntEnum):
+    """work.h, enum role."""
+
+    CLIENT = 1
+    BALANCER = 2
+    SERVER = 3
+
+
+class Pod(NamedTuple):
+    ifindex: int
+    roles: Role
+
+
+class RedirectSet(NamedTuple):
+    scope: int
+    policy: Policy
+    slots: list[int]
+
+
+class Server(NamedTuple):
+    address: str
+    scope: int
+    state: int
+
+
+class ServerPortKey(NamedTuple):
+    address: str
+    scope: int
+    port: int
+
+
+class ServerPort(NamedTuple):
+    scope: int
+    target: int
+    services: tuple[int, ...]
+
+
+class FlowKey(NamedTuple):
+    side: Side
+    local: str
+    local_port: int
+    peer: str
+    peer_port: int
+
+
+class Flow(NamedTuple):
+    other: str
+    scope: int
+    isn: int
+    redirect_port: int
+    service_port: int
+    state: FlowState
+    ends: int
+    aware: bool
+    started_ns: int
+    established_ns: int
+    seen_ns: int
+
+
+class Event(NamedTuple):
+    """work.h, struct event. Addresses that the role cannot know are None, ports 0."""
+
+    kind: EventKind
+    role: EventRole
+    reason: int
+    ends: int
+    time_ns: int
+    started_ns: int
+    established_ns: int
+    client: str | None
+    virtual: str | None
+    server: str | None
+    scope: int
+    isn: int
+    ifindex: int
+    client_port: int
+    redirect_port: int
+    service_port: int
+    target_port: int
+
+
+cdef core.addr to_addr(str text) except *:
+    cdef core.addr out
+    parsed = ipaddress.ip_address(text)
+    cdef bytes packed = parsed.packed if parsed.version == 6 else bytes(10) + b"\xff\xff" + parsed.packed
+    memcpy(out.byte, <const char *>packed, 16)
+    return out
+
+
+cdef str from_addr(const core.addr *a):
+    cdef const unsigned char *b = &a.byte[0]
+    if b[10] == 0xff and b[11] == 0xff and not any(b[n] for n in range(10)):
+        return f"{b[12]}.{b[13]}.{b[14]}.{b[15]}"
+    packed = (<const char *>b)[:16]
+    return str(ipaddress.IPv6Address(packed))
+
+
+cdef void check(bytes record, size_t size) except *:
+    if <size_t>len(record) != size:
+        raise ValueError(f"a record of {len(record)} bytes where the structure has {size}")
+
+
+def pack_address(str text) -> bytes:
+    """struct addr: an IPv4 address is mapped into IPv6's shape."""
+    cdef core.addr a = to_addr(text)
+    return (<const char *>a.byte)[:16]
+
+
+def unpack_address(bytes record) -> str:
+    check(record, 16)
+    return from_addr(<const core.addr *><const char *>record)
+
+
+def pack_index(uint32_t index) -> bytes:
+    return (<const char *>&index)[:4]
+
+
+def unpack_index(bytes record) -> int:
+    check(record, 4)
+    return (<const uint32_t *><const char *>record)[0]
+
+
+def pack_pod(uint32_t ifindex, roles) -> bytes:
+    cdef core.pod out
+    out.ifindex, out.roles = ifindex, int(roles)
+    return (<const char *>&out)[:sizeof(out)]
+
+
+def unpack_pod(bytes record) -> Pod:
+    check(record, sizeof(core.pod))
+    cdef const core.pod *p = <const core.pod *><const char *>record
+    return Pod(p.ifindex, Role(p.roles))
+
+
+def pack_address_key(str address, uint32_t proto=core.PROTO_TCP) -> bytes:
+    cdef core.address_key out
+    out.addr, out.proto = to_addr(address), proto
+    return (<const char *>&out)[:sizeof(out)]
+
+
+def pack_pages(dict pages) -> bytes:
+    """struct address: page number (0 to 255) -> index of the page (1 and up)."""
+    cdef core.address out
+    memset(&out, 0, sizeof(out))
+    for number, index in pages.items():
+        if not 0 <= number < PAGES:
+            raise ValueError(f"page {number} of a table of {PAGES} pages")
+        out.page[<int>number] = index
+    return (<const char *>&out)[:sizeof(out)]
+
+
+def unpack_pages(bytes record) -> dict:
+    check(record, sizeof(core.address))
+    cdef const core.address *a = <const core.address *><const char *>record
+    return {n: a.page[n] for n in range(PAGES) if a.page[n]}
+
+
+def pack_page(dict ports) -> bytes:
+    """struct page: port within the page (0 to 255) -> (PortKind, index)."""
+    cdef core.page out
+    memset(&out, 0, sizeof(out))
+    for number, (kind, index) in ports.items():
+        if not 0 <= number < PAGE_PORTS or index >> core.PORT_INDEX_BITS:
+            raise ValueError(f"port {number} of a page, index {index}: out of range")
+        out.port[<int>number] = <uint32_t>kind << core.PORT_INDEX_BITS | <uint32_t>index
+    return (<const char *>&out)[:sizeof(out)]
+
+
+def pack_set(uint32_t scope, uint32_t policy, slots) -> bytes:
+    """struct redirect_set; `slots` are server indexes, SET_SLOTS at most."""
+    cdef core.redirect_set out
+    cdef int n = 0
+    if len(slots) > SET_SLOTS:
+        raise ValueError(f"{len(slots)} slots; a set holds {SET_SLOTS}")
+    memset(&out, 0, sizeof(out))
+    out.scope, out.policy, out.size = scope, policy, <uint32_t>len(slots)
+    for slot in slots:
+        out.slot[n] = slot
+        n += 1
+    return (<const char *>&out)[:sizeof(out)]
+
+
+def unpack_set(bytes record) -> RedirectSet:
+    check(record, sizeof(core.redirect_set))
+    cdef const core.redirect_set *s = <const core.redirect_set *><const char *>record
+    return RedirectSet(s.scope, Policy(s.policy), [s.slot[n] for n in range(s.size)])
+
+
+def pack_server(str address, uint32_t scope, uint32_t state) -> bytes:
+    cdef core.server out
+    out.addr, out.scope, out.state = to_addr(address), scope, state
+    return (<const char *>&out)[:sizeof(out)]
+
+
+def unpack_server(bytes record) -> Server:
+    check(record, sizeof(core.server))
+    cdef const core.server *s = <const core.server *><const char *>record
+    return Server(from_addr(&s.addr), s.scope, s.state)
+
+
+def pack_server_port_key(str address, uint16_t port, uint32_t scope=0) -> bytes:
+    """A service port has scope 0; a redirect port has its pool's."""
+    cdef core.server_port_key out
+    memset(&out, 0, sizeof(out))
+    out.addr, out.scope, out.port, out.proto = to_addr(address), scope, core.to_be16(port), core.PROTO_TCP
+    return (<const char *>&out)[:sizeof(out)]
+
+
+def unpack_server_port_key(bytes record) -> ServerPortKey:
+    check(record, sizeof(core.server_port_key))
+    cdef const core.server_port_key *k = <const core.server_port_key *><const char *>record
+    return ServerPortKey(from_addr(&k.addr), k.scope, core.from_be16(k.port))
+
+
+def pack_server_port(uint32_t scope, uint16_t target, services=()) -> bytes:
+    """`services`: of a redirect port, the service ports that the server may name for it."""
+    cdef core.server_port out
+    cdef int n = 0
+    if len(services) > SERVICE_PORTS_MAX:
+        raise ValueError(f"{len(services)} service ports; a server has {SERVICE_PORTS_MAX} a target at most")
+    memset(&out, 0, sizeof(out))
+    out.scope, out.target, out.count = scope, core.to_be16(target), <uint16_t>len(services)
+    for port in services:
+        out.service[n] = core.to_be16(port)
+        n += 1
+    return (<const char *>&out)[:sizeof(out)]
+
+
+def unpack_server_port(bytes record) -> ServerPort:
+    check(record, sizeof(core.server_port))
+    cdef const core.server_port *p = <const core.server_port *><const char *>record
+    return ServerPort(p.scope, core.from_be16(p.target), tuple(core.from_be16(p.service[n]) for n in range(p.count)))
+
+
+def pack_flow_key(int side, str local, uint16_t local_port, str peer, uint16_t peer_port) -> bytes:
+    cdef core.flow_key out
+    memset(&out, 0, sizeof(out))
+    out.local, out.peer, out.side, out.proto = to_addr(local), to_addr(peer), <uint8_t>side, core.PROTO_TCP
+    out.local_port, out.peer_port = core.to_be16(local_port), core.to_be16(peer_port)
+    return (<const char *>&out)[:sizeof(out)]
+
+
+def unpack_flow_key(bytes record) -> FlowKey:
+    check(record, sizeof(core.flow_key))
+    cdef const core.flow_key *k = <const core.flow_key *><const char *>record
+    return FlowKey(Side(k.side), from_addr(&k.local), core.from_be16(k.local_port), from_addr(&k.peer), core.from_be16(k.peer_port))
+
+
+def unpack_flow(bytes record) -> Flow:
+    check(record, sizeof(core.flow))
+    cdef const core.flow *f = <const core.flow *><const char *>record
+    return Flow(from_addr(&f.other), f.scope, f.isn, core.from_be16(f.redirect_port), core.from_be16(f.service_port), FlowState(f.state),
+                f.ends, bool(f.aware), f.started_ns, f.established_ns, f.seen_ns)
+
+
+cdef object known(const core.addr *a):
+    for n in range(16):
+        if a.byte[n]:
+            return from_addr(a)
+    return None
+
+
+def unpack_event(bytes record) -> Event:
+    check(record, sizeof(core.event))
+    cdef const core.event *e = <const core.event *><const char *>record
+    return Event(EventKind(e.kind), EventRole(e.role), e.reason, e.ends, e.time_ns, e.started_ns, e.established_ns,
+                 known(&e.client), known(&e.virtual), known(&e.server), e.scope, e.isn, e.ifindex,
+                 core.from_be16(e.client_port), core.from_be16(e.redirect_port), core.from_be16(e.service_port),
+                 core.from_be16(e.target_port))

@@ -29,7 +29,7 @@ def connect(url: str) -> tuple[http.client.HTTPConnection, str]:
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port or 80, timeout=TIMEOUT_S)
     connection.connect()
-    return connection, "%s:%d" % connection.sock.getpeername()[:2]
+    return connection, "{}:{}".format(*connection.sock.getpeername()[:2])
 
 
 def burst(url: str, count: int) -> bool:

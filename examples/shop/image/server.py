@@ -37,7 +37,8 @@ class Shop(BaseHTTPRequestHandler):
 
     def answer_identity(self) -> None:
         """Who serves whom."""
-        identity = {"pod": os.environ.get("POD_NAME", ""), "node": os.environ.get("NODE_NAME", ""), "client": "%s:%d" % self.client_address[:2]}
+        client = "{}:{}".format(*self.client_address[:2])
+        identity = {"pod": os.environ.get("POD_NAME", ""), "node": os.environ.get("NODE_NAME", ""), "client": client}
         body = (json.dumps(identity) + "\n").encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")

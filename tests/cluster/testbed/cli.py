@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from . import builds, packages, toolchain
 from .cache import Durations
@@ -63,10 +62,8 @@ def down() -> None:
 def status() -> None:
     """Shows the cluster's processes and nodes."""
     cluster = _existing()
-    table = Table("process", "runs", "log")
     for name, alive in cluster.processes():
-        table.add_row(name, "yes" if alive else "NO", str(cluster.log_files().get(name, "")))
-    cluster.reporter.console.print(table)
+        print(f"{name:<24} {'runs' if alive else 'DEAD'}  {cluster.log_files().get(name, '')}")
     if not cluster.healthy():
         raise ClusterError("the cluster is not up, or not well. `python -m testbed up` starts it afresh.")
     print(cluster.kubectl("get", "nodes", "-o", "wide"), end="")

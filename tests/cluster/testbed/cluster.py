@@ -24,6 +24,8 @@ from .settings import PACKAGES, NodeSettings, Settings
 
 API_WITHIN_S = 60.0
 NODES_WITHIN_S = 120.0
+WELL_WITHIN_S = 30.0
+"""How long a cluster whose processes all run may take to answer that its nodes are Ready, on a busy machine."""
 POLL_S = 0.1
 KERNEL_MODULES = ("br_netfilter", "overlay", "veth", "bridge", "nf_tables")
 
@@ -106,21 +108,14 @@ class Cluster:
 
     def healthy(self) -> bool:
         """Whether every process runs and every node is Ready."""
-        expected = {*controlplane.NAMES, *(found.name for found in self.nodes)}
-        records = self._processes.all()
-        if {record.name for record in records if record.alive()} != expected:
-            return False
-        try:
-            return Api(self.settings).ready_nodes() == {found.name for found in self.nodes}
-        except UNREACHABLE:
-            return False
+        return self._all_run() and self._all_ready()
 
     def up(self) -> None:
         """Starts the cluster; one that is well is left as it is, one that is not is ended first."""
         if os.geteuid() != 0:
             raise SetupError("a cluster takes namespaces, mounts and control groups: run as root")
         with self._locked():
-            if self.healthy():
+            if self._all_run() and self._becomes(self._all_ready, WELL_WITHIN_S):
                 self.reporter.say(f"The cluster is up already. KUBECONFIG={self.kubeconfig}")
                 return
             self._require_packages()
@@ -148,6 +143,13 @@ class Cluster:
     def _locked(self) -> AbstractContextManager[None]:
         return locked(self.settings.cache / f"cluster-{self.settings.index}.lock")
 
+    def _all_run(self) -> bool:
+        expected = {*controlplane.NAMES, *(found.name for found in self.nodes)}
+        return {record.name for record in self._processes.all() if record.alive()} == expected
+
+    def _all_ready(self) -> bool:
+        return _answers(lambda: Api(self.settings).ready_nodes() == {found.name for found in self.nodes})
+
     def _start(self, programs: dict[str, Path], pause: Path) -> None:
         settings = self.settings
         certificates.write_all(settings, datetime.datetime.now(datetime.UTC))
@@ -171,9 +173,7 @@ class Cluster:
                 node.joined_marker(found).touch()
             for future in loaded:
                 future.result()
-        everyone = {found.name for found in self.nodes}
-        self._wait(lambda: _answers(lambda: api.ready_nodes() == everyone), NODES_WITHIN_S, "all nodes to be Ready",
-                   [f"{name}-kubelet" for name in sorted(everyone)])
+        self._wait(self._all_ready, NODES_WITHIN_S, "all nodes to be Ready", [f"{found.name}-kubelet" for found in self.nodes])
         self._wait(lambda: _answers(lambda: api.exists("/api/v1/namespaces/default/serviceaccounts/default")), NODES_WITHIN_S,
                    "the default service account", ["kube-controller-manager"])
 
@@ -221,17 +221,26 @@ class Cluster:
             subprocess.run(["modprobe", "-q", module], check=False, capture_output=True)
 
     def _wait(self, condition: Callable[[], bool], within_s: float, what: str, logs: Sequence[str]) -> None:
+        if not self._becomes(condition, within_s):
+            ends = "\n".join(f"{self._processes.log(name)}:\n{tail(self._processes.log(name), 15)}" for name in logs)
+            raise ClusterError(f"waited {within_s:.0f} s in vain for {what}. The logs end with:\n{ends}")
+
+    @staticmethod
+    def _becomes(condition: Callable[[], bool], within_s: float) -> bool:
         deadline = time.monotonic() + within_s
         while not condition():
             if time.monotonic() > deadline:
-                ends = "\n".join(f"{self._processes.log(name)}:\n{tail(self._processes.log(name), 15)}" for name in logs)
-                raise ClusterError(f"waited {within_s:.0f} s in vain for {what}. The logs end with:\n{ends}")
+                return False
             time.sleep(POLL_S)
+        return True
 
     @staticmethod
     def _run(argv: Sequence[str], text: str | None, check: bool, timeout_s: float | None, env: dict[str, str]) -> str:
-        result = subprocess.run(argv, input=text, stdin=subprocess.DEVNULL if text is None else None, capture_output=True, text=True,
-                                check=False, timeout=timeout_s, env=env)
+        try:
+            result = subprocess.run(argv, input=text, stdin=subprocess.DEVNULL if text is None else None, capture_output=True, text=True,
+                                    check=False, timeout=timeout_s, env=env)
+        except subprocess.TimeoutExpired as late:
+            raise ClusterError(f"`{' '.join(argv)}` did not end within {timeout_s} s") from late
         if check and result.returncode:
             raise ClusterError(f"`{' '.join(argv)}` failed with exit code {result.returncode}:\n{result.stderr}{result.stdout}")
         return result.stdout

@@ -70,6 +70,7 @@ class Processes:
         with self.log(name).open("ab") as log:
             process = subprocess.Popen([str(word) for word in argv], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                        env=env, cwd=cwd, start_new_session=True)
+        process.returncode = 0  # it is to outlive this object, and is reaped by number
         record = Record(name, process.pid, started_ticks(process.pid) or 0, boot_id())
         (self._records / f"{name}.json").write_text(json.dumps(asdict(record)))
         return record

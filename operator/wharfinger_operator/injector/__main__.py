@@ -9,8 +9,8 @@ import sys
 from datetime import UTC, datetime
 
 import structlog
-from kubernetes import client, config
-from wharfinger_operator.injector._cluster import Cluster, ClusterError
+
+from wharfinger_operator.injector._cluster import ApiServer, Cluster, ClusterError
 from wharfinger_operator.injector._keeper import ContendedError, synchronise
 from wharfinger_operator.injector._keyring import Keyring
 from wharfinger_operator.injector._server import WebhookServer
@@ -45,7 +45,7 @@ async def keep(cluster: Cluster, settings: InjectorSettings, server: WebhookServ
     while True:
         pause_s = SYNCHRONISE_EVERY_S
         try:
-            keyring = await asyncio.to_thread(synchronise, cluster, settings, datetime.now(UTC))
+            keyring = await synchronise(cluster, settings, datetime.now(UTC))
         except (ClusterError, ContendedError) as error:
             # What is served and trusted goes on being so: a replica stays ready while the API server is away.
             pause_s = RETRY_S
@@ -62,13 +62,13 @@ async def keep(cluster: Cluster, settings: InjectorSettings, server: WebhookServ
 
 async def run(settings: InjectorSettings) -> None:
     """Serve until SIGTERM or SIGINT."""
-    config.load_incluster_config()
+    api = ApiServer.in_cluster(os.environ)
     server = WebhookServer(settings.sidecar, settings.listen_port)
     ended = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, ended.set)
-    with client.ApiClient() as api:
-        keeping = asyncio.create_task(keep(Cluster(api, settings.sidecar.release_namespace), settings, server))
+    async with Cluster(api, settings.sidecar.release_namespace) as cluster:
+        keeping = asyncio.create_task(keep(cluster, settings, server))
         ending = asyncio.create_task(ended.wait())
         await asyncio.wait({keeping, ending}, return_when=asyncio.FIRST_COMPLETED)
         if keeping.done():

@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Protocol
 
 import structlog
+
 from wharfinger_operator.injector._cluster import StoredSecret
 from wharfinger_operator.injector._keyring import Keyring, KeyringError, renew
 from wharfinger_operator.injector._secret import SECRET_TYPE, from_data, to_data
@@ -29,37 +30,37 @@ class ContendedError(Exception):
 class Store(Protocol):
     """What the keeper needs of the API server; `Cluster` has it, and documents it."""
 
-    def read_secret(self, name: str) -> StoredSecret | None: ...
-    def create_secret(self, name: str, kind: str, data: dict[str, str]) -> bool: ...
-    def replace_secret(self, name: str, kind: str, data: dict[str, str], resource_version: str) -> bool: ...
-    def read_trust(self, configuration: str) -> dict[str, bytes]: ...
-    def write_trust(self, configuration: str, webhooks: tuple[str, ...], bundle: bytes) -> None: ...
+    async def read_secret(self, name: str) -> StoredSecret | None: ...
+    async def create_secret(self, name: str, kind: str, data: dict[str, str]) -> bool: ...
+    async def replace_secret(self, name: str, kind: str, data: dict[str, str], resource_version: str) -> bool: ...
+    async def read_trust(self, configuration: str) -> dict[str, bytes]: ...
+    async def write_trust(self, configuration: str, webhooks: tuple[str, ...], bundle: bytes) -> None: ...
 
 
-def synchronise(store: Store, settings: InjectorSettings, now: datetime) -> Keyring:
+async def synchronise(store: Store, settings: InjectorSettings, now: datetime) -> Keyring:
     """The keyring to serve with from `now` (aware) on, stored and published; whatever `store` raises passes through."""
     for _ in range(ATTEMPTS):
-        stored = store.read_secret(settings.certificate_secret)
+        stored = await store.read_secret(settings.certificate_secret)
         keyring = _readable(stored, settings)
         if keyring is not None:
-            publish(store, settings, keyring)
+            await publish(store, settings, keyring)
         renewal = renew(keyring, settings.server_names, now)
         if not renewal.reasons:
             return renewal.keyring
-        if _write(store, settings, renewal.keyring, stored):
+        if await _write(store, settings, renewal.keyring, stored):
             log.info("certificates renewed", reasons=renewal.reasons, authorities=len(renewal.keyring.authorities),
                      expires=renewal.keyring.serving.expires.isoformat())
-            publish(store, settings, renewal.keyring)
+            await publish(store, settings, renewal.keyring)
             return renewal.keyring
     raise ContendedError(f"Secret {settings.certificate_secret} changed under {ATTEMPTS} writes in a row")
 
 
-def publish(store: Store, settings: InjectorSettings, keyring: Keyring) -> None:
+async def publish(store: Store, settings: InjectorSettings, keyring: Keyring) -> None:
     """Make the trust bundle of every webhook in our configuration that of `keyring`."""
-    trust = store.read_trust(settings.webhook_configuration)
+    trust = await store.read_trust(settings.webhook_configuration)
     stale = tuple(name for name, bundle in trust.items() if bundle != keyring.trust_bundle)
     if stale:
-        store.write_trust(settings.webhook_configuration, stale, keyring.trust_bundle)
+        await store.write_trust(settings.webhook_configuration, stale, keyring.trust_bundle)
         log.info("trust bundle published", configuration=settings.webhook_configuration, webhooks=stale)
 
 
@@ -73,7 +74,7 @@ def _readable(stored: StoredSecret | None, settings: InjectorSettings) -> Keyrin
         return None
 
 
-def _write(store: Store, settings: InjectorSettings, keyring: Keyring, stored: StoredSecret | None) -> bool:
+async def _write(store: Store, settings: InjectorSettings, keyring: Keyring, stored: StoredSecret | None) -> bool:
     if stored is None:
-        return store.create_secret(settings.certificate_secret, SECRET_TYPE, to_data(keyring))
-    return store.replace_secret(settings.certificate_secret, SECRET_TYPE, to_data(keyring), stored.resource_version)
+        return await store.create_secret(settings.certificate_secret, SECRET_TYPE, to_data(keyring))
+    return await store.replace_secret(settings.certificate_secret, SECRET_TYPE, to_data(keyring), stored.resource_version)

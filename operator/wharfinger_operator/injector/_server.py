@@ -14,6 +14,7 @@ import time
 
 import structlog
 from aiohttp import web
+
 from wharfinger_operator.injector._keyring import Pair
 from wharfinger_operator.injector._mutate import Pod, mutate
 from wharfinger_operator.injector._review import ReviewError, answer, parse

@@ -1,11 +1,13 @@
 """Two replicas and one Secret. The store here has the API server's rule of concurrency (a write must name the version it
 read) and nothing else; the same is run against a real API server in tests/cluster/test_injection.py."""
 
+import asyncio
 from datetime import timedelta
 
 import pytest
+from wharfinger_operator.injector import _keeper
 from wharfinger_operator.injector._cluster import StoredSecret
-from wharfinger_operator.injector._keeper import ATTEMPTS, ContendedError, synchronise
+from wharfinger_operator.injector._keeper import ATTEMPTS, ContendedError
 from wharfinger_operator.injector._secret import from_data
 
 WEBHOOKS = ("namespace.inject.wharfinger.io", "pod.inject.wharfinger.io")
@@ -17,32 +19,44 @@ class MemoryStore:
     def __init__(self):
         self.data, self.version, self.writes = None, 0, 0
         self.trust = dict.fromkeys(WEBHOOKS, b"")
-        self.before_write = lambda: None
+        self.before_write = None
 
-    def read_secret(self, _name):
+    async def read_secret(self, _name):
         return None if self.data is None else StoredSecret(self.data, str(self.version))
 
-    def create_secret(self, _name, _kind, data):
-        self._interrupt()
-        return self._write(data) if self.data is None else False
+    async def create_secret(self, _name, _kind, data):
+        await self._interrupt()
+        return await self._write(data) if self.data is None else False
 
-    def replace_secret(self, _name, _kind, data, resource_version):
-        self._interrupt()
-        return self._write(data) if resource_version == str(self.version) else False
+    async def replace_secret(self, _name, _kind, data, resource_version):
+        await self._interrupt()
+        return await self._write(data) if resource_version == str(self.version) else False
 
-    def read_trust(self, _configuration):
+    async def read_trust(self, _configuration):
         return dict(self.trust)
 
-    def write_trust(self, _configuration, webhooks, bundle):
+    async def write_trust(self, _configuration, webhooks, bundle):
         self.trust |= dict.fromkeys(webhooks, bundle)
 
-    def _interrupt(self):
-        interruption, self.before_write = self.before_write, lambda: None
-        interruption()
+    async def _interrupt(self):
+        interruption, self.before_write = self.before_write, None
+        if interruption:
+            await interruption()
 
-    def _write(self, data):
+    async def _write(self, data):
         self.data, self.version, self.writes = data, self.version + 1, self.writes + 1
         return True
+
+
+def synchronise(store, settings, now):
+    return asyncio.run(_keeper.synchronise(store, settings, now))
+
+
+def another_replica(store, settings, now, keyrings):
+    """What runs between this replica's read and its write."""
+    async def run():
+        keyrings.append(await _keeper.synchronise(store, settings, now))
+    return run
 
 
 @pytest.fixture
@@ -64,7 +78,7 @@ def test_second_replica_uses_what_the_first_stored_and_writes_nothing(store, set
 
 def test_replica_that_loses_the_race_for_creation_takes_the_winners_keyring(store, settings, now):
     won = []
-    store.before_write = lambda: won.append(synchronise(store, settings, now))
+    store.before_write = another_replica(store, settings, now, won)
     assert synchronise(store, settings, now) == won[0]
     assert store.writes == 1
 
@@ -72,7 +86,7 @@ def test_replica_that_loses_the_race_for_creation_takes_the_winners_keyring(stor
 def test_replica_that_loses_the_race_for_renewal_takes_the_winners_keyring(store, settings, now):
     synchronise(store, settings, now)
     late, won = now + timedelta(days=50), []
-    store.before_write = lambda: won.append(synchronise(store, settings, late))
+    store.before_write = another_replica(store, settings, late, won)
     assert synchronise(store, settings, late) == won[0]
     assert store.writes == 2
 
@@ -101,6 +115,9 @@ def test_secret_that_cannot_be_used_is_replaced(store, settings, now):
 
 
 def test_somebody_who_writes_the_secret_all_the_time_is_reported(store, settings, now):
-    store.replace_secret = store.create_secret = lambda *_: False
+    async def refuse(*_):
+        return False
+
+    store.replace_secret = store.create_secret = refuse
     with pytest.raises(ContendedError, match=f"{ATTEMPTS} writes in a row"):
         synchronise(store, settings, now)

@@ -1,0 +1,31 @@
+"""Traces of connections and of table writes, off the packet path: records in, spans out over OTLP http/protobuf.
+
+`start` is the agent's one call; `ConnectionSpans.consume` takes what the ring buffer held, `TableSpans.table_write` what the agent did.
+What does not belong here: reading the ring buffer, metrics' exposition, and any memory of a connection (its closing record says it all).
+"""
+
+from ._connections import ConnectionSpans
+from ._export import Counts, SpanQueue
+from ._identity import span_id, trace_id
+from ._names import Names, PodName
+from ._sampling import Sampling
+from ._settings import TelemetryError, TelemetrySettings, settings_from
+from ._start import Telemetry, start
+from ._writes import TableSpans
+
+__all__ = [
+    "ConnectionSpans",
+    "Counts",
+    "Names",
+    "PodName",
+    "Sampling",
+    "SpanQueue",
+    "TableSpans",
+    "Telemetry",
+    "TelemetryError",
+    "TelemetrySettings",
+    "settings_from",
+    "span_id",
+    "start",
+    "trace_id",
+]

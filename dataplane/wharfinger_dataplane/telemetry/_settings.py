@@ -1,0 +1,98 @@
+"""Telemetry's settings: read once, from the environment in which the chart and OpenTelemetry's users write them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ._identity import KEY_BYTES
+from ._sampling import Sampling, sampling_from
+
+QUEUE_SPANS = 2048
+BATCH_SPANS = 512
+DELAY_MS = 5000
+
+
+class TelemetryError(ValueError):
+    """A setting is missing or not understood; the message names the variable and what it must be."""
+
+
+@dataclass(frozen=True)
+class TelemetrySettings:
+    """What to trace and how to hand it on. `key` is empty only when nothing is traced; sizes are numbers of spans (OTEL_BSP_*)."""
+
+    exports: bool
+    sampling: Sampling
+    key: bytes
+    queue_spans: int
+    batch_spans: int
+    delay_ms: int
+
+    @property
+    def connections(self) -> bool:
+        """Whether connections are traced at all: what the programs' SETTING_EVENTS is to be."""
+        return self.exports and self.sampling.wanted
+
+
+def settings_from(environment: Mapping[str, str]) -> TelemetrySettings:
+    """Settings from `environment` and the key file it names. Without an end point no key is asked for.
+
+    TelemetryError when a variable is not understood or the key is missing: without the cluster's key the sides would not agree.
+    """
+    exports = _exports(environment)
+    try:
+        sampling = sampling_from(environment) if exports else Sampling.of_ratio(0.0)
+    except ValueError as error:
+        raise TelemetryError(str(error)) from error
+    queue = _number(environment, "OTEL_BSP_MAX_QUEUE_SIZE", QUEUE_SPANS)
+    return TelemetrySettings(
+        exports=exports,
+        sampling=sampling,
+        key=_key(environment) if exports and sampling.wanted else b"",
+        queue_spans=queue,
+        batch_spans=min(queue, _number(environment, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", BATCH_SPANS)),
+        delay_ms=_number(environment, "OTEL_BSP_SCHEDULE_DELAY", DELAY_MS),
+    )
+
+
+def _exports(environment: Mapping[str, str]) -> bool:
+    endpoint = environment.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or environment.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+    if not endpoint or environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return False
+    exporters = {name.strip() for name in environment.get("OTEL_TRACES_EXPORTER", "otlp").split(",")}
+    if not exporters & {"otlp", "otlp_proto_http"}:
+        return False
+    for name in ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"):
+        if environment.get(name, "http/protobuf") != "http/protobuf":
+            raise TelemetryError(f"{name} is {environment[name]!r}: must be http/protobuf (a collector's port for it is mostly 4318)")
+    return True
+
+
+def _key(environment: Mapping[str, str]) -> bytes:
+    text, path = environment.get("WHARFINGER_TRACE_KEY", "").strip(), environment.get("WHARFINGER_TRACE_KEY_FILE", "")
+    if text:
+        source = "WHARFINGER_TRACE_KEY"
+        try:
+            key = bytes.fromhex(text)
+        except ValueError as error:
+            raise TelemetryError(f"{source} is not hexadecimal") from error
+    elif path:
+        source = f"the file of WHARFINGER_TRACE_KEY_FILE ({path})"
+        try:
+            key = Path(path).read_bytes()
+        except OSError as error:
+            raise TelemetryError(f"{source} cannot be read ({error.strerror}): mount the Secret with the trace key there") from error
+    else:
+        raise TelemetryError("neither WHARFINGER_TRACE_KEY (hexadecimal) nor WHARFINGER_TRACE_KEY_FILE is set: all agents need "
+                             "the cluster's one key, or a connection's sides name different traces; the chart mounts it from its Secret")
+    if len(key) not in KEY_BYTES:
+        raise TelemetryError(f"{source} has {len(key)} bytes: a trace key has {KEY_BYTES.start} to {KEY_BYTES.stop - 1} random bytes")
+    return key
+
+
+def _number(environment: Mapping[str, str], name: str, default: int) -> int:
+    text = environment.get(name, "").strip() or str(default)
+    if not text.isdecimal() or not int(text):
+        raise TelemetryError(f"{name} is {text!r}: must be a whole number above 0")
+    return int(text)

@@ -1,0 +1,120 @@
+"""What the agent's consumer makes of records, and what it costs."""
+
+import struct
+import time
+
+import pytest
+from unit.telemetry.packets import KEY, Connection
+from wharfinger_dataplane.telemetry import ConnectionSpans, Sampling
+from wharfinger_dataplane.telemetry._connections import clock_offset_ns
+from wharfinger_dataplane.telemetry._identity import trace_id_of_record
+
+UNSAMPLED_EVENTS_A_SECOND = 30_000
+
+
+class Collected:
+    """A queue's place: keeps what is offered."""
+
+    def __init__(self):
+        self.spans = []
+
+    def offer(self, spans):
+        self.spans.extend(spans)
+
+
+@pytest.fixture
+def consumer(names, emitter):
+    return lambda queue, ratio=1.0: ConnectionSpans(KEY, Sampling.of_ratio(ratio), names, emitter, queue)
+
+
+def test_one_connection_makes_three_spans(connection, consumer):
+    queue = Collected()
+    consumer(queue).consume(connection.records)
+    assert [span.name.split()[0] for span in queue.spans] == ["balancer", "server", "client"]
+
+
+def test_records_of_establishment_make_no_span_of_their_own(consumer):
+    queue = Collected()
+    consumer(queue).consume(Connection().open().records)
+    assert [span.name.split()[0] for span in queue.spans] == ["balancer"]
+
+
+def test_agents_that_sample_alone_keep_or_leave_each_trace_whole(consumer):
+    client, balancer, server = Collected(), Collected(), Collected()
+    agents = [consumer(queue, 0.5) for queue in (client, balancer, server)]
+    for port in range(40000, 40040):
+        records = Connection(client_port=port).open().close().records
+        for agent, role in zip(agents, (1, 2, 3), strict=True):
+            agent.consume([record for record in records if record[93] == role])
+    traces = [{span.context.trace_id for span in queue.spans} for queue in (client, balancer, server)]
+    assert traces[0] == traces[1] == traces[2]
+    assert 5 < len(traces[0]) < 35
+
+
+def test_traces_that_are_not_kept_are_counted(connection, consumer):
+    queue = Collected()
+    spans = consumer(queue, 0.0)
+    spans.consume(connection.records)
+    assert queue.spans == []
+    assert (spans.seen.records, spans.seen.sampled_out) == (5, 3)
+
+
+def test_without_a_collector_nothing_is_wanted_and_nothing_done(connection, consumer):
+    spans = consumer(None)
+    spans.consume(connection.records)
+    assert not spans.wanted
+    assert spans.seen.records == 0
+
+
+def test_a_sample_of_nothing_is_not_wanted(consumer):
+    assert consumer(Collected(), 0.1).wanted
+    assert not consumer(Collected(), 0.0).wanted
+
+
+def test_the_end_of_a_rebuilt_connection_names_no_trace_and_is_counted(consumer):
+    connection = Connection()
+    connection.open()
+    for key, _ in connection.server.items("flows"):
+        connection.server.delete("flows", key)
+    connection.records.clear()
+    connection.from_client("A", 1)
+    connection.from_server("A", 1)
+    connection.from_server("FA", 1)
+    connection.from_client("FA", 1)
+    queue = Collected()
+    spans = consumer(queue)
+    spans.consume(connection.records)
+    assert [span.name.split()[0] for span in queue.spans] == ["client"]
+    assert spans.seen.unidentified == 1
+
+
+def test_spans_stand_where_the_wall_clock_was(consumer):
+    now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+    queue = Collected()
+    consumer(queue).consume(Connection(now_ns=now).open().close().records)
+    for span in queue.spans:
+        assert abs(span.start_time - time.time_ns()) < 1_000_000_000
+
+
+def test_the_offset_between_the_clocks_is_steady():
+    assert abs(clock_offset_ns() - clock_offset_ns()) < 50_000_000
+
+
+def test_a_record_of_another_size_is_an_error(connection, consumer):
+    with pytest.raises((struct.error, IndexError)):
+        consumer(Collected()).consume([connection.records[0][:50]])
+
+
+def test_unsampled_records_are_consumed_fast_enough(connection, consumer):
+    closing = connection.records[-1]
+    records = [closing] * 20_000
+    spans = consumer(Collected(), 0.0)
+    took_s = min(timed(spans, records) for _ in range(5))
+    assert len(records) / took_s >= UNSAMPLED_EVENTS_A_SECOND
+    assert not Sampling.of_ratio(0.0).keeps(trace_id_of_record(KEY, closing))
+
+
+def timed(spans, records):
+    started = time.process_time()
+    spans.consume(records)
+    return time.process_time() - started

@@ -100,12 +100,27 @@ cdef class Map:
             raise failed(code, f"map {self.name}: delete")
         return code == 0
 
+    def take(self, bytes key):
+        """Removes the value and answers it, as one step; None when there is none. Hash tables only."""
+        self._check(key)
+        cdef bytearray value = bytearray(self.stride)
+        cdef int code = libbpf.bpf_map_lookup_and_delete_elem(self.fd, <const char *>key, <char *>value)
+        if code == -errno.ENOENT:
+            return None
+        if code:
+            raise failed(code, f"map {self.name}: take")
+        return bytes(value)
+
     def items(self) -> list:
         """Every (key, value), by batches; what packets add or remove meanwhile may or may not be seen."""
+        return [item for batch in self.batches() for item in batch]
+
+    def batches(self):
+        """As `items`, but a list of at most some thousands at a time, so that other threads run in between."""
         if self.kind == libbpf.BPF_MAP_TYPE_ARRAY or self.per_cpu:
             keys = [int(n).to_bytes(4, "little") for n in range(self.max_entries)]
-            return [(key, self.get(key)) for key in keys]
-        cdef list out = []
+            yield [(key, self.get(key)) for key in keys]
+            return
         cdef uint32_t count, n
         cdef uint32_t size = min(BATCH, self.max_entries)
         cdef bytearray keys_buffer, values_buffer
@@ -127,10 +142,8 @@ cdef class Map:
             if code and code != -errno.ENOENT:
                 raise failed(code, f"map {self.name}: listing")
             first = False
-            for n in range(count):
-                out.append((bytes(keys_buffer[n * self.key_size:(n + 1) * self.key_size]),
-                            bytes(values_buffer[n * self.stride:(n + 1) * self.stride])))
-        return out
+            yield [(bytes(keys_buffer[n * self.key_size:(n + 1) * self.key_size]), bytes(values_buffer[n * self.stride:(n + 1) * self.stride]))
+                   for n in range(count)]
 
 
 cdef class Program:
@@ -236,6 +249,25 @@ cdef class Object:
     def __dealloc__(self):
         if self.handle is not NULL:
             libbpf.bpf_object__close(self.handle)
+
+
+def layout(path) -> list:
+    """What the maps of an object file are, without loading it: (name, kind, key size, value size, capacity) of each."""
+    cdef libbpf.bpf_map *each = NULL
+    cdef libbpf.bpf_object *handle = libbpf.bpf_object__open_file(os.fsencode(path), NULL)
+    if handle is NULL:
+        raise failed(c_errno, f"{path}: cannot be opened as a BPF object")
+    out = []
+    try:
+        while True:
+            each = libbpf.bpf_object__next_map(handle, each)
+            if each is NULL:
+                return sorted(out)
+            if not libbpf.bpf_map__is_internal(each):
+                out.append((libbpf.bpf_map__name(each).decode(), libbpf.bpf_map__type(each), libbpf.bpf_map__key_size(each),
+                            libbpf.bpf_map__value_size(each), libbpf.bpf_map__max_entries(each)))
+    finally:
+        libbpf.bpf_object__close(handle)
 
 
 cdef class Link:

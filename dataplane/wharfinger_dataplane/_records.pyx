@@ -8,7 +8,7 @@ import ipaddress
 from enum import IntEnum, IntFlag
 from typing import NamedTuple
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from wharfinger_dataplane cimport core
@@ -344,3 +344,24 @@ def unpack_event(bytes record) -> Event:
                  known(&e.client), known(&e.virtual), known(&e.server), e.scope, e.isn, e.ifindex,
                  core.from_be16(e.client_port), core.from_be16(e.redirect_port), core.from_be16(e.service_port),
                  core.from_be16(e.target_port))
+
+
+def ended_flows(items, uint64_t now_ns, uint64_t idle_ns, uint64_t wire_ns, dict gone) -> list:
+    """Of `flows`' (key, value) records, as they are, those that may have ended: closing, not seen for `idle_ns`, or of a pod that is gone
+    (`gone`: packed address -> since when, ns). CLIENT_WIRE records, which packets do not touch, when they are older than `wire_ns`."""
+    cdef const core.flow_key *k
+    cdef const core.flow *f
+    cdef uint64_t seen, limit
+    cdef bytes key, value
+    out = []
+    for item in items:
+        key, value = item
+        if len(key) != sizeof(core.flow_key) or len(value) != sizeof(core.flow):
+            raise ValueError(f"a flow of {len(key)} and {len(value)} bytes")
+        k, f = <const core.flow_key *><const char *>key, <const core.flow *><const char *>value
+        seen, limit = f.seen_ns, idle_ns
+        if k.side == core.SIDE_CLIENT_WIRE:
+            seen, limit = f.started_ns, wire_ns
+        if f.state == core.FLOW_CLOSING or (now_ns > seen and now_ns - seen > limit) or (gone and f.started_ns < gone.get(key[:16], 0)):
+            out.append(item)
+    return out

@@ -73,6 +73,7 @@ cdef extern from "host_engine.h" nogil:
 
     uint16_t to_be16(uint16_t n)
     uint16_t from_be16(uint16_t n)
+    int SIDE_CLIENT_WIRE, FLOW_CLOSING
     int PROTO_TCP, SET_SLOTS, SERVICE_PORTS_MAX, PAGE_PORTS, PORT_INDEX_BITS, PORT_SERVER, PORT_SET, REASON_COUNT, TABLE_COUNT, HOOK_COUNT
     const uint8_t *engine_outcome
     const char **engine_reason_name

@@ -29,7 +29,7 @@ INLINE u32 port_entry(struct work *w, const struct addr *addr, be16 port, enum r
 	return page ? page->port[number & 0xff] : 0;
 }
 
-#define CHOICE_TRIES 8
+#define CHOICE_TRIES 32 /* a Maglev table repeats its members at random: of two, one is missed by 32 slots once in 2^32 */
 /* A ready server that is not the client itself: the drawn slot's, or the next in the table. */
 INLINE void choose_from_set(struct work *w, u32 index, struct choice *c)
 {
@@ -40,10 +40,11 @@ INLINE void choose_from_set(struct work *w, u32 index, struct choice *c)
 	if (!set || !set->size || set->size > SET_SLOTS)
 		return;
 	u32 turn = set->policy == POLICY_ROUND_ROBIN ? next_turn(w, index) : 0;
-	u32 at = select_slot(set, connection_hash(p, set->scope), set->policy == POLICY_RANDOM ? draw_random(w) : 0, turn);
+	u32 first = select_slot(set, connection_hash(p, set->scope), set->policy == POLICY_RANDOM ? draw_random(w) : 0, turn);
 
 	c->scope = set->scope;
-	for (int i = 0; i < CHOICE_TRIES; i++) {
+	for (u32 i = 0; i < CHOICE_TRIES; i++) {
+		u32 at = (first + i) % set->size;
 		if (at >= SET_SLOTS)
 			return;
 		u32 server_index = set->slot[at];
@@ -56,7 +57,6 @@ INLINE void choose_from_set(struct work *w, u32 index, struct choice *c)
 			}
 			c->reason = REASON_own_server;
 		}
-		at = at + 1 < set->size ? at + 1 : 0;
 	}
 }
 

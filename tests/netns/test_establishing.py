@@ -1,0 +1,219 @@
+"""docs/protocol.md, "Establishing", between real TCP stacks: two nodes, their bridges and uplinks, the kernel's programs."""
+
+from __future__ import annotations
+
+import subprocess
+from collections import Counter
+
+import pytest
+from support.capture import Capture
+from support.lab import Lab, Node, Pod, Role, sh
+from support.slices import VIRTUAL, pool_slice
+from support.traffic import Client, checksum, server
+
+from wharfinger_dataplane._records import Side, unpack_flow_key
+
+
+def serve(lab: Lab, slices) -> None:
+    for node in lab.nodes:
+        node.tables.apply(slices)
+
+
+@pytest.fixture
+def client(lab: Lab) -> Pod:
+    return lab.add_pod(lab.nodes[0], "client", Role.CLIENT)
+
+
+@pytest.fixture
+def servers(lab: Lab):
+    """a and b across the network, c on the client's own node."""
+    pods = [lab.add_pod(lab.nodes[1], "a", Role.SERVER), lab.add_pod(lab.nodes[1], "b", Role.SERVER), lab.add_pod(lab.nodes[0], "c", Role.SERVER)]
+    with server(pods[0]), server(pods[1]), server(pods[2]):
+        yield pods
+
+
+def addresses(pods: list[Pod]) -> dict[str, str]:
+    return {pod.short: pod.address for pod in pods}
+
+
+def offloads_off(*pods: Pod) -> None:
+    """Whole checksums and real segments, as a physical wire would have them."""
+    for pod in pods:
+        subprocess.run(["nsenter", f"--net=/run/netns/{pod.name}", "ethtool", "-K", "eth0", "tx", "off", "tso", "off", "gso", "off", "gro", "off"],
+                       check=True, capture_output=True)
+
+
+def test_p03_connections_to_a_redirect_port_spread_over_its_servers_on_both_nodes(lab, client, servers):
+    serve(lab, [pool_slice(addresses(servers))])
+    seen = Counter()
+    for _ in range(60):
+        with Client(client, VIRTUAL, 80) as connection:
+            assert connection.socket.getpeername() == (VIRTUAL, 80)
+            seen[connection.ask()[0]] += 1
+    assert set(seen) == {"a", "b", "c"}
+    assert lab.nodes[0].counts()["from_pod", "client_syn"] == 60
+    assert lab.nodes[0].counts()["to_pod", "client_redirected"] == 60
+
+
+def test_p03_the_wire_has_redirect_then_confirm_with_y_and_then_only_y(lab, client, servers):
+    offloads_off(client, *servers)
+    serve(lab, [pool_slice({"a": servers[0].address})])
+    with Capture(lab.nodes[0].name, "uplink") as capture:
+        with Client(client, VIRTUAL, 80) as connection:
+            assert connection.get(100_000) == checksum(100_000)
+    packets = capture.tcp()
+    syn, answer, *rest = packets
+    assert (syn.dst, syn.dport, syn.flags, syn.option.flags, syn.option.scope) == (servers[0].address, 80, "S", {"REDIRECT"}, 7)
+    assert (answer.sport, answer.flags, answer.option.flags, answer.option.port) == (80, "SA", {"CONFIRM", "PORT"}, 20_001)
+    joins = [packet for packet in rest if packet.option]
+    assert {(p.dport, p.flags, p.option.port) for p in joins} == {(20_001, "A", 80)}
+    assert len(rest) > 4
+    assert all(20_001 in (p.sport, p.dport) for p in rest)
+    assert all(packet.checksums_right for packet in packets)
+
+
+def test_p02_p04_a_connection_to_a_service_port_is_served_there(lab, client, servers):
+    serve(lab, [pool_slice(addresses(servers))])
+    for port, name in ((20_001, "a"), (20_002, "b"), (20_003, "c")):
+        with Client(client, VIRTUAL, port) as connection:
+            assert connection.ask()[0] == name
+    counts = lab.nodes[0].counts()
+    assert counts["from_pod", "client_syn_service"] == 3
+    assert counts["to_pod", "client_confirmed"] == 3
+    assert ("to_pod", "client_redirected") not in counts
+
+
+def test_the_servers_stack_sees_the_real_client(lab, client, servers):
+    serve(lab, [pool_slice(addresses(servers))])
+    with Client(client, VIRTUAL, 80) as connection:
+        assert connection.ask()[1] == "{}:{}".format(*connection.socket.getsockname())
+
+
+@pytest.mark.parametrize("name", ["a", "c"])
+def test_bulk_transfers_are_intact_with_offloads_on(lab, client, servers, name):
+    serve(lab, [pool_slice({pod.short: pod.address for pod in servers if pod.short == name})])
+    with Client(client, VIRTUAL, 80, timeout=30) as connection:
+        assert connection.get(200_000_000) == checksum(200_000_000)
+
+
+@pytest.mark.parametrize("name", ["a", "c"])
+def test_bulk_transfers_are_intact_with_offloads_off(lab, client, servers, name):
+    offloads_off(client, *servers)
+    serve(lab, [pool_slice({pod.short: pod.address for pod in servers if pod.short == name})])
+    with Client(client, VIRTUAL, 80, timeout=30) as connection:
+        assert connection.get(20_000_000) == checksum(20_000_000)
+
+
+def test_no_connection_tracking_entry_is_made(lab, client, servers):
+    for node in lab.nodes:
+        track(node)
+    serve(lab, [pool_slice(addresses(servers))])
+    connections = [Client(client, VIRTUAL, 80) for _ in range(12)]
+    assert {connection.ask()[0] for connection in connections} >= {"a", "c"}
+    assert [tracked(node) for node in lab.nodes] == [0, 0]
+    with Client(client, servers[0].address, 8080):
+        assert [tracked(node) for node in lab.nodes] == [1, 1]
+    for connection in connections:
+        connection.close()
+
+
+def track(node: Node) -> None:
+    """Connection tracking as kube-proxy's rules switch it on, and the rule that drops what it does not understand."""
+    rules = "add table ip t; add chain ip t f { type filter hook forward priority 0; }; add rule ip t f ct state invalid counter drop"
+    subprocess.run(["nsenter", f"--net=/run/netns/{node.name}", "nft", rules], check=True)
+
+
+def tracked(node: Node) -> int:
+    out = subprocess.run(["nsenter", f"--net=/run/netns/{node.name}", "conntrack", "-L", "-p", "tcp"], capture_output=True, text=True, check=True)
+    return len(out.stdout.splitlines())
+
+
+def test_unaware_pods_and_direct_dials_are_nobodys_business(lab, client, servers):
+    serve(lab, [pool_slice(addresses(servers))])
+    plain = lab.add_pod(lab.nodes[0], "plain")
+    for pod in (plain, client):
+        with Client(pod, servers[0].address, 8080) as connection:
+            assert connection.ask()[0] == "a"
+    for node in lab.nodes:
+        assert all(hook == "from_net" and "not_" in reason or reason in ("not_ip", "not_tcp", "not_ours", "not_virtual", "no_entry")
+                   for hook, reason in node.counts())
+        assert node.bpf.maps["flows"].items() == []
+
+
+@pytest.mark.parametrize("policy", ["RoundRobin", "Random"])
+def test_p08_round_robin_is_even_and_random_reaches_all(lab, client, servers, policy):
+    serve(lab, [pool_slice(addresses(servers), policy=policy)])
+    seen = Counter()
+    for _ in range(45):
+        with Client(client, VIRTUAL, 80) as connection:
+            seen[connection.ask()[0]] += 1
+    assert set(seen) == {"a", "b", "c"}
+    if policy == "RoundRobin":
+        assert set(seen.values()) == {15}
+
+
+def test_a_draining_server_gets_no_new_connection_and_keeps_its_old_ones(lab, client, servers):
+    serve(lab, [pool_slice({"a": servers[0].address})])
+    with Client(client, VIRTUAL, 80) as old:
+        assert old.ask()[0] == "a"
+        serve(lab, [pool_slice(addresses(servers[:2]), states={"a": "Draining"}, generation=2)])
+        for _ in range(8):
+            with Client(client, VIRTUAL, 80) as fresh:
+                assert fresh.ask()[0] == "b"
+        assert old.ask()[0] == "a"
+
+
+def test_p09_tables_rewritten_by_a_new_agent_break_nothing(lab, client, servers):
+    slices = [pool_slice(addresses(servers))]
+    serve(lab, slices)
+    connections = [Client(client, VIRTUAL, 80) for _ in range(9)]
+    names = [connection.ask()[0] for connection in connections]
+    for node in lab.nodes:
+        successor = type(node.tables)(node.tables._store)
+        successor.adopt()
+        successor.apply(slices)
+    assert [connection.ask()[0] for connection in connections] == names
+    with Client(client, VIRTUAL, 80) as fresh:
+        assert fresh.ask()[0] in names
+    for connection in connections:
+        connection.close()
+
+
+def test_a_pod_is_never_chosen_as_the_server_of_its_own_connection(lab, servers):
+    both = lab.add_pod(lab.nodes[0], "both", Role.CLIENT | Role.SERVER)
+    with server(both):
+        serve(lab, [pool_slice({"both": both.address, "a": servers[0].address})])
+        for _ in range(10):
+            with Client(both, VIRTUAL, 80) as connection:
+                assert connection.ask()[0] == "a"
+
+
+def test_a_closed_port_refuses_at_once(lab, client):
+    closed = lab.add_pod(lab.nodes[1], "closed", Role.SERVER)
+    serve(lab, [pool_slice({"closed": closed.address})])
+    with pytest.raises(ConnectionRefusedError):
+        Client(client, VIRTUAL, 80)
+    assert lab.nodes[1].counts()["from_pod", "server_refuses"] == 1
+
+
+def test_a_lost_server_entry_is_rebuilt_from_the_next_packet(lab, client, servers):
+    serve(lab, [pool_slice({"a": servers[0].address})])
+    with Client(client, VIRTUAL, 80) as connection:
+        assert connection.ask()[0] == "a"
+        flows = lab.nodes[1].bpf.maps["flows"]
+        for key, _ in flows.items():
+            flows.delete(key)
+        assert connection.ask()[0] == "a"
+        assert [unpack_flow_key(key).side for key, _ in flows.items()] == [Side.SERVER_STACK]
+    assert lab.nodes[1].counts()["from_pod", "server_rebuilt"] == 1
+
+
+def test_a_smaller_mtu_on_the_way_is_discovered_through_the_translation(lab, client, servers):
+    for node in lab.nodes:
+        sh(f"ip -n {node.name} link set uplink mtu 1300")
+    sh(f"ip -n {lab.switch} link set port1 mtu 1300")
+    sh(f"ip -n {lab.switch} link set port2 mtu 1300")
+    serve(lab, [pool_slice({"a": servers[0].address})])
+    with Client(client, VIRTUAL, 80, timeout=20) as connection:
+        assert connection.get(3_000_000) == checksum(3_000_000)
+    assert lab.nodes[1].counts()["to_pod", "icmp_translated"] >= 1

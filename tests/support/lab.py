@@ -1,0 +1,209 @@
+"""Nodes and pods as network namespaces on one machine: bridges, uplinks and routes as a plain bridge CNI lays them, with the real programs
+attached. What a test sees here is the kernel's own forwarding, and TCP's.
+
+    pod - veth - bridge [node] uplink - switch - uplink [node] bridge - veth - pod
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from pyroute2 import netns
+
+from wharfinger_dataplane import _bpf, _engine
+from wharfinger_dataplane._records import Role
+from wharfinger_dataplane.tables import Tables
+
+T = TypeVar("T")
+OBJECT = Path(_bpf.__file__).with_name("wharfinger.bpf.o")
+PROGRAMS = {"wharf_from_pod": "from_pod", "wharf_to_pod": "to_pod", "wharf_from_net": "from_net"}
+
+
+def sh(command: str, **options) -> str:
+    done = subprocess.run(command.split(), capture_output=True, text=True, **options)
+    if done.returncode:
+        raise RuntimeError(f"{command}: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout
+
+
+def inside(namespace: str, work: Callable[[], T]) -> T:
+    """Runs `work` in a thread of its own that has entered the namespace, and returns or raises what it does."""
+    outcome: list = []
+
+    def run() -> None:
+        try:
+            netns.setns(namespace)
+            outcome.append((work(), None))
+        except BaseException as error:  # handed to the caller's thread below
+            outcome.append((None, error))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    value, error = outcome[0]
+    if error:
+        raise error
+    return value
+
+
+@dataclass
+class Store:
+    """The kernel's maps as the tables' store."""
+
+    maps: dict
+
+    def put(self, table: str, key: bytes, value: bytes) -> None:
+        self.maps[table].put(key, value)
+
+    def get(self, table: str, key: bytes) -> bytes | None:
+        return self.maps[table].get(key)
+
+    def delete(self, table: str, key: bytes) -> bool:
+        return self.maps[table].delete(key)
+
+    def items(self, table: str) -> list[tuple[bytes, bytes]]:
+        return self.maps[table].items()
+
+
+@dataclass
+class Node:
+    """A node: its namespace, its programs and its tables."""
+
+    name: str
+    number: int
+    bpf: _bpf.Object
+    tables: Tables
+    links: list[_bpf.Link] = field(default_factory=list)
+
+    @property
+    def address(self) -> str:
+        return f"172.31.0.{self.number}"
+
+    def counts(self) -> dict[tuple[str, str], int]:
+        """Packets by (hook, reason), those not zero."""
+        out = {}
+        stride = self.bpf.maps["counters"].max_entries // len(_engine.HOOKS)
+        for h, hook in enumerate(_engine.HOOKS):
+            for reason in _engine.REASONS:
+                cells = self.bpf.maps["counters"].get_per_cpu((h * stride + reason.number).to_bytes(4, "little"))
+                packets = sum(int.from_bytes(cell[:8], "little") for cell in cells)
+                if packets:
+                    out[hook, reason.name] = packets
+        return out
+
+
+@dataclass
+class Pod:
+    name: str
+    node: Node
+    address: str
+    ifindex: int
+
+    @property
+    def short(self) -> str:
+        """Its name without the lab's prefix."""
+        return self.name.rsplit("-", 1)[1]
+
+    def run(self, work: Callable[[], T]) -> T:
+        return inside(self.name, work)
+
+
+class Lab:
+    """Builds it all under one prefix, and takes all of it away again."""
+
+    def __init__(self, pins: Path, prefix: str = "wharf-lab") -> None:
+        self.prefix, self.pins = prefix, pins
+        self.nodes: list[Node] = []
+        self.pods: dict[str, Pod] = {}
+        self._namespaces: list[str] = []
+        self.switch = self._namespace("switch")
+        sh(f"ip -n {self.switch} link add br0 type bridge")
+        sh(f"ip -n {self.switch} link set br0 up")
+
+    def _namespace(self, name: str) -> str:
+        full = f"{self.prefix}-{name}"
+        if full in netns.listnetns():
+            netns.remove(full)
+        netns.create(full)
+        self._namespaces.append(full)
+        sh(f"ip -n {full} link set lo up")
+        return full
+
+    def add_node(self, attach: bool = True) -> Node:
+        number = len(self.nodes) + 1
+        name = self._namespace(f"node{number}")
+        sh(f"ip -n {self.switch} link add port{number} type veth peer name uplink netns {name}")
+        sh(f"ip -n {self.switch} link set port{number} master br0 up")
+        sh(f"ip -n {name} addr add 172.31.0.{number}/24 dev uplink")
+        sh(f"ip -n {name} link set uplink up")
+        sh(f"ip -n {name} link add cni0 type bridge")
+        sh(f"ip -n {name} addr add 10.99.{number}.1/24 dev cni0")
+        sh(f"ip -n {name} link set cni0 up")
+        inside(name, lambda: Path("/proc/sys/net/ipv4/ip_forward").write_text("1"))
+        bpf = _bpf.Object(OBJECT, self.pins / name)
+        node = Node(name, number, bpf, Tables(Store(bpf.maps)))
+        bpf.maps["settings"].put(bytes(4), (1).to_bytes(4, "little"))
+        for other in self.nodes:
+            sh(f"ip -n {name} route add 10.99.{other.number}.0/24 via {other.address}")
+            sh(f"ip -n {other.name} route add 10.99.{number}.0/24 via {node.address}")
+        self.nodes.append(node)
+        if attach:
+            self._attach(node, "uplink", "wharf_from_net")
+        return node
+
+    def _attach(self, node: Node, interface: str, *programs: str) -> int:
+        def work() -> int:
+            ifindex = _ifindex(node.name, interface)
+            node.links.extend(_bpf.Link.create(node.bpf.programs[program], ifindex) for program in programs)
+            return ifindex
+        return inside(node.name, work)
+
+    def add_pod(self, node: Node, name: str, roles: Role | None = None) -> Pod:
+        """A pod on the node's bridge; `roles` None: a pod that is none of our business."""
+        full = self._namespace(name)
+        address = f"10.99.{node.number}.{10 + len(self.pods)}"
+        sh(f"ip -n {node.name} link add v-{name} type veth peer name eth0 netns {full}")
+        sh(f"ip -n {node.name} link set v-{name} master cni0 up")
+        sh(f"ip -n {full} addr add {address}/24 dev eth0")
+        sh(f"ip -n {full} link set eth0 up")
+        sh(f"ip -n {full} route add default via 10.99.{node.number}.1")
+        ifindex = _ifindex(node.name, f"v-{name}")
+        if roles is not None:
+            self._attach(node, f"v-{name}", "wharf_from_pod", "wharf_to_pod")
+            node.tables.put_pod(address, ifindex, roles)
+        self.pods[name] = Pod(full, node, address, ifindex)
+        return self.pods[name]
+
+    def close(self) -> None:
+        for node in self.nodes:
+            for link in node.links:
+                link.close()
+            node.bpf.close()
+            for pin in sorted((self.pins / node.name).rglob("*"), reverse=True):
+                pin.unlink() if not pin.is_dir() else pin.rmdir()
+            (self.pins / node.name).rmdir()
+        for name in reversed(self._namespaces):
+            netns.remove(name)
+
+
+def _ifindex(namespace: str, interface: str) -> int:
+    return int(sh(f"ip -n {namespace} -o link show {interface}").split(":")[0])
+
+
+@contextmanager
+def bpffs(path: Path) -> Iterator[Path]:
+    """A BPF file system of the test's own."""
+    path.mkdir(parents=True, exist_ok=True)
+    if not os.path.ismount(path):
+        sh(f"mount -t bpf bpf {path}")
+    try:
+        yield path
+    finally:
+        sh(f"umount {path}")

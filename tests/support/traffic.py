@@ -1,0 +1,108 @@
+"""Real TCP: a server that says who it is and streams checkable bytes, and a client that checks them. Namespaces come from lab."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from support.lab import Pod
+
+CHUNK = bytes(range(256)) * 256
+
+
+def stream(length: int) -> Iterator[bytes]:
+    """The bytes that a server sends for `length`, by chunks."""
+    while length > 0:
+        yield CHUNK[:length]
+        length -= len(CHUNK)
+
+
+def checksum(length: int) -> str:
+    digest = hashlib.sha256()
+    for chunk in stream(length):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _serve(connection: socket.socket, name: str) -> None:
+    with connection:
+        words = b""
+        while chunk := connection.recv(65536):
+            words += chunk
+            while b"\n" in words:
+                line, words = words.split(b"\n", 1)
+                if line.startswith(b"get "):
+                    for piece in stream(int(line[4:])):
+                        connection.sendall(piece)
+                else:
+                    peer = connection.getpeername()
+                    connection.sendall(f"{name} {peer[0]}:{peer[1]} {line.decode()}\n".encode())
+
+
+@contextmanager
+def server(pod: Pod, port: int = 8080) -> Iterator[None]:
+    """Answers each line with its name, the client as its stack sees it, and the line; `get N` with N bytes."""
+    def listen() -> socket.socket:
+        return socket.create_server((pod.address, port), backlog=512)
+
+    listener = pod.run(listen)
+    threads: list[threading.Thread] = []
+
+    def accept() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:  # the listener was shut down: the test is over
+                return
+            threads.append(threading.Thread(target=_serve, args=(connection, pod.short), daemon=True))
+            threads[-1].start()
+
+    acceptor = threading.Thread(target=accept)
+    acceptor.start()
+    try:
+        yield
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        acceptor.join()
+
+
+class Client:
+    """One connection of a pod, line by line."""
+
+    def __init__(self, pod: Pod, address: str, port: int, *, timeout: float = 5, source_port: int = 0) -> None:
+        def connect() -> socket.socket:
+            return socket.create_connection((address, port), timeout=timeout, source_address=(pod.address, source_port))
+        self.socket = pod.run(connect)
+        self._read = self.socket.makefile("rb")
+
+    def ask(self, line: str = "hello") -> tuple[str, str, str]:
+        """(server's name, the client as the server's stack sees it, the line)."""
+        self.socket.sendall(line.encode() + b"\n")
+        name, peer, said = self._read.readline().decode().split(maxsplit=2)
+        return name, peer, said.strip()
+
+    def get(self, length: int) -> str:
+        """The checksum of what came for `get length`."""
+        self.socket.sendall(f"get {length}\n".encode())
+        digest = hashlib.sha256()
+        while length:
+            chunk = self._read.read(min(length, 1 << 20))
+            if not chunk:
+                raise EOFError(f"the stream ended {length} bytes early")
+            digest.update(chunk)
+            length -= len(chunk)
+        return digest.hexdigest()
+
+    def close(self) -> None:
+        self._read.close()
+        self.socket.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

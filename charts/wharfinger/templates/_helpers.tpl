@@ -75,10 +75,6 @@ imagePullSecrets: {{- toYaml . | nindent 2 }}
 {{- $telemetry := $root.Values.telemetry -}}
 - name: OTEL_SERVICE_NAME
   value: {{ index . 1 }}
-- name: OTEL_TRACES_SAMPLER
-  value: parentbased_traceidratio
-- name: OTEL_TRACES_SAMPLER_ARG
-  value: {{ $telemetry.samplingRatio | quote }}
 {{- if $telemetry.otlpEndpoint }}
 - name: OTEL_EXPORTER_OTLP_PROTOCOL
   value: http/protobuf

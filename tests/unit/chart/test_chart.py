@@ -157,13 +157,13 @@ def test_nothing_is_exported_without_an_end_point(objects):
         assert "OTEL_EXPORTER_OTLP_ENDPOINT" not in environment(objects[name])
 
 
-def test_end_point_and_sampling_ratio_reach_operator_and_agents(chart):
+def test_end_point_reaches_operator_and_agents_and_the_ratio_the_agents_only(chart):
     rendered = chart.render("--set", "telemetry.otlpEndpoint=http://10.96.0.20:4318,telemetry.samplingRatio=0.1")
-    for name in (WORKLOADS[0], WORKLOADS[2]):
-        (document,) = [document for document in rendered if (document["kind"], document["metadata"]["name"]) == name]
-        variables = environment(document)
-        assert variables["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://10.96.0.20:4318"
-        assert variables["OTEL_TRACES_SAMPLER_ARG"] == "0.1"
+    variables = {document["metadata"]["name"]: environment(document) for document in rendered if "template" in document.get("spec", {})}
+    for name in ("wharfinger-operator", "wharfinger-agent"):
+        assert variables[name]["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://10.96.0.20:4318"
+    assert variables["wharfinger-agent"]["OTEL_TRACES_SAMPLER_ARG"] == "0.1"
+    assert "OTEL_TRACES_SAMPLER_ARG" not in variables["wharfinger-operator"]
 
 
 def test_trace_key_has_32_bytes_and_the_agents_mount_it(objects):

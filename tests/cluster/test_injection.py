@@ -1,0 +1,252 @@
+"""Injection on a real cluster: a real API server calls the webhook, a real kubelet starts what comes of it."""
+
+import asyncio
+import base64
+import json
+import ssl
+import tempfile
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import yaml
+from testbed import Cluster
+from wharfinger_operator.injector._cluster import ApiServer
+from wharfinger_operator.injector._cluster import Cluster as InjectorCluster
+from wharfinger_operator.injector._keeper import synchronise
+from wharfinger_operator.injector._settings import InjectorSettings, SidecarSettings
+
+TOP = Path(__file__).parents[2]
+RELEASE, NAMESPACE, TESTS = "wharfinger", "wharfinger-system", "injection-tests"
+CERTIFICATES = "wharfinger-injector-certificates"
+DOCKERFILES = {
+    "operator": "operator/Dockerfile", "dataplane": "dataplane/Dockerfile", "sidecar": "dataplane/wharfinger_sidecar/Dockerfile",
+    "shop": "examples/shop/Dockerfile",
+}
+GATE_TIMEOUT_S = 10
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A cluster with the release; one that is there already is used as it is."""
+    cluster = Cluster.ensure()
+    releases = json.loads(cluster.helm("list", "--namespace", NAMESPACE, "--output", "json"))
+    if not any(release["name"] == RELEASE and release["status"] == "deployed" for release in releases):
+        install(cluster)
+    cluster.kubectl("--namespace", NAMESPACE, "rollout", "status", "deployment/wharfinger-injector", "--timeout=120s", timeout_s=130)
+    return cluster
+
+
+def install(cluster):
+    cluster.load(*(cluster.images.build(name, TOP / path, TOP) for name, path in DOCKERFILES.items()))
+    cluster.helm("install", RELEASE, str(TOP / "charts" / "wharfinger"), "--namespace", NAMESPACE, "--create-namespace", "--set",
+                 "image.tag=dev")
+    cluster.kubectl("label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=privileged", "--overwrite")
+
+
+@pytest.fixture(scope="module")
+def namespace(cluster):
+    """A namespace that has its pods injected and enforces the strictest Pod Security Standard; gone afterwards."""
+    labels = {"wharfinger.io/inject": "enabled", "pod-security.kubernetes.io/enforce": "restricted"}
+    apply(cluster, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": TESTS, "labels": labels}})
+    eventually(lambda: cluster.kubectl("--namespace", TESTS, "get", "serviceaccount", "default", check=False))
+    yield TESTS
+    cluster.kubectl("delete", "namespace", TESTS, "--wait=true")
+
+
+def apply(cluster, *documents):
+    cluster.kubectl("apply", "--filename=-", input=yaml.safe_dump_all(documents))
+
+
+def pod(name, namespace=TESTS, labels=None, command=("/shop/client.py", "idle"), **spec):
+    """A pod of the example's image that satisfies the standard `restricted`."""
+    context = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    container = {"name": "app", "image": "wharfinger.local/shop:dev", "args": list(command), "securityContext": context}
+    security = {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": namespace, "labels": labels or {}},
+            "spec": {"containers": [container], "securityContext": security, "terminationGracePeriodSeconds": 2,
+                     "automountServiceAccountToken": False} | spec}
+
+
+def created(cluster, document):
+    """The pod as it is after admission; created by a dry run on the server, so that nothing starts."""
+    text = cluster.kubectl("create", "--filename=-", "--dry-run=server", "--output=json", input=yaml.safe_dump(document))
+    return json.loads(text)
+
+
+def sidecars(document):
+    return [container["name"] for container in document["spec"].get("initContainers", ()) if container["name"] == "wharfinger-sidecar"]
+
+
+def get(cluster, kind, name, namespace=NAMESPACE):
+    return json.loads(cluster.kubectl("--namespace", namespace, "get", kind, name, "--output=json"))
+
+
+def eventually(condition, within_s=60.0):
+    """The first true answer."""
+    deadline = time.monotonic() + within_s
+    while not (answer := condition()):
+        assert time.monotonic() < deadline, f"not true within {within_s:g} s"
+        time.sleep(0.2)
+    return answer
+
+
+def bundles(cluster):
+    configuration = get(cluster, "mutatingwebhookconfiguration", "wharfinger-injector")
+    return {base64.b64decode(webhook["clientConfig"].get("caBundle", "")) for webhook in configuration["webhooks"]}
+
+
+def test_K03_pod_of_a_restricted_namespace_gets_the_sidecar_and_runs(cluster, namespace):
+    apply(cluster, pod("client"))
+    cluster.kubectl("--namespace", namespace, "wait", "pod/client", "--for=condition=Ready", "--timeout=60s")
+    running = get(cluster, "pod", "client", namespace)
+    assert running["metadata"]["labels"]["wharfinger.io/client"] == "aware"
+    assert running["metadata"]["annotations"]["wharfinger.io/injected"]
+    first = running["spec"]["initContainers"][0]
+    assert (first["name"], first["restartPolicy"]) == ("wharfinger-sidecar", "Always")
+    assert running["status"]["initContainerStatuses"][0]["ready"]
+
+
+def test_K03_application_starts_only_after_the_gate(cluster, namespace):
+    """Whatever the gate's outcome: the sidecar's log says how long it waited, the kubelet when it started the application."""
+    logged = json.loads(cluster.kubectl("--namespace", namespace, "logs", "client", "--container=wharfinger-sidecar").splitlines()[0])
+    status = get(cluster, "pod", "client", namespace)["status"]
+    gate = status["initContainerStatuses"][0]["state"]["running"]["startedAt"]
+    application = status["containerStatuses"][0]["state"]["running"]["startedAt"]
+    assert logged["event"] == "start gate passed"
+    waited = datetime.fromisoformat(application) - datetime.fromisoformat(gate)
+    assert waited >= timedelta(milliseconds=logged["waited_ms"]) - timedelta(seconds=1), "the kubelet gives whole seconds"
+
+
+def test_pod_starts_unaware_when_no_agent_answers_within_the_timeout(cluster, namespace):
+    """The agents are sent away by a node selector that no node satisfies, and come back afterwards."""
+    nowhere = {"spec": {"template": {"spec": {"nodeSelector": {"wharfinger.io/nowhere": "true"}}}}}
+    cluster.kubectl("--namespace", NAMESPACE, "patch", "daemonset", "wharfinger-agent", "--patch", json.dumps(nowhere))
+    try:
+        eventually(lambda: not cluster.kubectl("--namespace", NAMESPACE, "get", "pods", "--selector=app.kubernetes.io/component=agent",
+                                               "--output=name"))
+        apply(cluster, pod("orphan"))
+        cluster.kubectl("--namespace", namespace, "wait", "pod/orphan", "--for=condition=Ready", "--timeout=60s")
+        logged = json.loads(cluster.kubectl("--namespace", namespace, "logs", "orphan", "--container=wharfinger-sidecar").splitlines()[0])
+        assert (logged["outcome"], logged["waited_ms"] // 1000) == ("unaware", GATE_TIMEOUT_S)
+    finally:
+        removal = [{"op": "remove", "path": "/spec/template/spec/nodeSelector/wharfinger.io~1nowhere"}]
+        cluster.kubectl("--namespace", NAMESPACE, "patch", "daemonset", "wharfinger-agent", "--type=json", "--patch", json.dumps(removal))
+        cluster.kubectl("--namespace", NAMESPACE, "rollout", "status", "daemonset/wharfinger-agent", "--timeout=60s", check=False)
+
+
+@pytest.mark.parametrize(("changes", "place", "injected"), [
+    ({}, TESTS, True),
+    ({"labels": {"wharfinger.io/inject": "false"}}, TESTS, False),
+    ({"labels": {"wharfinger.io/inject": "true"}}, "default", True),
+    ({}, "default", False),
+    ({"hostNetwork": True, "labels": {"wharfinger.io/inject": "true"}}, "default", False),
+    ({"labels": {"wharfinger.io/inject": "true"}}, NAMESPACE, False),
+    ({"labels": {"wharfinger.io/inject": "true"}}, "kube-system", False),
+])
+def test_who_is_injected_follows_namespace_pod_label_and_network(cluster, namespace, changes, place, injected):
+    admitted = created(cluster, pod("candidate", namespace=place, **changes))
+    assert sidecars(admitted) == (["wharfinger-sidecar"] if injected else [])
+
+
+def test_pod_that_was_written_from_a_running_one_has_one_sidecar(cluster, namespace):
+    copy = created(cluster, pod("original"))
+    copy["metadata"] = {"name": "copy", "namespace": namespace, "labels": copy["metadata"]["labels"]}
+    assert sidecars(created(cluster, copy)) == ["wharfinger-sidecar"]
+
+
+def test_job_ends_although_its_pod_has_a_sidecar(cluster, namespace):
+    template = pod("", command=("-c", "print('done')"), restartPolicy="Never")
+    template = {"spec": template["spec"]}
+    apply(cluster, {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "once", "namespace": namespace},
+                    "spec": {"template": template, "backoffLimit": 0}})
+    cluster.kubectl("--namespace", namespace, "wait", "job/once", "--for=condition=Complete", "--timeout=60s")
+
+
+def test_both_replicas_serve_the_stored_certificate(cluster):
+    stored = base64.b64decode(get(cluster, "secret", CERTIFICATES)["data"]["tls.crt"]).decode()
+    pods = json.loads(cluster.kubectl("--namespace", NAMESPACE, "get", "pods", "--selector=app.kubernetes.io/component=injector",
+                                      "--output=json"))["items"]
+    served = {served_certificate(cluster, item["status"]["podIP"]) for item in pods}
+    assert (len(pods), served) == (2, {stored})
+
+
+def served_certificate(cluster, address):
+    """PEM of what a server shows, asked from within a node."""
+    script = f"import ssl; print(ssl.get_server_certificate(('{address}', 8443)), end='')"
+    return cluster.exec(cluster.nodes[0].name, "/usr/bin/python3", "-c", script)
+
+
+def test_upgrade_leaves_trust_bundle_certificates_and_trace_key_alone(cluster):
+    before = bundles(cluster), get(cluster, "secret", CERTIFICATES)["data"], get(cluster, "secret", "wharfinger-trace-key")["data"]
+    assert all(before[0])
+    cluster.helm("upgrade", RELEASE, str(TOP / "charts" / "wharfinger"), "--namespace", NAMESPACE, "--reuse-values")
+    after = bundles(cluster), get(cluster, "secret", CERTIFICATES)["data"], get(cluster, "secret", "wharfinger-trace-key")["data"]
+    assert after == before
+
+
+def test_lost_trust_bundle_comes_back(cluster, namespace):
+    before = bundles(cluster)
+    patch = [{"op": "remove", "path": f"/webhooks/{number}/clientConfig/caBundle"} for number in range(2)]
+    cluster.kubectl("patch", "mutatingwebhookconfiguration", "wharfinger-injector", "--type=json", "--patch", json.dumps(patch))
+    eventually(lambda: bundles(cluster) == before, within_s=30)
+    eventually(lambda: sidecars(created(cluster, pod("candidate"))), within_s=10)
+
+
+def test_lost_certificates_are_made_anew_trusted_and_served_by_both_replicas(cluster, namespace):
+    before = get(cluster, "secret", CERTIFICATES)["data"]["tls.crt"]
+    cluster.kubectl("--namespace", NAMESPACE, "delete", "secret", CERTIFICATES)
+
+    def renewed():
+        text = cluster.kubectl("--namespace", NAMESPACE, "get", "secret", CERTIFICATES, "--output=json", check=False)
+        return text and json.loads(text)["data"]["tls.crt"] != before
+
+    eventually(renewed, within_s=30)
+    eventually(lambda: all(sidecars(created(cluster, pod("candidate"))) for _ in range(6)), within_s=30)
+    test_both_replicas_serve_the_stored_certificate(cluster)
+
+
+def test_replicas_that_start_at_once_agree_on_one_keyring(cluster):
+    """Ten keepers and a real API server: one creates the Secret, later one renews it, and all serve the same."""
+    apply(cluster, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "keeper-tests"}}, {
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingWebhookConfiguration", "metadata": {"name": "keeper-tests"},
+        "webhooks": [{"name": f"{name}.keeper.tests", "clientConfig": {"service": {"name": "none", "namespace": "keeper-tests"}},
+                      "admissionReviewVersions": ["v1"], "sideEffects": "None", "failurePolicy": "Ignore",
+                      "namespaceSelector": {"matchLabels": {"keeper-tests": "true"}},
+                      "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}]}
+                     for name in ("one", "two")]})
+    sidecar = SidecarSettings("1", "image", "Never", {}, 1.0, "keeper-tests")
+    settings = InjectorSettings(sidecar, "none", "keeper-tests", "certificates", 8443)
+    try:
+        now = datetime.now(UTC)
+        for moment in (now, now + timedelta(days=50), now + timedelta(days=250)):
+            keyrings = asyncio.run(run_keepers(cluster, settings, moment))
+            assert len({keyring.serving for keyring in keyrings}) == 1
+        webhooks = get(cluster, "mutatingwebhookconfiguration", "keeper-tests")["webhooks"]
+        assert {base64.b64decode(webhook["clientConfig"]["caBundle"]) for webhook in webhooks} == {keyrings[0].trust_bundle}
+        assert len(keyrings[0].authorities) == 2
+    finally:
+        cluster.kubectl("delete", "mutatingwebhookconfiguration/keeper-tests", "namespace/keeper-tests", "--wait=false")
+
+
+async def run_keepers(cluster, settings, moment):
+    server = administrator(cluster)
+
+    async def keeper():
+        async with InjectorCluster(server, settings.sidecar.release_namespace) as store:
+            return await synchronise(store, settings, moment)
+
+    return await asyncio.gather(*(keeper() for _ in range(10)))
+
+
+def administrator(cluster):
+    """The API server as the kubeconfig's user (a client certificate)."""
+    kubeconfig = yaml.safe_load(cluster.kubectl("config", "view", "--raw", "--flatten", "--minify"))
+    server, user = kubeconfig["clusters"][0]["cluster"], kubeconfig["users"][0]["user"]
+    context = ssl.create_default_context(cadata=base64.b64decode(server["certificate-authority-data"]).decode())
+    with tempfile.NamedTemporaryFile() as file:  # ssl reads files only
+        file.write(base64.b64decode(user["client-certificate-data"]) + base64.b64decode(user["client-key-data"]))
+        file.flush()
+        context.load_cert_chain(file.name)
+    return ApiServer(server["server"], context)

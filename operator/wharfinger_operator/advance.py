@@ -1,0 +1,208 @@
+"""One step of a pool's assignments: those that stand go on, servers without service ports get some. Pure.
+
+An assignment's numbers, server and place (its slice) never change; only its state, and what follows from the pool's spec (memberships,
+target ports). So a change touches one slice, and nothing is ever given twice by being moved.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from wharfinger_api import Assignment, RedirectPortPool, ServicePortSlice, TargetPorts
+
+from .allocate import Allocator, Ledger, rested
+from .resolve import Resolved, Server, members
+from .states import ASSIGNED, NEXT, READY, RESTING, Standing, standing
+from .view import View, slice_number
+
+SLICE_LIMIT = 100
+"""maxItems of spec.assignments in crds/serviceportslices.yaml."""
+
+
+@dataclass(slots=True)
+class Draft:
+    """A slice being planned. `piece` is the one that stands, None for a new one."""
+
+    name: str
+    piece: ServicePortSlice | None
+    records: list[Assignment] = field(default_factory=list)
+
+    @property
+    def next_generation(self) -> int:
+        """The generation that the slice will have when this draft is written."""
+        return 1 if self.piece is None else self.piece.metadata.generation + 1
+
+
+@dataclass(slots=True)
+class Advanced:
+    """The drafts, and what is to be said: servers that wait for their agent, servers that got no number, nodes without an agent."""
+
+    drafts: list[Draft]
+    waiting: list[Server] = field(default_factory=list)
+    without_port: list[Server] = field(default_factory=list)
+    without_agent: list[Server] = field(default_factory=list)
+
+
+def advance(resolved: Resolved, redirects: Iterable[RedirectPortPool], view: View, book: Ledger, allocator: Allocator | None) -> Advanced:
+    """The next state of the pool's slices. Without an allocator no server gets new numbers."""
+    redirects = tuple(redirects)
+    wanted = {server.identity: server for server in resolved.servers}
+    result = Advanced([])
+    for piece in view.slices_of.get(resolved.pool.metadata.uid, ()):
+        draft = Draft(piece.metadata.name, piece)
+        for index, record in enumerate(piece.spec.assignments):
+            server = wanted.get((record.server, record.pod_uid, record.address))
+            lost = (piece.metadata.uid, index) in book.collided
+            stepped = _step(record, draft, server, lost, resolved, view)
+            if stepped is not None:
+                draft.records.append(_refreshed(stepped, server, redirects, resolved))
+        result.drafts.append(draft)
+    _note_waiting(result, wanted, view)
+    _add(resolved, redirects, view, allocator, result)
+    return result
+
+
+def _step(record: Assignment, draft: Draft, server: Server | None, lost: bool, resolved: Resolved, view: View) -> Assignment | None:
+    """The record in its next state; None when it has rested."""
+    piece = draft.piece
+    if piece is None:
+        return record
+    state = NEXT[record.state, Standing.GONE if lost else _standing(record, piece, server, resolved, view)]
+    if state is record.state:
+        over = state is RESTING and rested(record, piece, resolved.pool.spec.rest_seconds, view)
+        return None if over else record
+    return record.model_copy(update={"state": state, "since": view.now, "since_generation": draft.next_generation})
+
+
+def _standing(record: Assignment, piece: ServicePortSlice, server: Server | None, resolved: Resolved, view: View) -> Standing:
+    pod = view.pod_of(record)
+    if server is not None:
+        leaving, ready = server.leaving, server.ready
+    elif pod is not None:
+        leaving, ready = pod.terminating or not resolved.keep, pod.ready
+    else:
+        return Standing.GONE
+    node = record.node or ""
+    attached = view.listed(node, record.pod_uid, record.address)
+    if record.state is ASSIGNED:
+        attached = attached and view.acknowledged(node, piece, record.since_generation or piece.metadata.generation)
+    elif node not in view.live:
+        # A silent agent takes nothing back: what it programmed is pinned and goes on working.
+        attached = attached or record.state is READY
+    return standing(exists=True, leaving=leaving, ready=ready, attached=attached)
+
+
+def _refreshed(record: Assignment, server: Server | None, redirects: tuple[RedirectPortPool, ...], resolved: Resolved) -> Assignment:
+    """The record with its memberships and target ports as the specs have them now."""
+    if record.state is RESTING:
+        return record if not record.redirects else record.model_copy(update={"redirects": ()})
+    if server is None:
+        return record
+    protocols = {target.name: target.protocol for target in resolved.pool.spec.targets}
+    targets = tuple(
+        target if target.name not in server.ports or target.name not in protocols else target.model_copy(
+            update={"target_port": server.ports[target.name], "protocol": protocols[target.name]})
+        for target in record.targets)
+    update = {"redirects": _memberships(redirects, server, targets), "targets": targets, "node": server.node or None}
+    return record.model_copy(update=update) if any(getattr(record, name) != value for name, value in update.items()) else record
+
+
+def _memberships(redirects: tuple[RedirectPortPool, ...], server: Server, targets: tuple[TargetPorts, ...]) -> tuple[str, ...]:
+    names = {target.name for target in targets}
+    return tuple(sorted(redirect.metadata.name for redirect in redirects if redirect.spec.target in names and members(redirect, server)))
+
+
+def _note_waiting(result: Advanced, wanted: dict[tuple[str, str, str], Server], view: View) -> None:
+    for draft in result.drafts:
+        for record in draft.records:
+            server = wanted.get((record.server, record.pod_uid, record.address))
+            if record.state is ASSIGNED and server is not None and server.ready:
+                result.waiting.append(server)
+
+
+def _add(resolved: Resolved, redirects: tuple[RedirectPortPool, ...], view: View, allocator: Allocator | None, result: Advanced) -> None:
+    """Gives numbers to the servers that lack some, and appends them to the first slices with room."""
+    have: dict[tuple[str, str, str], dict[str, tuple[int, ...]]] = defaultdict(dict)
+    for draft in result.drafts:
+        for record in draft.records:
+            if record.state is not RESTING:
+                held = have[record.server, record.pod_uid, record.address]
+                for target in record.targets:
+                    held[target.name] = held.get(target.name, ()) + target.service_ports
+    shelf = _Shelf(resolved, view, result.drafts)
+    for server in resolved.servers:
+        held = have.get(server.identity, {})
+        if server.leaving or not _lacks(resolved, allocator, server, held):
+            continue
+        if server.node and server.node not in view.live:
+            result.without_agent.append(server)
+            continue
+        targets = _numbers(resolved, allocator, server, held)
+        if targets is None:
+            result.without_port.append(server)
+        elif targets:
+            draft = shelf.with_room()
+            draft.records.append(Assignment(
+                server=server.name, address=server.address, node=server.node or None, pod_uid=server.uid, state=ASSIGNED, since=view.now,
+                since_generation=draft.next_generation, redirects=_memberships(redirects, server, targets), targets=targets))
+            if server.ready:
+                result.waiting.append(server)
+
+
+def _lacks(resolved: Resolved, allocator: Allocator | None, server: Server, held: dict[str, tuple[int, ...]]) -> bool:
+    for target in resolved.pool.spec.targets:
+        pinned = allocator.pinned(server, target.name) if allocator else None
+        have = held.get(target.name, ())
+        if target.name in server.ports and (len(have) < target.ports_per_server if pinned is None else set(pinned) - set(have)):
+            return True
+    return False
+
+
+def _numbers(resolved: Resolved, allocator: Allocator | None, server: Server,
+             held: dict[str, tuple[int, ...]]) -> tuple[TargetPorts, ...] | None:
+    """What the server lacks, by target; None when it cannot have all of it."""
+    if allocator is None:
+        return None
+    asked = [(target.name, target.ports_per_server, held.get(target.name, ())) for target in resolved.pool.spec.targets
+             if target.name in server.ports]
+    given = allocator.give(server, asked)
+    if given is None:
+        return None
+    protocols = {target.name: target.protocol for target in resolved.pool.spec.targets}
+    return tuple(TargetPorts(name=name, protocol=protocols[name], target_port=server.ports[name], service_ports=ports)
+                 for name, ports in given.items() if ports)
+
+
+class _Shelf:
+    """Finds room for a new assignment: the first slice with fewer than SLICE_LIMIT, else a new one under the lowest unused number."""
+
+    def __init__(self, resolved: Resolved, view: View, drafts: list[Draft]) -> None:
+        self._pool = resolved.pool
+        self._drafts = drafts
+        self._names = {name for namespace, name in view.snapshot.slices if namespace == self._pool.metadata.namespace}
+        self._names.update(draft.name for draft in drafts)
+        self._first = 0
+
+    def with_room(self) -> Draft:
+        while self._first < len(self._drafts):
+            if len(self._drafts[self._first].records) < SLICE_LIMIT:
+                return self._drafts[self._first]
+            self._first += 1
+        return self.new()
+
+    def new(self) -> Draft:
+        used = {slice_number(draft.name) for draft in self._drafts}
+        number = next(number for number in range(len(self._names) + 1)
+                      if number not in used and f"{self._pool.metadata.name}-{number}" not in self._names)
+        draft = Draft(f"{self._pool.metadata.name}-{number}", None)
+        self._names.add(draft.name)
+        self._drafts.append(draft)
+        return draft
+
+
+def at_least_one(resolved: Resolved, view: View, drafts: list[Draft]) -> None:
+    """Adds an empty slice to a pool that has none: agents must know its addresses and redirect ports before any server is ready."""
+    if not drafts:
+        _Shelf(resolved, view, drafts).new()

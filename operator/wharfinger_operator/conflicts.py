@@ -1,0 +1,76 @@
+"""What only two objects can know: who has a number of an address when both want it. The older has it; the younger is told so. Pure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+
+from wharfinger_api import PortRange, RedirectPortPool, ServicePortPool
+
+from .resolve import Fault, Resolved
+
+Age = tuple[datetime, str, str]
+_FIRST = datetime.min.replace(tzinfo=UTC)
+
+
+def age(resource: ServicePortPool | RedirectPortPool) -> Age:
+    """Sorts older objects first; the name decides between those of the same second."""
+    metadata = resource.metadata
+    return metadata.creation_timestamp or _FIRST, metadata.namespace, metadata.name
+
+
+def pool_conflicts(resolved: Iterable[Resolved]) -> dict[str, Fault]:
+    """Faults by uid of the pools, given oldest first, whose ranges overlap those of an older pool on the same address."""
+    held: dict[str, list[tuple[PortRange, ServicePortPool]]] = defaultdict(list)
+    faults: dict[str, Fault] = {}
+    for entry in resolved:
+        clash = next(((address, mine, theirs, other) for address in entry.virtual_addresses for theirs, other in held[address]
+                      for mine in entry.pool.spec.port_ranges if mine.overlaps(theirs)), None)
+        if clash is not None:
+            address, mine, theirs, other = clash
+            faults[entry.pool.metadata.uid] = Fault(
+                "Conflicted", f"spec.portRanges: {mine} overlaps {theirs} of ServicePortPool {_name(other)}, which is older and has the "
+                f"same address {address}; choose other numbers")
+            continue
+        for address in entry.virtual_addresses:
+            held[address].extend((span, entry.pool) for span in entry.pool.spec.port_ranges)
+    return faults
+
+
+def redirect_conflicts(redirects: Iterable[tuple[RedirectPortPool, tuple[str, ...]]],
+                       owner: Callable[[str, PortRange], tuple[int, str] | None]) -> dict[str, Fault]:
+    """Faults by uid of the redirect pools, given oldest first with their addresses, that want a port that is taken.
+
+    `owner` gives a service port within a range of an address, and the server that it belongs to, if there is one.
+    """
+    held: dict[tuple[str, str], list[tuple[PortRange, RedirectPortPool]]] = defaultdict(list)
+    faults: dict[str, Fault] = {}
+    for redirect, addresses in redirects:
+        fault = _redirect_fault(redirect, addresses, held, owner)
+        if fault is not None:
+            faults[redirect.metadata.uid] = fault
+            continue
+        for address in addresses:
+            held[address, redirect.spec.protocol].extend((span, redirect) for span in redirect.spec.ports)
+    return faults
+
+
+def _redirect_fault(redirect: RedirectPortPool, addresses: tuple[str, ...],
+                    held: dict[tuple[str, str], list[tuple[PortRange, RedirectPortPool]]],
+                    owner: Callable[[str, PortRange], tuple[int, str] | None]) -> Fault | None:
+    for address in addresses:
+        for mine in redirect.spec.ports:
+            for theirs, other in held[address, redirect.spec.protocol]:
+                if mine.overlaps(theirs):
+                    return Fault("Conflicted", f"spec.ports: {mine} overlaps {theirs} of RedirectPortPool {_name(other)}, which is older "
+                                 f"and has the same address {address} and protocol; choose another port, or delete one of the two")
+            taken = owner(address, mine)
+            if taken is not None:
+                return Fault("Conflicted", f"spec.ports: {taken[0]} of {address} is the service port of server {taken[1]}; choose another "
+                             "port, or take the number out of the service port pool's portRanges and restart that server")
+    return None
+
+
+def _name(resource: ServicePortPool | RedirectPortPool) -> str:
+    return "/".join(resource.key)

@@ -1,0 +1,114 @@
+"""Puts the operator together and runs it until SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Coroutine
+from datetime import UTC, datetime
+from typing import Any
+
+import kopf
+import structlog
+
+from .apply import Applier
+from .client import Client, login
+from .handlers import register
+from .lease import LostLease, OperatorLease
+from .seeing import first_listing, list_now_and_then, watch_leases
+from .settings import Settings, SettingsError, settings_from
+from .snapshot import Snapshot
+from .telemetry import Telemetry, configure_logs
+from .worker import Worker
+
+FAILED = 1
+WRONG_SETTINGS = 2
+
+
+def clock() -> datetime:
+    """Now, in UTC."""
+    return datetime.now(UTC)
+
+
+def kopf_settings() -> kopf.OperatorSettings:
+    """kopf only watches here: it posts no Events, scans for no kinds that come later, and gives up silent streams."""
+    settings = kopf.OperatorSettings()
+    settings.posting.enabled = False
+    settings.scanning.disabled = True
+    settings.watching.server_timeout = 240
+    settings.watching.client_timeout = 300
+    settings.watching.inactivity_timeout = 120
+    return settings
+
+
+async def serve(settings: Settings, telemetry: Telemetry) -> None:
+    """Runs until SIGTERM or SIGINT. LostLease when another operator took over."""
+    async with Client(login()) as client:
+        lease = OperatorLease(client, settings.namespace, settings.identity, settings.lease_duration_s, settings.lease_renew_s,
+                              time.monotonic)
+        snapshot = Snapshot(settings.namespace)
+        worker = Worker(snapshot, Applier(client, snapshot, telemetry, lease.held, clock), clock, settings.debounce_s)
+        registry = kopf.OperatorRegistry()
+        register(registry, snapshot, worker.notify, clock)
+
+        async def work() -> None:
+            await lease.acquire()
+            await first_listing(client, snapshot, settings.namespace, clock)
+            structlog.get_logger().info("adopted what stands", pools=len(snapshot.pools), slices=len(snapshot.slices),
+                                        pods=len(snapshot.pods), nodes=len(snapshot.nodes), live_agents=len(snapshot.agents))
+            worker.notify()
+            async with asyncio.TaskGroup() as group:
+                group.create_task(lease.keep())
+                group.create_task(worker.run())
+                group.create_task(watch_leases(client, snapshot, settings.namespace, clock, worker.notify))
+                group.create_task(list_now_and_then(client, snapshot, settings.namespace, clock, worker.notify, settings.resync_s))
+
+        watching = kopf.operator(
+            registry=registry, settings=kopf_settings(), standalone=True, clusterwide=True,
+            liveness_endpoint=f"http://0.0.0.0:{settings.health_port}/healthz")
+        try:
+            await first_of(watching, work())
+        finally:
+            await lease.release()
+
+
+async def first_of(*coroutines: Coroutine[Any, Any, None]) -> None:
+    """Runs the coroutines until one ends, cancels the others, and raises what any of them raised."""
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+    for error in ended:
+        if isinstance(error, Exception):
+            raise _leaf(error)
+
+
+def _leaf(error: Exception) -> Exception:
+    """The first error in a group of them."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def main() -> int:
+    """The process's exit status."""
+    try:
+        settings = settings_from(os.environ)
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        return WRONG_SETTINGS
+    configure_logs(settings.log_level)
+    telemetry = Telemetry()
+    try:
+        asyncio.run(serve(settings, telemetry))
+    except LostLease as error:
+        structlog.get_logger().error("the Lease is lost; ending, for another to go on", error=str(error))
+        return FAILED
+    finally:
+        telemetry.close()
+    return 0

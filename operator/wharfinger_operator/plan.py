@@ -1,0 +1,246 @@
+"""From everything seen to everything wanted: one pure function.
+
+Rules: `plan` reads a snapshot and a moment and nothing else; what it wants depends on both alone, so that planning again after the
+writes wants nothing more. Existing slices are the truth about who has which number; a plan adds to them and steps their states. What
+cannot be done is said in conditions and Events with the remedy, and what ran goes on running.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from hashlib import blake2s
+
+from wharfinger_api import (
+    PoolRef,
+    Redirect,
+    RedirectPortPool,
+    RedirectPortPoolStatus,
+    ServicePortPool,
+    ServicePortPoolStatus,
+    ServicePortSlice,
+    ServicePortSliceSpec,
+)
+
+from . import report
+from .advance import Advanced, Draft, advance, at_least_one
+from .allocate import Allocator, Ledger, capacity, departed_until, ledger, pinned_fault, reserved_on
+from .conflicts import age, pool_conflicts, redirect_conflicts
+from .records import Key
+from .report import EventWanted, RedirectCase
+from .resolve import Fault, Resolved, resolve
+from .snapshot import Snapshot
+from .states import RESTING
+from .view import View
+
+MAX_SCOPE = 0xFFFFFFFF
+MAX_REDIRECTS = 64
+"""maxItems of spec.redirects in crds/serviceportslices.yaml."""
+GRAIN = timedelta(milliseconds=10)
+"""Looks are this much late rather than a moment too early."""
+
+
+@dataclass(frozen=True, slots=True)
+class SliceWanted:
+    """A slice as it should be. `piece` is the one that stands, None when it is to be created."""
+
+    pool: ServicePortPool
+    name: str
+    piece: ServicePortSlice | None
+    spec: ServicePortSliceSpec
+
+
+@dataclass(frozen=True, slots=True)
+class StatusWanted:
+    """The status that an own object should have."""
+
+    resource: ServicePortPool | RedirectPortPool
+    status: ServicePortPoolStatus | RedirectPortPoolStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything wanted. `superfluous`: slices that are empty and to be deleted. `look_again`: when time alone may change the plan."""
+
+    slices: tuple[SliceWanted, ...]
+    superfluous: tuple[ServicePortSlice, ...]
+    statuses: tuple[StatusWanted, ...]
+    events: tuple[EventWanted, ...]
+    look_again: datetime | None
+
+
+def plan(snapshot: Snapshot, now: datetime) -> Plan:
+    """What should stand in the API, given all that is seen at `now`."""
+    view = View(snapshot, now)
+    resolved = [resolve(pool, view) for pool in sorted(snapshot.pools.values(), key=age) if pool.metadata.deletion_timestamp is None]
+    scopes = _scopes([entry.pool for entry in resolved], view)
+    book = ledger(view, _oldest_first(resolved, view), {entry.pool.metadata.uid: entry.virtual_addresses for entry in resolved})
+    redirects = _redirects(resolved, snapshot, book)
+    redirect_ports = _redirect_ports(redirects)
+    conflicts = pool_conflicts(resolved)
+    slices: list[SliceWanted] = []
+    superfluous: list[ServicePortSlice] = []
+    statuses: list[StatusWanted] = []
+    events: list[EventWanted] = []
+    cases: dict[str, list[RedirectCase]] = defaultdict(list)
+    for case in redirects:
+        cases[case.pool.metadata.uid if case.pool else ""].append(case)
+    for entry in resolved:
+        pool = entry.pool
+        mine = cases.get(pool.metadata.uid, [])
+        accepted = [case.redirect for case in mine if case.accepted][:MAX_REDIRECTS]
+        reserved = reserved_on(entry.virtual_addresses, view, redirect_ports)
+        room = capacity(pool, entry.servers, reserved)
+        running = bool(view.slices_of.get(pool.metadata.uid))
+        fault = conflicts.get(pool.metadata.uid) or pinned_fault(pool, reserved) or room.fault(running)
+        advanced = _advance(entry, accepted, view, book, fault, running, reserved)
+        wanted = _wanted(entry, accepted, advanced.drafts, scopes[pool.metadata.uid])
+        slices += wanted
+        superfluous += _superfluous(wanted, advanced.drafts)
+        said = report.pool_report(entry, fault, advanced, [item.spec for item in wanted], _standing(wanted), view, book, room,
+                                  scopes[pool.metadata.uid])
+        statuses.append(StatusWanted(pool, said.status))
+        events += said.events
+        for case in mine:
+            told = report.redirect_report(case, said, advanced.drafts, view)
+            statuses.append(StatusWanted(case.redirect, told.status))
+            events += told.events
+    for case in cases.get("", ()):
+        told = report.redirect_report(case, None, [], view)
+        statuses.append(StatusWanted(case.redirect, told.status))
+        events += told.events
+    return Plan(tuple(slices), tuple(superfluous), tuple(statuses), tuple(events), _look_again(slices, view))
+
+
+def _oldest_first(resolved: list[Resolved], view: View) -> list[ServicePortSlice]:
+    """All slices, those of older pools first and those without a pool last: who comes first has a disputed number."""
+    known = [entry.pool.metadata.uid for entry in resolved]
+    orphans = [uid for uid in view.slices_of if uid not in set(known)]
+    return [piece for uid in [*known, *sorted(orphans)] for piece in view.slices_of.get(uid, ())]
+
+
+def _scopes(pools: list[ServicePortPool], view: View) -> dict[str, int]:
+    """A number for each pool, by uid: the one it has, or else one derived from its uid, so that a freed number is not soon met again."""
+    given: dict[str, int] = {}
+    taken = {piece.spec.scope for uid, pieces in view.slices_of.items() for piece in pieces}
+    taken.update(pool.status.scope for pool in pools if pool.status.scope)
+    taken.update(entry.slice.spec.scope for entry in view.departed)
+    used: set[int] = set()
+    for pool in pools:
+        uid = pool.metadata.uid
+        pieces = view.slices_of.get(uid)
+        scope = pieces[0].spec.scope if pieces else pool.status.scope
+        if scope is None or scope in used:
+            scope = int.from_bytes(blake2s(uid.encode(), digest_size=4).digest()) or 1
+            while scope in taken:
+                scope = scope % MAX_SCOPE + 1
+        given[uid] = scope
+        taken.add(scope)
+        used.add(scope)
+    return given
+
+
+def _redirects(resolved: list[Resolved], snapshot: Snapshot, book: Ledger) -> list[RedirectCase]:
+    """The redirect pools, oldest first, each with its pool and what is wrong with it."""
+    by_key: dict[Key, Resolved] = {entry.pool.key: entry for entry in resolved}
+    cases, sound = [], []
+    for redirect in sorted(snapshot.redirects.values(), key=age):
+        if redirect.metadata.deletion_timestamp is not None:
+            continue
+        entry = by_key.get((redirect.metadata.namespace, redirect.spec.service_port_pool.name))
+        fault = _reference_fault(redirect, entry.pool if entry else None)
+        cases.append((redirect, entry, fault))
+        if entry is not None and fault is None:
+            sound.append((redirect, entry.virtual_addresses))
+    clashes = redirect_conflicts(sound, book.within)
+    return [RedirectCase(redirect, entry.pool if entry else None, entry.virtual_addresses if entry else (), fault,
+                         _protocol_fault(redirect, entry.pool if entry else None) or clashes.get(redirect.metadata.uid))
+            for redirect, entry, fault in cases]
+
+
+def _reference_fault(redirect: RedirectPortPool, pool: ServicePortPool | None) -> Fault | None:
+    name = redirect.spec.service_port_pool.name
+    if pool is None:
+        return Fault("PoolNotFound", f"spec.servicePortPool: no ServicePortPool {name} in namespace {redirect.metadata.namespace}; "
+                     "create it, or correct the name")
+    names = [target.name for target in pool.spec.targets]
+    if redirect.spec.target not in names:
+        return Fault("TargetNotFound", f"spec.target: ServicePortPool {name} has no target {redirect.spec.target}; "
+                     f"it has {', '.join(names)}")
+    return None
+
+
+def _protocol_fault(redirect: RedirectPortPool, pool: ServicePortPool | None) -> Fault | None:
+    for target in pool.spec.targets if pool else ():
+        if target.name == redirect.spec.target and target.protocol != redirect.spec.protocol:
+            return Fault("ProtocolMismatch", f"spec.protocol: {redirect.spec.protocol}, but target {target.name} is {target.protocol}; "
+                         "make them equal")
+    return None
+
+
+def _redirect_ports(cases: list[RedirectCase]) -> dict[str, frozenset[int]]:
+    ports: dict[str, set[int]] = defaultdict(set)
+    for case in cases:
+        if case.accepted:
+            for address in case.virtual_addresses:
+                ports[address].update(port for span in case.redirect.spec.ports for port in span)
+    return {address: frozenset(numbers) for address, numbers in ports.items()}
+
+
+def _advance(entry: Resolved, redirects: list[RedirectPortPool], view: View, book: Ledger, fault: Fault | None, running: bool,
+             reserved: frozenset[int]) -> Advanced:
+    """The next state of the pool's slices.
+
+    A pool that is not accepted is not begun; one that runs gets new numbers, unless they are disputed.
+    """
+    begun = bool(entry.virtual_addresses) and (running or fault is None)
+    if not begun:
+        return Advanced([])
+    disputed = fault is not None and fault.reason == "Conflicted"
+    allocator = None if disputed else Allocator(entry.pool, entry.virtual_addresses, book, reserved)
+    advanced = advance(entry, redirects, view, book, allocator)
+    at_least_one(entry, view, advanced.drafts)
+    return advanced
+
+
+def _wanted(entry: Resolved, redirects: list[RedirectPortPool], drafts: list[Draft], scope: int) -> list[SliceWanted]:
+    pool = entry.pool
+    metadata = pool.metadata
+    reference = PoolRef(name=metadata.name, uid=metadata.uid, generation=metadata.generation)
+    shared = tuple(
+        Redirect(name=redirect.metadata.name, generation=redirect.metadata.generation, protocol=redirect.spec.protocol,
+                 ports=redirect.spec.ports, target=redirect.spec.target, policy=redirect.spec.policy)
+        for redirect in sorted(redirects, key=lambda redirect: redirect.metadata.name))
+    default = pool.spec.default_server
+    if default is not None and pool.spec.servers.static is None:
+        default = f"{metadata.namespace}/{default}"
+    kept = [draft for draft in drafts if draft.records] or drafts[:1]
+    return [
+        SliceWanted(pool, draft.name, draft.piece, ServicePortSliceSpec(
+            pool=reference, scope=scope, forwarding_mode=pool.spec.forwarding_mode, virtual_addresses=entry.virtual_addresses,
+            default_server=default, redirects=shared, assignments=tuple(draft.records)))
+        for draft in kept]
+
+
+def _superfluous(wanted: list[SliceWanted], drafts: list[Draft]) -> list[ServicePortSlice]:
+    names = {item.name for item in wanted}
+    return [draft.piece for draft in drafts if draft.piece is not None and draft.piece.metadata.uid and draft.name not in names]
+
+
+def _standing(wanted: list[SliceWanted]) -> list[ServicePortSlice] | None:
+    """The slices, when all stand as they are wanted; None when some are still to be written."""
+    pieces = [item.piece for item in wanted if item.piece is not None and item.piece.metadata.uid and item.piece.spec == item.spec]
+    return pieces if len(pieces) == len(wanted) else None
+
+
+def _look_again(slices: list[SliceWanted], view: View) -> datetime | None:
+    """The next moment at which a rest time or an agent's Lease runs out."""
+    moments = [agent.renewed + timedelta(seconds=agent.duration) for node, agent in view.snapshot.agents.items() if node in view.live]
+    moments += [departed_until(entry) for entry in view.departed]
+    for item in slices:
+        rest = timedelta(seconds=item.pool.spec.rest_seconds)
+        moments += [record.since + rest for record in item.spec.assignments if record.state is RESTING]
+    return min((moment + GRAIN for moment in moments if moment + GRAIN > view.now), default=None)
+
+

@@ -1,0 +1,190 @@
+"""What the plan says of a pool: status, conditions, Events. Pure. Messages say what, where and the remedy, and move only when those do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from wharfinger_api import (
+    PortCounts,
+    RedirectPortPool,
+    RedirectPortPoolStatus,
+    RedirectServerCounts,
+    ServerCounts,
+    ServicePortPool,
+    ServicePortPoolStatus,
+    ServicePortSlice,
+    ServicePortSliceSpec,
+)
+
+from .advance import Advanced, Draft
+from .allocate import Capacity, Ledger
+from .conditions import Verdict, conditions, joined, judged
+from .resolve import Fault, Resolved, Server
+from .states import ASSIGNED, DRAINING, READY, RESTING
+from .view import View
+
+NAMED = 5
+"""So many names are written out in a message; the others are counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class EventWanted:
+    """An Event on an own object. `type` is Normal or Warning."""
+
+    resource: ServicePortPool | RedirectPortPool
+    type: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class RedirectCase:
+    """A redirect pool, the pool it refers to, and what is wrong with its references and with itself."""
+
+    redirect: RedirectPortPool
+    pool: ServicePortPool | None
+    virtual_addresses: tuple[str, ...]
+    reference_fault: Fault | None
+    fault: Fault | None
+
+    @property
+    def accepted(self) -> bool:
+        """Whether its ports are served."""
+        return self.fault is None and self.reference_fault is None
+
+
+@dataclass(frozen=True, slots=True)
+class PoolReport:
+    """What is said of a service port pool."""
+
+    status: ServicePortPoolStatus
+    events: tuple[EventWanted, ...]
+    programmed: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class RedirectReport:
+    """What is said of a redirect port pool."""
+
+    status: RedirectPortPoolStatus
+    events: tuple[EventWanted, ...]
+
+
+def pool_report(entry: Resolved, fault: Fault | None, advanced: Advanced, specs: list[ServicePortSliceSpec],
+                standing: list[ServicePortSlice] | None, view: View, book: Ledger, room: Capacity, scope: int) -> PoolReport:
+    """Status and Events of `entry.pool`. `standing`: its slices, if they stand as wanted; `specs`: as they are wanted."""
+    pool = entry.pool
+    if not advanced.drafts:
+        reason = "the pool is not accepted" if fault else "it has no virtual address yet"
+        programmed = Verdict("Programmed", False, "NotAccepted" if fault else "Pending", f"nothing is programmed: {reason}")
+    else:
+        programmed = _programmed(standing, advanced, view)
+    verdicts = [
+        judged("Accepted", fault, f"{room.servers} servers need {room.need} of {room.total} service ports, {room.reserve} more in reserve"),
+        judged("ResolvedRefs", joined(entry.faults), "all references are resolved"),
+        programmed]
+    status = ServicePortPoolStatus(
+        observed_generation=pool.metadata.generation, scope=scope, virtual_addresses=entry.virtual_addresses,
+        ports=_port_counts(pool, entry.virtual_addresses, specs, book, room), servers=_server_counts(specs),
+        conditions=conditions(verdicts, pool.status.conditions, pool.metadata.generation, view.now))
+    said = [*([fault] if fault else []), *entry.faults, *entry.skipped, *_about(advanced), *_tight(fault, room)]
+    return PoolReport(status, _warnings(pool, said), programmed)
+
+
+def redirect_report(case: RedirectCase, pool: PoolReport | None, drafts: list[Draft], view: View) -> RedirectReport:
+    """Status and Events of a redirect pool; `pool` is what was said of its service port pool."""
+    redirect = case.redirect
+    name = redirect.metadata.name
+    if not case.accepted or pool is None:
+        programmed = Verdict("Programmed", False, "NotAccepted", "nothing is programmed: see the conditions Accepted and ResolvedRefs")
+    else:
+        programmed = pool.programmed
+    ready = {(record.server, record.pod_uid) for draft in drafts for record in draft.records
+             if record.state is READY and name in record.redirects}
+    verdicts = [judged("Accepted", case.fault, "the redirect ports are free on the virtual addresses"),
+                judged("ResolvedRefs", case.reference_fault, "all references are resolved"), programmed]
+    status = RedirectPortPoolStatus(
+        observed_generation=redirect.metadata.generation, virtual_addresses=case.virtual_addresses if case.accepted else (),
+        servers=RedirectServerCounts(ready=len(ready)),
+        conditions=conditions(verdicts, redirect.status.conditions, redirect.metadata.generation, view.now))
+    return RedirectReport(status, _warnings(redirect, [fault for fault in (case.fault, case.reference_fault) if fault]))
+
+
+def _programmed(standing: list[ServicePortSlice] | None, advanced: Advanced, view: View) -> Verdict:
+    """True when every live agent has the slices as they stand and no server waits for one. The first reason against it is given."""
+    def against(reason: str, message: str) -> Verdict:
+        return Verdict("Programmed", False, reason, message)
+
+    if standing is None:
+        return against("Pending", "slices are being written")
+    if not view.live:
+        return against("NoAgents", "no node has a live agent; see the pods of the DaemonSet wharfinger-agent")
+    behind = sorted({node for piece in standing for node in view.unacknowledged(piece, piece.metadata.generation, view.live)})
+    if behind:
+        return against("Pending", f"agents of {_named(behind)} have not programmed the current tables yet")
+    if advanced.without_port:
+        return against("NoFreePorts", f"no service port for {_servers(advanced.without_port)}: all are in use, at rest, pinned elsewhere "
+                       "or taken on the server's own address; add numbers to spec.portRanges, or wait for resting ones")
+    homeless = [server for server in advanced.waiting if not server.node]
+    if homeless:
+        return against("ServersWaiting", f"{_servers(homeless)} cannot become Ready: no agent can attach a static server without a node; "
+                       "set spec.servers.static[].node")
+    if advanced.waiting:
+        return against("ServersWaiting", f"{_servers(advanced.waiting)} not attached yet; see the agent's log on "
+                       f"{_named(sorted({server.node for server in advanced.waiting}))}")
+    left_out = f"; no service port for {_servers(advanced.without_agent)}: no live agent there" if advanced.without_agent else ""
+    return Verdict("Programmed", True, "Programmed", f"every live agent has programmed the current tables{left_out}")
+
+
+def _about(advanced: Advanced) -> list[Fault]:
+    said = [Fault("NoAgent", f"server {server.name} gets no service port: node {server.node} has no live agent; see the wharfinger-agent "
+                  "pod of that node") for server in advanced.without_agent[:NAMED]]
+    if advanced.without_port:
+        said.append(Fault("NoFreePorts", f"{len(advanced.without_port)} servers get no service port: none is free; add numbers to "
+                          "spec.portRanges, or wait for resting ones"))
+    return said
+
+
+def _tight(fault: Fault | None, room: Capacity) -> list[Fault]:
+    short = room.need + room.reserve - room.total
+    if fault is not None or short <= 0:
+        return []
+    return [Fault("ReserveInUse", f"{room.servers} servers need {room.need} of {room.total} service ports, which leaves less than the "
+                  f"reserve of {room.reserve} (surgePercent): add {short} numbers to spec.portRanges before the next roll-out")]
+
+
+def _warnings(resource: ServicePortPool | RedirectPortPool, faults: Iterable[Fault]) -> tuple[EventWanted, ...]:
+    return tuple(EventWanted(resource, "Warning", fault.reason, fault.message) for fault in faults)
+
+
+def _port_counts(pool: ServicePortPool, addresses: tuple[str, ...], specs: list[ServicePortSliceSpec], book: Ledger,
+                 room: Capacity) -> PortCounts:
+    """`used` and `resting` are this pool's; what is neither and not free belongs to a pool that is being deleted."""
+    ranges = pool.spec.port_ranges
+    resting = {port for spec in specs for record in spec.assignments if record.state is RESTING for port in record.ports}
+    used = {port for spec in specs for record in spec.assignments if record.state is not RESTING for port in record.ports}
+    held = {port for address in addresses for port in book.virtual[address] if any(port in span for span in ranges)}
+    inside = {port for port in used | resting | held if any(port in span for span in ranges)}
+    return PortCounts(total=room.total, used=len(used), resting=len((resting | held) - used), free=max(0, room.total - len(inside)))
+
+
+def _server_counts(specs: list[ServicePortSliceSpec]) -> ServerCounts:
+    """Each server once, by the best state that it has an assignment in."""
+    best: dict[tuple[str, str], str] = {}
+    for state in (DRAINING, ASSIGNED, READY):
+        for spec in specs:
+            for record in spec.assignments:
+                if record.state is state:
+                    best[record.server, record.pod_uid] = state
+    states = list(best.values())
+    return ServerCounts(assigned=states.count(ASSIGNED), ready=states.count(READY), draining=states.count(DRAINING))
+
+
+def _named(names: list[str]) -> str:
+    shown = ", ".join(names[:NAMED])
+    return shown if len(names) <= NAMED else f"{shown} and {len(names) - NAMED} more"
+
+
+def _servers(servers: list[Server]) -> str:
+    return _named([server.name for server in servers])

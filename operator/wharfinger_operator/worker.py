@@ -1,0 +1,79 @@
+"""The single worker: something changed -> plan -> apply, until nothing is left to do.
+
+The first change after a quiet time is planned at once; further ones are gathered for the debounce time, or for as long as planning took
+when that is longer, so that a storm of changes costs at most half of a core.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from datetime import datetime
+
+import structlog
+
+from .apply import Applier
+from .plan import plan
+from .snapshot import Snapshot
+
+RETRY_FIRST_S = 0.5
+RETRY_MOST_S = 30.0
+
+
+class Worker:
+    """Plans and applies. `clock` gives the time; `debounce_s` is the least time between the beginnings of two plans."""
+
+    def __init__(self, snapshot: Snapshot, applier: Applier, clock: Callable[[], datetime], debounce_s: float) -> None:
+        self._snapshot = snapshot
+        self._applier = applier
+        self._clock = clock
+        self._debounce_s = debounce_s
+        self._dirty = asyncio.Event()
+        self._noticed_ns: int | None = None
+        self._retry_s = RETRY_FIRST_S
+        self.look_again: datetime | None = None
+
+    def notify(self) -> None:
+        """Something changed that a plan could depend on."""
+        if self._noticed_ns is None:
+            self._noticed_ns = time.time_ns()
+        self._dirty.set()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            await self._wait()
+            began = time.monotonic()
+            self._dirty.clear()
+            noticed, self._noticed_ns = self._noticed_ns or time.time_ns(), None
+            version = self._snapshot.changes
+            made = plan(self._snapshot, self._clock())
+            took = time.monotonic() - began
+            complete = await self._applier.apply(made, noticed)
+            self.look_again = made.look_again
+            if self._snapshot.changes != version:
+                self._dirty.set()  # Own writes, too: the next plan may use what they freed.
+            await self._pause(complete, max(self._debounce_s, took) - (time.monotonic() - began))
+
+    async def _wait(self) -> None:
+        """Until something changes, or the time comes at which the plan wanted to look again."""
+        if self.look_again is None:
+            await self._dirty.wait()
+            return
+        seconds = (self.look_again - self._clock()).total_seconds()
+        try:
+            async with asyncio.timeout(max(0.0, seconds)):
+                await self._dirty.wait()
+        except TimeoutError:
+            self._noticed_ns = None
+
+    async def _pause(self, complete: bool, rest_s: float) -> None:
+        if complete:
+            self._retry_s = RETRY_FIRST_S
+            await asyncio.sleep(max(0.0, rest_s))
+            return
+        structlog.get_logger().info("not all could be written; planning again", after_s=self._retry_s)
+        await asyncio.sleep(self._retry_s)
+        self._retry_s = min(self._retry_s * 2, RETRY_MOST_S)
+        self._dirty.set()

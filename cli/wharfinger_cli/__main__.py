@@ -1,0 +1,5 @@
+"""`python -m wharfinger_cli`."""
+
+from .main import app
+
+app()

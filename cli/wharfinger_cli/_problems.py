@@ -1,0 +1,28 @@
+"""Problems: what is wrong, where, and the remedy. They come first in every answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@dataclass(frozen=True)
+class Problem:
+    """`where` is an object (kind and name) or a node; `remedy` says what to do, mostly a command."""
+
+    where: str
+    what: str
+    remedy: str
+
+
+def print_problems(console: Console, problems: Sequence[Problem]) -> None:
+    """One paragraph a problem, and a blank line after."""
+    for problem in problems:
+        console.print(f"✗ {problem.where}: {problem.what}", style="bold red", soft_wrap=True)
+        console.print(f"  → {problem.remedy}", soft_wrap=True)
+    if problems:
+        console.print()

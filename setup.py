@@ -23,7 +23,8 @@ class BuildWithBpf(build_ext):
     """Compiles dataplane/bpf/wharfinger.bpf.c beside the Python package before the extensions are built."""
 
     def run(self) -> None:
-        target = BPF_OBJECT if self.inplace else Path(self.build_lib, "wharfinger_dataplane", BPF_OBJECT.name)
+        in_place = self.inplace or self.editable_mode
+        target = BPF_OBJECT if in_place else Path(self.build_lib, "wharfinger_dataplane", BPF_OBJECT.name)
         target.parent.mkdir(parents=True, exist_ok=True)
         subprocess.run(
             ["clang", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter", "-target", "bpf", "-mcpu=v3",

@@ -58,7 +58,7 @@ def test_p03_connections_to_a_redirect_port_spread_over_its_servers_on_both_node
 def test_p03_the_wire_has_redirect_then_confirm_with_y_and_then_only_y(lab, client, servers):
     offloads_off(client, *servers)
     serve(lab, [pool_slice({"a": servers[0].address})])
-    with Capture(lab.nodes[0].name, "uplink") as capture:
+    with Capture(["nsenter", f"--net=/run/netns/{lab.nodes[0].name}", "tcpdump"], "uplink") as capture:
         with Client(client, VIRTUAL, 80) as connection:
             assert connection.get(100_000) == checksum(100_000)
     packets = capture.tcp()

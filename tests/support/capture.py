@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,14 +66,15 @@ def segment(packet: Packet) -> Segment:
 
 
 class Capture:
-    """`with Capture(namespace, interface) as capture: ...` then capture.tcp()."""
+    """`with Capture(command, interface) as capture: ...` then capture.tcp(). `command`: how to run tcpdump where the interface is."""
 
-    def __init__(self, namespace: str, interface: str) -> None:
+    def __init__(self, command: Sequence[str], interface: str, *options: str) -> None:
         self._file = Path(tempfile.mkdtemp(prefix="wharf-capture-"), "capture.pcap")
-        self._command = ["nsenter", f"--net=/run/netns/{namespace}", "tcpdump", "--immediate-mode", "-U", "-i", interface, "-w", str(self._file), "-Z", "root", "tcp"]
+        self._command = [*command, "--immediate-mode", "-U", "-i", interface, *options, "-w", "-", "tcp"]
 
     def __enter__(self) -> Capture:
-        self._process = subprocess.Popen(self._command, stderr=subprocess.PIPE, text=True)
+        with self._file.open("wb") as file:
+            self._process = subprocess.Popen(self._command, stdout=file, stderr=subprocess.PIPE, text=True)
         assert "listening" in self._process.stderr.readline(), "tcpdump did not start"
         return self
 

@@ -237,7 +237,7 @@ def test_replicas_that_start_at_once_agree_on_one_keyring(cluster):
                       "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}]}
                      for name in ("one", "two")]})
     sidecar = SidecarSettings("1", "image", "Never", {}, 1.0, "keeper-tests")
-    settings = InjectorSettings(sidecar, "none", "keeper-tests", "certificates", 8443)
+    settings = InjectorSettings(sidecar, "none", "keeper-tests", "certificates", 8443, "info")
     try:
         now = datetime.now(UTC)
         for moment in (now, now + timedelta(days=50), now + timedelta(days=250)):

@@ -26,9 +26,10 @@ LEAVE_S = 3.0
 log = structlog.get_logger()
 
 
-def configure_logs() -> None:
-    """JSON lines on standard error."""
+def configure_logs(level: str) -> None:
+    """JSON lines on standard error, from `level` up."""
     structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(level),
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -82,12 +83,13 @@ async def run(settings: InjectorSettings) -> None:
 
 def main() -> None:
     """Settings from the environment; exit status 2 with one line when they are wrong."""
-    configure_logs()
+    configure_logs("info")
     try:
         settings = settings_from(os.environ)
     except SettingsError as error:
         log.error("settings not understood", error=str(error))
         sys.exit(2)
+    configure_logs(settings.log_level)
     asyncio.run(run(settings))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+LOG_LEVELS = ("debug", "info", "warning", "error")
 KINDS_OF_RESOURCES = {"requests", "limits"}
 
 
@@ -35,6 +36,7 @@ class InjectorSettings:
     webhook_configuration: str
     certificate_secret: str
     listen_port: int
+    log_level: str
 
     @property
     def server_names(self) -> tuple[str, ...]:
@@ -59,6 +61,7 @@ def settings_from(environment: Mapping[str, str]) -> InjectorSettings:
         webhook_configuration=_text(environment, "WHARFINGER_WEBHOOK_CONFIGURATION"),
         certificate_secret=_text(environment, "WHARFINGER_CERTIFICATE_SECRET"),
         listen_port=int(_number(environment, "WHARFINGER_LISTEN_PORT", low=1, high=65535)),
+        log_level=_level(environment, "WHARFINGER_LOG_LEVEL"),
     )
 
 
@@ -66,6 +69,13 @@ def _text(environment: Mapping[str, str], name: str) -> str:
     value = environment.get(name, "")
     if not value:
         raise SettingsError(f"environment variable {name} is not set; the chart sets it in the injector's Deployment")
+    return value
+
+
+def _level(environment: Mapping[str, str], name: str) -> str:
+    value = _text(environment, name)
+    if value not in LOG_LEVELS:
+        raise SettingsError(f"environment variable {name} is {value!r}, must be one of {', '.join(LOG_LEVELS)}")
     return value
 
 

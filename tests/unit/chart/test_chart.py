@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from wharfinger_dataplane.agent.settings import settings_from as agent_settings_from
 from wharfinger_operator.injector._settings import settings_from
+from wharfinger_operator.settings import settings_from as operator_settings_from
 
 TOP = Path(__file__).parents[3]
 WORKLOADS = [("Deployment", "wharfinger-operator"), ("Deployment", "wharfinger-injector"), ("DaemonSet", "wharfinger-agent")]
@@ -110,8 +112,25 @@ def test_agent_may_write_reports_heartbeats_and_events_only(objects):
     writes = {"create", "update", "patch", "delete", "deletecollection"}
     written = {(group, resource) for group, resource, verb in rules(objects, "wharfinger-agent") if verb in writes}
     assert written == {
-        ("wharfinger.io", "nodereports"), ("wharfinger.io", "nodereports/status"), ("coordination.k8s.io", "leases"), ("", "events"),
-        ("events.k8s.io", "events")}
+        ("wharfinger.io", "nodereports"), ("wharfinger.io", "nodereports/status"), ("coordination.k8s.io", "leases"), ("", "events")}
+
+
+def test_operator_may_write_slices_statuses_leases_and_events_only(objects):
+    writes = {"create", "update", "patch", "delete", "deletecollection"}
+    written = {(group, resource) for group, resource, verb in rules(objects, "wharfinger-operator") if verb in writes}
+    assert written == {
+        ("wharfinger.io", "serviceportslices"), ("wharfinger.io", "serviceportpools/status"), ("wharfinger.io", "redirectportpools/status"),
+        ("coordination.k8s.io", "leases"), ("", "events")}
+
+
+def test_operator_and_agent_understand_the_settings_that_the_chart_gives_them(chart):
+    rendered = chart.render("--set", "agent.uplinks={eth0,eth1},agent.capacities.flows=1024,agent.attachMode=clsact,agent.logLevel=debug")
+    variables = {document["metadata"]["name"]: environment(document) for document in rendered if "template" in document.get("spec", {})}
+    agent = agent_settings_from(variables["wharfinger-agent"])
+    assert (agent.uplinks, agent.capacities, agent.attach_mode.value) == (("eth0", "eth1"), (("flows", 1024),), "clsact")
+    assert (agent.health_port, agent.late_s, agent.log_level) == (22342, 10.0, "debug")
+    operator = operator_settings_from(variables["wharfinger-operator"])
+    assert (operator.health_port, operator.identity, operator.log_level) == (8080, "pod_name_pod_uid", "info")
 
 
 @pytest.mark.parametrize("name", ["wharfinger-operator", "wharfinger-agent"])

@@ -16,7 +16,7 @@ def settings():
     sidecar = SidecarSettings(
         version="0.1.0", image="wharfinger.local/sidecar:dev", image_pull_policy="IfNotPresent",
         resources={"requests": {"cpu": "5m", "memory": "16Mi"}}, start_gate_timeout_s=10.0, release_namespace="wharfinger-system")
-    return InjectorSettings(sidecar, "wharfinger-injector", "wharfinger-injector", "wharfinger-injector-certificates", 8443)
+    return InjectorSettings(sidecar, "wharfinger-injector", "wharfinger-injector", "wharfinger-injector-certificates", 8443, "info")
 
 
 @pytest.fixture

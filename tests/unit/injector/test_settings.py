@@ -9,7 +9,7 @@ GOOD = {
     "WHARFINGER_VERSION": "0.1.0", "WHARFINGER_SIDECAR_IMAGE": "sidecar:dev", "WHARFINGER_SIDECAR_PULL_POLICY": "Never",
     "WHARFINGER_SIDECAR_RESOURCES": json.dumps({"requests": {"memory": "16Mi"}}), "WHARFINGER_START_GATE_TIMEOUT_S": "2.5",
     "POD_NAMESPACE": "wharfinger-system", "WHARFINGER_SERVICE": "wharfinger-injector", "WHARFINGER_WEBHOOK_CONFIGURATION": "w",
-    "WHARFINGER_CERTIFICATE_SECRET": "c", "WHARFINGER_LISTEN_PORT": "8443",
+    "WHARFINGER_CERTIFICATE_SECRET": "c", "WHARFINGER_LISTEN_PORT": "8443", "WHARFINGER_LOG_LEVEL": "info",
 }
 
 
@@ -30,6 +30,7 @@ def test_missing_variable_is_named(name):
     ("WHARFINGER_LISTEN_PORT", "https", "must be a number"),
     ("WHARFINGER_LISTEN_PORT", "65536", "must be from 1 to 65535"),
     ("WHARFINGER_START_GATE_TIMEOUT_S", "nan", "must be from"),
+    ("WHARFINGER_LOG_LEVEL", "loud", "must be one of debug, info, warning, error"),
     ("WHARFINGER_SIDECAR_RESOURCES", "{", "is no JSON"),
     ("WHARFINGER_SIDECAR_RESOURCES", '{"memory": "1Mi"}', "requests and limits only"),
 ])

@@ -42,6 +42,19 @@ cdef object failed(int code, str what):
     return OSError(code, f"{what}: {os.strerror(code)}")
 
 
+cdef int info_of(int fd, uint32_t *info, str what) except -1:
+    """The first 64 bytes of a map's, program's or link's description (struct bpf_*_info)."""
+    cdef uint32_t attr[16]
+    cdef uint64_t where = <uint64_t>info
+    memset(info, 0, 64)
+    memset(attr, 0, sizeof(attr))
+    attr[0], attr[1] = fd, 64
+    memcpy(&attr[2], &where, 8)
+    if libbpf.syscall(libbpf.SYS_bpf, OBJ_GET_INFO_BY_FD, attr, sizeof(attr)) < 0:
+        raise failed(c_errno, what)
+    return 0
+
+
 cdef class Map:
     """A BPF map: bytes in, bytes out. `key_size` and `value_size` in bytes; per-processor values come as one bytes for each processor."""
 
@@ -57,6 +70,23 @@ cdef class Map:
         self.stride = value_size
         if self.per_cpu:
             self.stride = (value_size + 7) // 8 * 8 * libbpf.libbpf_num_possible_cpus()
+
+    @staticmethod
+    def open(path):
+        """The map pinned at `path`, for the caller to close, or None."""
+        cdef int fd = libbpf.bpf_obj_get(os.fsencode(path))
+        if fd == -errno.ENOENT:
+            return None
+        if fd < 0:
+            raise failed(fd, f"opening the map pinned at {path}")
+        cdef uint32_t[16] info
+        info_of(fd, info, f"reading the map pinned at {path}")
+        return Map(fd, os.path.basename(path), info[0], info[2], info[3], info[4])  # struct bpf_map_info: type, id, sizes, capacity
+
+    def close(self):
+        """Of a map that was opened by its path; an object's maps close with it."""
+        libbpf.close(self.fd)
+        self.fd = -1
 
     @property
     def per_cpu(self) -> bool:
@@ -91,6 +121,16 @@ cdef class Map:
         cdef int code = libbpf.bpf_map_update_elem(self.fd, <const char *>key, <const char *>value, 0)
         if code:
             raise failed(code, f"map {self.name}: write (capacity {self.max_entries})")
+
+    def put_new(self, bytes key, bytes value) -> bool:
+        """Writes the value if there is none under the key; whether it did."""
+        self._check(key)
+        if <uint32_t>len(value) != self.stride:
+            raise ValueError(f"map {self.name}: a value has {self.stride} bytes, not {len(value)}")
+        cdef int code = libbpf.bpf_map_update_elem(self.fd, <const char *>key, <const char *>value, libbpf.BPF_NOEXIST)
+        if code and code != -errno.EEXIST:
+            raise failed(code, f"map {self.name}: write (capacity {self.max_entries})")
+        return code == 0
 
     def delete(self, bytes key) -> bool:
         """Whether there was one."""
@@ -315,15 +355,8 @@ cdef class Link:
     @property
     def ifindex(self) -> int:
         """The interface it is attached to; 0 when that interface is gone."""
-        cdef uint32_t info[64]
-        cdef uint32_t attr[16]
-        cdef uint64_t where = <uint64_t><void *>info
-        memset(info, 0, sizeof(info))
-        memset(attr, 0, sizeof(attr))
-        attr[0], attr[1] = self.fd, sizeof(info)
-        memcpy(&attr[2], &where, 8)
-        if libbpf.syscall(libbpf.SYS_bpf, OBJ_GET_INFO_BY_FD, attr, sizeof(attr)) < 0:
-            raise failed(c_errno, "reading a link's interface")
+        cdef uint32_t[16] info
+        info_of(self.fd, info, "reading a link's interface")
         return info[4]  # struct bpf_link_info: type, id, prog_id, (padding to 8), tcx.ifindex
 
     def detach(self):

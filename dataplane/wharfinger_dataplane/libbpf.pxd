@@ -77,6 +77,7 @@ cdef extern from "<bpf/bpf.h>" nogil:
     int bpf_enable_stats(int type)
 
 cdef extern from "<linux/bpf.h>" nogil:
+    int BPF_NOEXIST
     int BPF_MAP_TYPE_ARRAY
     int BPF_MAP_TYPE_PERCPU_ARRAY
     int BPF_MAP_TYPE_RINGBUF

@@ -1,0 +1,171 @@
+"""Programs on interfaces: tcx links where the kernel has them, classic direct-action filters where it has not.
+
+Rules:
+- Both calls are told everything that shall be attached. Nothing that is not ours is touched.
+- A link is pinned at <links>/<interface index>-<program>: it outlives the agent, and ends with its interface.
+- Renewing puts the new program in a link between two packets: no packet passes without one.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from wharfinger_dataplane import netlink
+from wharfinger_dataplane._bpf import TCX_INGRESS, Link, Program
+
+POD_PROGRAMS = frozenset({"wharf_from_pod", "wharf_to_pod"})
+UPLINK_PROGRAMS = frozenset({"wharf_from_net"})
+PRIORITY = 22342
+"""Of our classic filters: "WF", late, as tcx links are appended behind those of others."""
+NO_TCX = (errno.EINVAL, errno.EOPNOTSUPP)
+"""What BPF_LINK_CREATE answers for an attach type that the kernel does not know (kernel before 6.6)."""
+
+GONE = (errno.ENODEV, errno.ENOLINK, errno.ENXIO)
+
+Wanted = Mapping[int, frozenset[str]]
+"""Interface index -> names of programs."""
+
+
+class Mode(StrEnum):
+    """How programs are attached: `auto` is tcx unless the kernel has none."""
+
+    AUTO = "auto"
+    TCX = "tcx"
+    CLSACT = "clsact"
+
+
+@dataclass
+class Outcome:
+    """What `attach` did, by the interfaces' indexes. `failed`: what was wrong."""
+
+    attached: list[int] = field(default_factory=list)
+    failed: dict[int, OSError] = field(default_factory=dict)
+
+
+class Attacher:
+    """What is attached where by this node's agent. `links` is a directory of a bpffs."""
+
+    def __init__(self, programs: Mapping[str, Program], links: Path, mode: Mode = Mode.AUTO) -> None:
+        self._programs = programs
+        self._links = links
+        self._mode = mode
+        self._attached: dict[tuple[int, str], Mode] = {}
+        links.mkdir(parents=True, exist_ok=True)
+
+    def adopt(self) -> int:
+        """Learns what a former agent attached, however it did; how many there are. Pins of interfaces that are gone, and of programs that are
+        no more, go. What is adopted has the former agent's program until `renew`."""
+        for path in list(self._links.iterdir()):
+            index, _, name = path.name.partition("-")
+            link = Link.adopt(path)
+            if link is None:
+                continue
+            with closing(link):
+                if link.ifindex and name in self._programs:
+                    self._attached[int(index), name] = Mode.TCX
+                else:
+                    path.unlink()
+        for index in netlink.clsact_interfaces():
+            for name, program in self._programs.items():
+                if netlink.filter_names(index, _direction(program)).get(name) == PRIORITY:
+                    self._attached[index, name] = Mode.CLSACT
+        return len(self._attached)
+
+    def renew(self) -> None:
+        """Puts this process's programs where others are attached. An interface that is gone meanwhile is no failure."""
+        for (index, name), mode in self._attached.items():
+            if mode is Mode.CLSACT:
+                with suppress_gone():
+                    self._put_filter(index, name)
+                continue
+            link = Link.adopt(self._pin(index, name))
+            if link is None:
+                continue
+            with closing(link):
+                with suppress_gone():
+                    link.update(self._programs[name])
+
+    def attached(self) -> dict[int, frozenset[str]]:
+        """Interface index -> names of the programs attached, as far as this process knows."""
+        out: dict[int, set[str]] = {}
+        for index, name in self._attached:
+            out.setdefault(index, set()).add(name)
+        return {index: frozenset(names) for index, names in out.items()}
+
+    def attach(self, wanted: Wanted) -> Outcome:
+        """Attaches what is missing of `wanted`. An interface that fails is reported and the others go on."""
+        outcome = Outcome()
+        for index, names in wanted.items():
+            missing = [name for name in sorted(names) if (index, name) not in self._attached]
+            try:
+                for name in missing:
+                    self._attach(index, name)
+            except OSError as error:
+                outcome.failed[index] = error
+            else:
+                if missing:
+                    outcome.attached.append(index)
+        return outcome
+
+    def detach_others(self, wanted: Wanted) -> int:
+        """Detaches what is ours and not in `wanted`; how many programs."""
+        others = [(index, name) for index, name in self._attached if name not in wanted.get(index, ())]
+        for index, name in others:
+            self._detach(index, name)
+        return len(others)
+
+    def _attach(self, index: int, name: str) -> None:
+        if self._mode is not Mode.CLSACT:
+            try:
+                self._create_link(index, name)
+            except OSError as error:
+                if self._mode is Mode.TCX or error.errno not in NO_TCX:
+                    raise
+                self._mode = Mode.CLSACT
+            else:
+                self._mode = Mode.TCX
+                return
+        self._put_filter(index, name)
+
+    def _create_link(self, index: int, name: str) -> None:
+        pin = self._pin(index, name)
+        pin.unlink(missing_ok=True)  # of an interface of the same number that is gone
+        link = Link.create(self._programs[name], index)
+        try:
+            link.pin(pin)
+        finally:
+            link.close()
+        self._attached[index, name] = Mode.TCX
+
+    def _put_filter(self, index: int, name: str) -> None:
+        program = self._programs[name]
+        netlink.put_filter(index, _direction(program), program.fd, name, PRIORITY)
+        self._attached[index, name] = Mode.CLSACT
+
+    def _detach(self, index: int, name: str) -> None:
+        if self._attached.pop((index, name)) is Mode.CLSACT:
+            netlink.drop_filter(index, _direction(self._programs[name]), PRIORITY)
+        else:
+            self._pin(index, name).unlink(missing_ok=True)  # the pin was the link's last holder
+
+    def _pin(self, index: int, name: str) -> Path:
+        return self._links / f"{index}-{name}"
+
+
+@contextmanager
+def suppress_gone() -> Iterator[None]:
+    """An interface may go at any time; that it went is no failure of what was tried on it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in GONE:
+            raise
+
+
+def _direction(program: Program) -> str:
+    return "ingress" if program.attach_type == TCX_INGRESS else "egress"

@@ -1,0 +1,142 @@
+"""The kernel's side: programs loaded, maps adopted from where they are pinned, and the tables in them as `tables.Store` has them.
+
+Rules:
+- Maps live in <bpffs>/wharfinger/maps-<layout>/, links in <bpffs>/wharfinger/links/. They outlive the agent: an agent that starts adopts them.
+- The layout's name changes with any map's size, so a release with other maps makes its own beside the former one's. What connections
+  remember is carried over when its own shape is unchanged; the rest is compiled again.
+- Former maps go once no link's program uses them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from wharfinger_dataplane import _bpf
+from wharfinger_dataplane._engine import HOOKS, REASONS
+
+OBJECT = Path(__file__).parent / "wharfinger.bpf.o"
+LAYOUT = 1
+"""Raised when a map's contents change their meaning but not their size."""
+COUNTER_REASONS = 128  # host_bpf.h
+SETTING_EVENTS = 0     # host_bpf.h, enum setting
+CONNECTION_TABLES = ("flows", "half_open")
+
+
+def layout_name(maps: list[tuple]) -> str:
+    """The directory of maps of this layout: (name, kind, key size, value size, capacity) of each."""
+    return "maps-" + hashlib.blake2b(repr((LAYOUT, maps)).encode(), digest_size=6).hexdigest()
+
+
+class Kernel:
+    """Programs and maps. `put`, `get`, `delete` and `items` speak the bytes of the C structures; every failure is an OSError."""
+
+    def __init__(self, loaded: _bpf.Object, root: Path, maps: Path) -> None:
+        self._object = loaded
+        self._root = root
+        self._maps = maps
+        self.programs: Mapping[str, _bpf.Program] = loaded.programs
+
+    @classmethod
+    def open(cls, bpffs: Path, capacities: Mapping[str, int] | None = None) -> Kernel:
+        """Loads the programs packaged beside this module. `bpffs`: where a BPF file system is mounted; `capacities`: entries of maps that
+        shall differ from what the object says."""
+        capacities = capacities or {}
+        maps = [(*entry[:4], capacities.get(entry[0], entry[4])) for entry in _bpf.layout(OBJECT)]
+        root = bpffs / "wharfinger"
+        directory = root / layout_name(maps)
+        return cls(_bpf.Object(OBJECT, directory, dict(capacities)), root, directory)
+
+    @property
+    def links(self) -> Path:
+        """Where links are pinned."""
+        return self._root / "links"
+
+    def put(self, table: str, key: bytes, value: bytes) -> None:
+        self._object.maps[table].put(key, value)
+
+    def get(self, table: str, key: bytes) -> bytes | None:
+        return self._object.maps[table].get(key)
+
+    def delete(self, table: str, key: bytes) -> bool:
+        return self._object.maps[table].delete(key)
+
+    def items(self, table: str) -> list[tuple[bytes, bytes]]:
+        return self._object.maps[table].items()
+
+    def batches(self, table: str) -> Iterator[list[tuple[bytes, bytes]]]:
+        """As `items`, some thousands at a time."""
+        return self._object.maps[table].batches()
+
+    def take(self, table: str, key: bytes) -> bytes | None:
+        """Removes the value and answers it, in one step."""
+        return self._object.maps[table].take(key)
+
+    def put_new(self, table: str, key: bytes, value: bytes) -> bool:
+        """Writes the value if there is none under the key; whether it did."""
+        return self._object.maps[table].put_new(key, value)
+
+    def capacity(self, table: str) -> int:
+        """Entries that the table can hold."""
+        return self._object.maps[table].max_entries
+
+    def want_events(self, wanted: bool) -> None:
+        """Whether the programs shall write what telemetry learns into the ring buffer."""
+        self.put("settings", SETTING_EVENTS.to_bytes(4, "little"), int(wanted).to_bytes(4, "little"))
+
+    def ring(self) -> _bpf.Ring:
+        """The reading end of the ring buffer of events."""
+        return _bpf.Ring(self._object.maps["events"])
+
+    def events_lost(self) -> int:
+        """Events that found the ring buffer full, since it was made."""
+        return sum(int.from_bytes(one, "little") for one in self._object.maps["events_lost"].get_per_cpu(bytes(4)))
+
+    def counters(self) -> dict[tuple[str, str], tuple[int, int]]:
+        """(hook, reason) -> packets and bytes since the maps were made; what never happened is left out."""
+        counters, out = self._object.maps["counters"], {}
+        for hook, hook_name in enumerate(HOOKS):
+            for reason in REASONS:
+                each = counters.get_per_cpu((hook * COUNTER_REASONS + reason.number).to_bytes(4, "little"))
+                packets = sum(int.from_bytes(one[:8], "little") for one in each)
+                if packets:
+                    out[hook_name, reason.name] = packets, sum(int.from_bytes(one[8:], "little") for one in each)
+        return out
+
+    def replace_former(self, switch: Callable[[], None]) -> int:
+        """For when this layout's tables are written: carries connections over, lets `switch` put this process's programs in place of the
+        former ones, carries over what came in between, and removes other layouts' maps. How many records were carried."""
+        carried = self._carry_over()
+        switch()
+        carried += self._carry_over()
+        for directory in self._former():
+            for path in directory.iterdir():
+                path.unlink()
+            directory.rmdir()
+        return carried
+
+    def _carry_over(self) -> int:
+        """Copies what connections remember from other layouts' maps, where its shape is the same and this layout has no newer."""
+        carried = 0
+        for directory in self._former():
+            for table in CONNECTION_TABLES:
+                mine = self._object.maps[table]
+                theirs = _bpf.Map.open(directory / table)
+                if theirs is None:
+                    continue
+                try:
+                    if (theirs.key_size, theirs.value_size) != (mine.key_size, mine.value_size):
+                        continue
+                    for batch in theirs.batches():
+                        carried += sum(mine.put_new(key, value) for key, value in batch)
+                finally:
+                    theirs.close()
+        return carried
+
+    def _former(self) -> list[Path]:
+        return [path for path in self._root.glob("maps-*") if path != self._maps]
+
+    def close(self) -> None:
+        """Lets go of everything; what is pinned or attached lives on."""
+        self._object.close()

@@ -122,12 +122,14 @@ def _component_problems(component: str, found: list[Workload]) -> Iterator[Probl
         where = f"{component} ({workload.kind} {workload.namespace}/{workload.name})"
         look = (f"kubectl get pods --namespace {workload.namespace} --selector app.kubernetes.io/component={component}, "
                 "then kubectl describe and logs of what is not ready")
-        if workload.wanted == 0 and component != "agent":
+        if component == "agent":  # told node by node
+            continue
+        if workload.wanted == 0:
             yield Problem(where, f"is scaled to 0: {CONSEQUENCES[component]}",
                           f"kubectl scale --namespace {workload.namespace} {workload.kind.lower()}/{workload.name} --replicas=1")
-        elif workload.ready == 0 and workload.wanted:
+        elif workload.ready == 0:
             yield Problem(where, f"none of {workload.wanted} pods is ready: {CONSEQUENCES[component]}", look)
-        elif workload.ready < workload.wanted and component != "agent":  # agents are told node by node
+        elif workload.ready < workload.wanted:
             yield Problem(where, f"{workload.ready} of {workload.wanted} pods are ready", look)
 
 

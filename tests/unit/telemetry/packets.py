@@ -79,7 +79,7 @@ class Connection:
         return {(event.role.name, event.kind.name): event for event in map(unpack_event, self.records)}
 
     def _through(self, ip, *hooks):
-        packet = bytes(Ether() / ip)
+        packet = bytes(Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02") / ip)
         for engine, hook, interface in hooks:
             self.now_ns += MILLISECOND
             result = engine.run(hook, packet, ifindex=interface, now_ns=self.now_ns)

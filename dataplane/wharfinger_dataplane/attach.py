@@ -58,8 +58,8 @@ class Attacher:
         links.mkdir(parents=True, exist_ok=True)
 
     def adopt(self) -> int:
-        """Learns what a former agent attached, however it did; how many there are. Pins of interfaces that are gone, and of programs that are
-        no more, go. What is adopted has the former agent's program until `renew`."""
+        """Learns what a former agent attached, however it did; how many there are. Pins of interfaces that are gone, and of programs that
+        are no more, go. What is adopted has the former agent's program until `renew`."""
         for path in list(self._links.iterdir()):
             index, _, name = path.name.partition("-")
             link = Link.adopt(path)

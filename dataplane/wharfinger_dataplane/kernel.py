@@ -1,7 +1,7 @@
 """The kernel's side: programs loaded, maps adopted from where they are pinned, and the tables in them as `tables.Store` has them.
 
 Rules:
-- Maps live in <bpffs>/wharfinger/maps-<layout>/, links in <bpffs>/wharfinger/links/. They outlive the agent: an agent that starts adopts them.
+- Maps live in <bpffs>/wharfinger/maps-<layout>/, links in <bpffs>/wharfinger/links/. They outlive the agent; the next adopts them.
 - The layout's name changes with any map's size, so a release with other maps makes its own beside the former one's. What connections
   remember is carried over when its own shape is unchanged; the rest is compiled again.
 - Former maps go once no link's program uses them.

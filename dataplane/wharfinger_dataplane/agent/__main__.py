@@ -1,0 +1,3 @@
+from wharfinger_dataplane.agent.main import main
+
+main()

@@ -1,0 +1,127 @@
+"""What shall be attached on this node: a pure function of the slices, the node's pods and the namespaces found.
+
+Rules:
+- A server is a pod that an assignment names by its unique id (in any state but Resting), or a static server of this node.
+- A client is an injected pod. One whose address the API server does not tell yet is a client already when it asks at the start gate, as
+  long as an injected pod of this node is awaited; the API server's word, once it comes, goes before.
+- Pods of the host's network, and pods that have ended, are neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from wharfinger_api import CLIENT_LABEL, INJECTED_ANNOTATION, SIDECAR_CONTAINER, AssignmentState, AttachedPod, ServicePortSlice
+
+from wharfinger_dataplane._records import Role
+from wharfinger_dataplane.agent.namespaces import Namespace
+
+AWARE = "aware"
+ENDED = ("Succeeded", "Failed")
+
+
+@dataclass(frozen=True)
+class LocalPod:
+    """A pod of this node. `addresses` is empty until the kubelet told; `gate_since`: when its sidecar was started, if the kubelet told."""
+
+    namespace: str
+    name: str
+    uid: str
+    addresses: tuple[str, ...]
+    injected: bool
+    ended: bool
+    host_network: bool
+    gate_since: datetime | None = None
+
+    @property
+    def reference(self) -> str:
+        """namespace/name."""
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """An address of a pod at this node: its interface (index of the host's side), what it is to us, and whose it is. `pod` is None while
+    only the pod itself has spoken, at the start gate."""
+
+    interface: int
+    roles: Role
+    pod: AttachedPod | None
+
+
+@dataclass(frozen=True)
+class Desired:
+    """`attachments`: by address. `missing`: pods that should have a translator and whose interface is not found."""
+
+    attachments: Mapping[str, Attachment] = field(default_factory=dict)
+    missing: tuple[LocalPod, ...] = ()
+
+
+def local_pod(raw: Mapping[str, Any]) -> LocalPod:
+    """A pod as the API server gives it."""
+    metadata, spec, status = raw["metadata"], raw.get("spec") or {}, raw.get("status") or {}
+    return LocalPod(
+        namespace=metadata["namespace"],
+        name=metadata["name"],
+        uid=metadata["uid"],
+        addresses=tuple(found["ip"] for found in status.get("podIPs") or () if found.get("ip")),
+        injected=INJECTED_ANNOTATION in (metadata.get("annotations") or {}) or (metadata.get("labels") or {}).get(CLIENT_LABEL) == AWARE,
+        ended=status.get("phase") in ENDED,
+        host_network=bool(spec.get("hostNetwork")),
+        gate_since=_started(status),
+    )
+
+
+def _started(status: Mapping[str, Any]) -> datetime | None:
+    for container in status.get("initContainerStatuses") or ():
+        if container.get("name") == SIDECAR_CONTAINER:
+            text = ((container.get("state") or {}).get("running") or {}).get("startedAt")
+            return datetime.fromisoformat(text) if text else None
+    return None
+
+
+def desire(node: str, slices: Iterable[ServicePortSlice], pods: Iterable[LocalPod], namespaces: Iterable[Namespace]) -> Desired:
+    """What shall be attached on `node`."""
+    found = {address: interface for namespace in namespaces for address, interface in namespace.interfaces}
+    asking = {address: interface for namespace in namespaces if namespace.asks for address, interface in namespace.interfaces}
+    serving, static = _servers(node, slices)
+    attachments: dict[str, Attachment] = {}
+    missing = []
+    awaited = False
+    for pod in sorted(pods, key=lambda pod: pod.reference):
+        if pod.host_network or pod.ended:
+            continue
+        awaited = awaited or (pod.injected and not pod.addresses)
+        for address in pod.addresses:
+            asking.pop(address, None)
+        roles = (Role.CLIENT if pod.injected else Role(0)) | (Role.SERVER if serving.get(pod.uid, "") in pod.addresses else Role(0))
+        if not roles:
+            continue
+        placed = [address for address in pod.addresses if address in found]
+        for address in placed:
+            attachments[address] = Attachment(found[address], roles, AttachedPod(pod=pod.reference, uid=pod.uid, address=address))
+        if pod.addresses and not placed:
+            missing.append(pod)
+    for address in static.keys() & found.keys() - attachments.keys():
+        attachments[address] = Attachment(found[address], Role.SERVER, AttachedPod(pod=static[address], address=address))
+    if awaited:
+        for address in asking.keys() - attachments.keys():
+            attachments[address] = Attachment(asking[address], Role.CLIENT, None)
+    return Desired(attachments, tuple(missing))
+
+
+def _servers(node: str, slices: Iterable[ServicePortSlice]) -> tuple[dict[str, str], dict[str, str]]:
+    """Pod's unique id -> address, and a static server's address -> name."""
+    serving, static = {}, {}
+    for piece in slices:
+        for assignment in piece.spec.assignments:
+            if assignment.state is AssignmentState.RESTING:
+                continue
+            if assignment.pod_uid:
+                serving[assignment.pod_uid] = assignment.address
+            elif assignment.node == node:
+                static[assignment.address] = assignment.server
+    return serving, static

@@ -1,0 +1,28 @@
+"""Which pods were to be aware and are not, or became so too late: pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime, timedelta
+
+from wharfinger_dataplane.agent.desired import LocalPod
+
+LATE, MISSING = "TranslatorLate", "TranslatorMissing"
+
+
+def untimely(pods: Iterable[LocalPod], attached_at: Mapping[str, datetime], now: datetime,
+             late_s: float) -> Iterator[tuple[LocalPod, str, str]]:
+    """(pod, reason, message) of each injected pod whose start gate opened without a translator. `attached_at`: address -> when its programs
+    were attached; `late_s`: the start gate's time-out."""
+    for pod in pods:
+        if not pod.injected or pod.ended or pod.host_network or pod.gate_since is None or not pod.addresses:
+            continue
+        deadline = pod.gate_since + timedelta(seconds=late_s)
+        times = [attached_at[address] for address in pod.addresses if address in attached_at]
+        if times and min(times) > deadline:
+            waited = (min(times) - pod.gate_since).total_seconds()
+            yield pod, LATE, (f"The translator was attached {waited:.0f} s after the sidecar's start; connections opened by then "
+                              "are unaware and stay so. Restart the pod if they must not; the log of the node's wharfinger agent says why it was late.")
+        elif not times and now > deadline:
+            yield pod, MISSING, ("The pod is injected, but its interface bears no translator: its connections are unaware. The log of the "
+                                 "node's wharfinger agent says why.")

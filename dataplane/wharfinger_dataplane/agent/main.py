@@ -1,0 +1,183 @@
+"""Puts the agent together and takes it apart. SIGTERM ends the process and nothing else: programs and maps go on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+
+import structlog
+from wharfinger_api import GROUP, PLURALS, VERSION, ApiError, ServicePortSlice, parse
+
+from wharfinger_dataplane import telemetry
+from wharfinger_dataplane._bpf import Ring
+from wharfinger_dataplane.agent.cluster import Cluster, Json
+from wharfinger_dataplane.agent.desired import LocalPod, local_pod
+from wharfinger_dataplane.agent.flows import FLOWS, Collector, Pass
+from wharfinger_dataplane.agent.health import Health, Metric
+from wharfinger_dataplane.agent.heartbeat import Heartbeat
+from wharfinger_dataplane.agent.log import configure
+from wharfinger_dataplane.agent.metrics import agent_metrics, kernel_metrics
+from wharfinger_dataplane.agent.namespaces import Namespaces
+from wharfinger_dataplane.agent.reflector import Reflector
+from wharfinger_dataplane.agent.report import Reporter
+from wharfinger_dataplane.agent.settings import SettingError, Settings, settings_from
+from wharfinger_dataplane.agent.watcher import Uplinks, Watcher
+from wharfinger_dataplane.agent.worker import Sources, Worker
+from wharfinger_dataplane.attach import Attacher
+from wharfinger_dataplane.kernel import Kernel
+
+STUCK_S = 60.0
+RING_S = 0.1
+PORT_RETRY_S = 0.2
+CLOSE_S = 0.5
+SLICES = f"/apis/{GROUP}/{VERSION}/{PLURALS['ServicePortSlice']}"
+PODS = "/api/v1/pods"
+COUNTED = ("pods", "addresses", "servers", "sets", "server_ports")
+
+
+def agent_version() -> str:
+    """The distribution's version; "0" from a source tree."""
+    try:
+        return version("wharfinger")
+    except PackageNotFoundError:
+        return "0"
+
+
+def read_slice(raw: Json) -> ServicePortSlice | None:
+    """A slice, or None when it is not understood: the others must not suffer, and the operator misses its acknowledgement."""
+    try:
+        return parse(raw)
+    except ApiError as error:
+        structlog.get_logger().error("slice not understood", error=str(error))
+        return None
+
+
+class Agent:
+    """One node's agent, put together: `run` until `stop`."""
+
+    def __init__(self, settings: Settings, tracing: telemetry.Telemetry, cluster: Cluster) -> None:
+        self._settings, self._telemetry = settings, tracing
+        self._log = structlog.get_logger()
+        self._health = self._bind_health()
+        self.kernel = Kernel.open(settings.bpffs, dict(settings.capacities))
+        self.kernel.want_events(tracing.wanted)
+        self._attacher = Attacher(self.kernel.programs, self.kernel.links, settings.attach_mode)
+        self._namespaces = Namespaces(settings.netns_directory)
+        self._slices: Reflector[ServicePortSlice] = Reflector(cluster, SLICES, {}, read_slice, self._wake)
+        mine = {"fieldSelector": f"spec.nodeName={settings.node}"}
+        self._pods: Reflector[LocalPod] = Reflector(cluster, PODS, mine, local_pod, self._wake)
+        self._heartbeat = Heartbeat(cluster, settings.node, settings.namespace, settings.lease_period_s, settings.lease_duration_s,
+                                    self._node_learned)
+        self._uplinks = Uplinks(settings.uplinks, lambda: self._heartbeat.node_addresses)
+        self._reporter = Reporter(cluster, settings.node)
+        self._collector = Collector(self.kernel, self._namespaces, self._told, int(settings.flow_idle_s * 1e9))
+        self._worker = Worker(settings.node, agent_version(), settings.late_s,
+                              Sources(self._slices, self._pods, self._namespaces, self._uplinks), self.kernel, self._attacher,
+                              self._collector, self._reporter, tracing)
+        self._watcher = Watcher(self._namespaces, self._uplinks, lambda: self._worker.claimed, self._wake)
+        self._last = Pass()
+        self._collected = {"removed": 0, "restored": 0}
+        self._stop = threading.Event()
+
+    def run(self) -> None:
+        """Everything, in this and other threads, until `stop`."""
+        self._worker.adopt()
+        for part in (self._watcher, self._slices, self._pods, self._reporter, self._heartbeat, self._health):
+            part.start()
+        threading.Thread(target=self._collect, name="collector", daemon=True).start()
+        if self._telemetry.wanted:
+            threading.Thread(target=self._drain, args=(self.kernel.ring(),), name="events", daemon=True).start()
+        self._log.info("started", node=self._settings.node, health_port=self._health.port)
+        self._worker.run()
+        for part in (self._watcher, self._slices, self._pods, self._reporter, self._heartbeat, self._health):
+            part.stop()
+        self._telemetry.close(CLOSE_S)
+
+    def stop(self) -> None:
+        """Ends `run`; may be called from a signal's handler."""
+        self._stop.set()
+        self._worker.stop()
+
+    @property
+    def health_port(self) -> int:
+        return self._health.port
+
+    def _bind_health(self) -> Health:
+        """The health port is also the fence: two agents never work on one node, so a port that is taken is waited for."""
+        waited = False
+        while True:
+            try:
+                return Health(self._settings.health_port, {"/healthz": self._alive, "/readyz": self._ready}, self._metrics)
+            except OSError as error:
+                if not waited:
+                    self._log.warning("health port is taken: waiting for the other agent's end", port=self._settings.health_port,
+                                      error=str(error))
+                waited = True
+                time.sleep(PORT_RETRY_S)
+
+    def _wake(self) -> None:
+        self._worker.wake()
+
+    def _node_learned(self) -> None:
+        self._uplinks.changed()
+        self._worker.wake()
+
+    def _told(self, address: str) -> bool:
+        return not self._pods.synced or any(address in pod.addresses for pod in self._pods.objects())
+
+    def _alive(self) -> tuple[bool, str]:
+        silent_s = time.monotonic() - self._worker.progress.alive_s
+        return silent_s < STUCK_S, f"the loop ran {silent_s:.1f} s ago"
+
+    def _ready(self) -> tuple[bool, str]:
+        ready = self._worker.progress.ready
+        return ready, "tables are written" if ready else "slices and pods are not listed, or the tables are not written, yet"
+
+    def _metrics(self) -> list[Metric]:
+        entries = {FLOWS: self._last.seen, **{table: len(self.kernel.items(table)) for table in COUNTED}}
+        return [*kernel_metrics(self.kernel),
+                *agent_metrics(self._worker.progress, self._attacher.attached(), entries, self.kernel, self._collected,
+                               self._telemetry.counters())]
+
+    def _collect(self) -> None:
+        while not self._stop.wait(self._settings.gc_period_s):
+            if not self._worker.progress.ready:
+                continue
+            try:
+                self._last = self._collector.collect(time.monotonic_ns())
+            except OSError as error:
+                self._log.warning("flows not collected", error=str(error))
+                continue
+            self._collected = {"removed": self._collected["removed"] + self._last.removed,
+                               "restored": self._collected["restored"] + self._last.restored}
+
+    def _drain(self, ring: Ring) -> None:
+        while not self._stop.wait(RING_S):
+            self._telemetry.connections.consume(ring.drain())
+
+
+def end_with_thread(failure: threading.ExceptHookArgs) -> None:
+    """An agent that lacks a thread would look alive: it ends, and its successor adopts what runs."""
+    structlog.get_logger().critical("thread failed", thread=failure.thread.name if failure.thread else "", exc_info=failure.exc_value)
+    os._exit(1)
+
+
+def main(environment: Mapping[str, str] = os.environ) -> None:
+    """The process: `python -m wharfinger_dataplane.agent`."""
+    try:
+        settings = settings_from(environment)
+        tracing_settings = telemetry.settings_from(environment)
+    except (SettingError, telemetry.TelemetryError) as error:
+        sys.exit(f"wharfinger agent: {error}")
+    configure(settings.log_level)
+    threading.excepthook = end_with_thread
+    tracing = telemetry.start(tracing_settings, settings.node, agent_version())
+    agent = Agent(settings, tracing, Cluster.connect())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: agent.stop())
+    agent.run()

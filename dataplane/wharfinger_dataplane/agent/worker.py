@@ -1,0 +1,237 @@
+"""The one loop that changes things: whatever happens wakes it, and it makes everything as it should be now.
+
+Rules:
+- Level-triggered: a round never asks what happened, only what is. What failed is tried again at the next round, 5 s later at the latest.
+- Order: programs attached, then pods and tables written, then what is superfluous detached, and only then is it reported.
+- Nothing is done before slices and pods were listed once: what a former agent left goes on serving.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import structlog
+from wharfinger_api import TRACEPARENT_ANNOTATION, NodeReportStatus, ServicePortSlice
+
+from wharfinger_dataplane._records import Pod
+from wharfinger_dataplane.agent.desired import Attachment, Desired, LocalPod, desire
+from wharfinger_dataplane.agent.events import untimely
+from wharfinger_dataplane.agent.flows import Collector
+from wharfinger_dataplane.agent.namespaces import Namespaces
+from wharfinger_dataplane.agent.reflector import Reflector
+from wharfinger_dataplane.agent.report import Reporter, event, node_report
+from wharfinger_dataplane.agent.watcher import Uplinks
+from wharfinger_dataplane.attach import POD_PROGRAMS, UPLINK_PROGRAMS, Attacher
+from wharfinger_dataplane.kernel import Kernel
+from wharfinger_dataplane.tables import Tables
+from wharfinger_dataplane.telemetry import PodName, Telemetry
+
+DEBOUNCE_S = 0.003
+TICK_S = 5.0
+ALWAYS = datetime.min.replace(tzinfo=UTC)
+
+
+@dataclass
+class Progress:
+    """What probes and metrics ask: times in seconds of the monotonic clock, durations in seconds."""
+
+    alive_s: float = 0.0
+    ready: bool = False
+    rounds: int = 0
+    failures: int = 0
+    writes: int = 0
+    last_latency_s: float = 0.0
+    latency_sum_s: float = 0.0
+    latencies: int = 0
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where the loop looks. `uplinks` is asked for the indexes of the node's uplinks (OSError when the kernel does not tell)."""
+
+    slices: Reflector[ServicePortSlice]
+    pods: Reflector[LocalPod]
+    namespaces: Namespaces
+    uplinks: Uplinks
+
+
+class Worker:
+    """The loop of one agent. `wake` may be called from any thread; `run` is the main thread's."""
+
+    def __init__(self, node: str, version: str, late_s: float, sources: Sources, kernel: Kernel, attacher: Attacher, collector: Collector,
+                 reporter: Reporter, telemetry: Telemetry) -> None:
+        self._node, self._version, self._late_s = node, version, late_s
+        self._sources, self._kernel, self._attacher, self._collector = sources, kernel, attacher, collector
+        self._reporter, self._telemetry = reporter, telemetry
+        self._tables = Tables(kernel)
+        self._pods: dict[str, Pod] = {}
+        self._attached_at: dict[str, datetime] = {}
+        self._generations: dict[str, int] = {}
+        self._told: set[tuple[str, str]] = set()
+        self._report: NodeReportStatus | None = None
+        self._renewed = False
+        self._woken = threading.Event()
+        self._since_s: float | None = None
+        self._stopping = False
+        self._log = structlog.get_logger()
+        self.claimed: frozenset[str] = frozenset()
+        """Addresses of which the API server says whose they are."""
+        self.progress = Progress(alive_s=time.monotonic())
+
+    def adopt(self) -> None:
+        """Learns what a former agent left. OSError when the kernel does not tell."""
+        links = self._attacher.adopt()
+        self._tables.adopt()
+        self._pods = self._tables.pods()
+        self._attached_at = dict.fromkeys(self._pods, ALWAYS)
+        self._log.info("adopted", programs=links, pods=len(self._pods))
+
+    def wake(self) -> None:
+        """Something changed."""
+        if self._since_s is None:
+            self._since_s = time.monotonic()
+        self._woken.set()
+
+    def stop(self) -> None:
+        self._stopping = True
+        self._woken.set()
+
+    def run(self) -> None:
+        """Rounds until `stop`."""
+        while not self._stopping:
+            self._woken.wait(TICK_S)
+            if self._stopping:
+                return
+            time.sleep(DEBOUNCE_S)
+            self._woken.clear()
+            since_s, self._since_s = self._since_s, None
+            self.progress.alive_s = time.monotonic()
+            if self._sources.slices.synced and self._sources.pods.synced:
+                self._round(since_s)
+
+    def _round(self, since_s: float | None) -> None:
+        slices, pods = self._sources.slices.objects(), self._sources.pods.objects()
+        self.claimed = frozenset(address for pod in pods for address in pod.addresses)
+        desired = desire(self._node, slices, pods, self._sources.namespaces.snapshot())
+        faults: list[str] = []
+        started_ns = time.time_ns()
+        attached = self._attach(desired, faults)
+        changed = self._write_pods(attached)
+        writes = self._write_tables(slices, faults)
+        ended_ns, ended_s = time.time_ns(), time.monotonic()
+        self._detach(desired, faults)
+        if writes is not None:
+            self._acknowledge(slices, attached, faults)
+            self._trace(slices, started_ns, ended_ns, writes)
+        self._tell_events(pods, datetime.now(UTC))
+        names = [PodName(address, found.pod.pod, self._node) for address, found in attached.items() if found.pod]
+        self._telemetry.names.update(slices, names)
+        self._measure(since_s, ended_s, writes, changed, faults)
+
+    def _attach(self, desired: Desired, faults: list[str]) -> dict[str, Attachment]:
+        """Attaches programs; the attachments that stand."""
+        wanted = {found.interface: POD_PROGRAMS for found in desired.attachments.values()}
+        outcome = self._attacher.attach({**wanted, **self._uplinks(faults)})
+        for index, error in outcome.failed.items():
+            self._log.warning("not attached", interface=index, error=str(error))
+        faults += [f"{pod.reference}: no interface of this node leads to {', '.join(pod.addresses)}" for pod in desired.missing]
+        faults += [f"{found.pod.pod if found.pod else address}: {outcome.failed[found.interface]}"
+                   for address, found in desired.attachments.items() if found.interface in outcome.failed]
+        return {address: found for address, found in desired.attachments.items() if found.interface not in outcome.failed}
+
+    def _uplinks(self, faults: list[str]) -> Mapping[int, frozenset[str]]:
+        try:
+            return dict.fromkeys(self._sources.uplinks.indexes(), UPLINK_PROGRAMS)
+        except OSError as error:
+            faults.append(f"the node's uplinks are not known: {error}")
+            return {index: names for index, names in self._attacher.attached().items() if names == UPLINK_PROGRAMS}
+
+    def _write_pods(self, attached: Mapping[str, Attachment]) -> int:
+        """The pods' table: first what is there, then without what is gone; the number of changes."""
+        changes = 0
+        wanted = {address: Pod(found.interface, found.roles) for address, found in attached.items()}
+        for address, pod in wanted.items():
+            former = self._pods.get(address)
+            if former == pod:
+                continue
+            self._tables.put_pod(address, pod.ifindex, pod.roles)
+            self._pods[address] = pod
+            self._attached_at.setdefault(address, datetime.now(UTC))
+            changes += 1
+            if former and former.ifindex != pod.ifindex:
+                self._attached_at[address] = datetime.now(UTC)
+                self._collector.pod_gone(address, time.monotonic_ns())
+        for address in self._pods.keys() - wanted.keys():
+            self._tables.remove_pod(address)
+            del self._pods[address]
+            self._attached_at.pop(address, None)
+            self._collector.pod_gone(address, time.monotonic_ns())
+            changes += 1
+        return changes
+
+    def _write_tables(self, slices: list[ServicePortSlice], faults: list[str]) -> int | None:
+        """Tables; the number of values written, or None when that failed."""
+        try:
+            writes = self._tables.apply(slices)
+            if not self._renewed:
+                carried = self._kernel.replace_former(self._attacher.renew)
+                self._renewed = True
+                self._log.info("programs renewed", connections_carried=carried)
+        except OSError as error:
+            faults.append(f"tables: {error}")
+            self._log.error("tables not written", error=str(error))
+            return None
+        return writes
+
+    def _detach(self, desired: Desired, faults: list[str]) -> None:
+        """Detaches what nobody needs. A pod whose interface could not be attached to is no reason to detach from it."""
+        wanted = {found.interface: POD_PROGRAMS for found in desired.attachments.values()}
+        try:
+            detached = self._attacher.detach_others({**wanted, **self._uplinks([])})
+        except OSError as error:
+            faults.append(f"detaching: {error}")
+            return
+        if detached:
+            self._log.info("detached", programs=detached)
+
+    def _acknowledge(self, slices: list[ServicePortSlice], attached: Mapping[str, Attachment], faults: list[str]) -> None:
+        report = node_report(self._version, slices, attached, faults, self._report, datetime.now(UTC))
+        if report != self._report:
+            self._report = report
+            self._reporter.report(report)
+
+    def _trace(self, slices: list[ServicePortSlice], started_ns: int, ended_ns: int, writes: int) -> None:
+        """A span under each reconcile that wrote a slice which was programmed now."""
+        written: dict[str, list[str]] = {}
+        for piece in slices:
+            if self._generations.get(piece.metadata.uid) != piece.metadata.generation:
+                traceparent = piece.metadata.annotations.get(TRACEPARENT_ANNOTATION, "")
+                written.setdefault(traceparent, []).append(f"{piece.metadata.namespace}/{piece.metadata.name}")
+        self._generations = {piece.metadata.uid: piece.metadata.generation for piece in slices}
+        for traceparent, names in written.items():
+            self._telemetry.tables.table_write(traceparent, names, started_ns, ended_ns, writes)
+
+    def _tell_events(self, pods: list[LocalPod], now: datetime) -> None:
+        for pod, reason, message in untimely(pods, self._attached_at, now, self._late_s):
+            if (pod.uid, reason) not in self._told:
+                self._told.add((pod.uid, reason))
+                self._reporter.tell(event(pod, self._node, reason, message, now))
+        uids = {pod.uid for pod in pods}
+        self._told = {told for told in self._told if told[0] in uids}
+
+    def _measure(self, since_s: float | None, ended_s: float, writes: int | None, changed: int, faults: list[str]) -> None:
+        progress = self.progress
+        progress.rounds += 1
+        progress.ready = progress.ready or writes is not None
+        progress.failures += bool(faults)
+        progress.writes += (writes or 0) + changed
+        if since_s is None or not (writes or changed):
+            return
+        progress.last_latency_s = ended_s - since_s
+        progress.latency_sum_s += progress.last_latency_s
+        progress.latencies += 1
+        self._log.info("tables written", writes=writes, pods_changed=changed, event_to_write_ms=round(progress.last_latency_s * 1000, 2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,11 +26,13 @@ CLOSED, ESTABLISHED = EventKind.CLOSED.value, EventKind.ESTABLISHED.value
 @dataclass
 class Seen:
     """Records by what became of them, since the start. `sampled_out`: not in the sample; `unidentified`: the end of a connection whose
-    beginning its server never saw (an entry rebuilt in mid-stream), so that nobody can name its trace."""
+    beginning its server never saw (an entry rebuilt in mid-stream), so that nobody can name its trace; `unreadable`: of another size, or
+    with numbers that this version does not know, as a ring buffer adopted from another version may hold."""
 
     records: int = 0
     sampled_out: int = 0
     unidentified: int = 0
+    unreadable: int = 0
 
 
 def clock_offset_ns() -> int:
@@ -54,8 +57,7 @@ class ConnectionSpans:
         return self._queue is not None and self._sampling.wanted
 
     def consume(self, records: Sequence[bytes]) -> None:
-        """Makes spans of `records` (struct event, 104 bytes each) and queues them. Never waits for the collector. struct.error or
-        IndexError when a record has another size."""
+        """Makes spans of `records` (struct event, 104 bytes each) and queues them. Never waits for the collector."""
         if self._queue is None or not records:
             return
         self.seen.records += len(records)
@@ -66,15 +68,18 @@ class ConnectionSpans:
     def _spans(self, records: Sequence[bytes], offset_ns: int) -> list[ReadableSpan]:
         key, threshold, spans, sampled_out = self._key, self._sampling.threshold, [], 0
         for record in records:
-            kind = record[KIND_AT]
-            if kind == ESTABLISHED:  # the closing record repeats it
-                continue
-            trace = trace_id_of_record(key, record)
-            if trace & MASK < threshold:
-                sampled_out += 1
-            elif kind == CLOSED and record[ISN_AT] == NO_ISN and record[ESTABLISHED_AT] == NO_TIME:
-                self.seen.unidentified += 1
-            else:
-                spans.append(connection_span(unpack_event(record), trace, offset_ns, self._names, self._emitter))
+            try:
+                kind = record[KIND_AT]
+                if kind == ESTABLISHED:  # the closing record repeats it
+                    continue
+                trace = trace_id_of_record(key, record)
+                if trace & MASK < threshold:
+                    sampled_out += 1
+                elif kind == CLOSED and record[ISN_AT] == NO_ISN and record[ESTABLISHED_AT] == NO_TIME:
+                    self.seen.unidentified += 1
+                else:
+                    spans.append(connection_span(unpack_event(record), trace, offset_ns, self._names, self._emitter))
+            except (struct.error, ValueError, LookupError):
+                self.seen.unreadable += 1
         self.seen.sampled_out += sampled_out
         return spans

@@ -46,14 +46,15 @@ class Names:
             for assignment in piece.spec.assignments:
                 known[assignment.address] = PodName(assignment.address, assignment.server, assignment.node or "")
         known.update((pod.address, pod) for pod in pods)
-        for address in self._pods.keys() - known.keys():
-            self._departed[address] = self._pods[address]
+        before = self._pods
+        for address in before.keys() - known.keys():
+            self._departed[address] = before[address]
             self._departed.move_to_end(address)
+        self._pods, self._pools = known, pools  # at no moment is an address in neither: another thread looks up
         for address in self._departed.keys() & known.keys():
             del self._departed[address]
         while len(self._departed) > DEPARTED_MAX:
             self._departed.popitem(last=False)
-        self._pods, self._pools = known, pools
 
     def pod(self, address: str | None) -> PodName | None:
         """Who has, or last had, `address`."""

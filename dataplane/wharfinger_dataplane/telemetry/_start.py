@@ -35,8 +35,11 @@ class Telemetry:
     def counters(self) -> dict[str, int]:
         """Name -> count since the start, for the agent's metrics: wharfinger_trace_<name>_total."""
         counts, seen = self.queue.counts() if self.queue else Counts(0, 0, 0), self.connections.seen
-        return {"records": seen.records, "records_sampled_out": seen.sampled_out, "records_unidentified": seen.unidentified,
-                "spans_exported": counts.exported, "spans_dropped": counts.dropped, "spans_lost": counts.lost}
+        return {
+            "records": seen.records, "records_sampled_out": seen.sampled_out, "records_unidentified": seen.unidentified,
+            "records_unreadable": seen.unreadable,
+            "spans_exported": counts.exported, "spans_dropped": counts.dropped, "spans_lost": counts.lost,
+        }
 
     def close(self, timeout_s: float = CLOSE_S) -> None:
         """Sends what waits, for `timeout_s` seconds at most."""

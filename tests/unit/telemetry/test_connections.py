@@ -1,6 +1,5 @@
 """What the agent's consumer makes of records, and what it costs."""
 
-import struct
 import time
 
 import pytest
@@ -100,9 +99,14 @@ def test_the_offset_between_the_clocks_is_steady():
     assert abs(clock_offset_ns() - clock_offset_ns()) < 50_000_000
 
 
-def test_a_record_of_another_size_is_an_error(connection, consumer):
-    with pytest.raises((struct.error, IndexError)):
-        consumer(Collected()).consume([connection.records[0][:50]])
+def test_records_that_another_version_left_are_counted_and_hold_up_nothing(connection, consumer):
+    closing, queue = connection.records[-1], Collected()
+    spans = consumer(queue)
+    another_kind = closing[:92] + b"\x09" + closing[93:]
+    another_reason = closing[:94] + b"\xff" + closing[95:]
+    spans.consume([closing[:50], closing + bytes(8), another_kind, another_reason, closing])
+    assert spans.seen.unreadable == 4
+    assert len(queue.spans) == 1
 
 
 def test_unsampled_records_are_consumed_fast_enough(connection, consumer):

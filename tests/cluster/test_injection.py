@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from testbed import Cluster
 from wharfinger_operator.injector._cluster import ApiServer
 from wharfinger_operator.injector._cluster import Cluster as InjectorCluster
 from wharfinger_operator.injector._keeper import synchronise
@@ -20,29 +19,13 @@ from wharfinger_operator.injector._settings import InjectorSettings, SidecarSett
 TOP = Path(__file__).parents[2]
 RELEASE, NAMESPACE, TESTS = "wharfinger", "wharfinger-system", "injection-tests"
 CERTIFICATES = "wharfinger-injector-certificates"
-DOCKERFILES = {
-    "operator": "operator/Dockerfile", "dataplane": "dataplane/Dockerfile", "sidecar": "dataplane/wharfinger_sidecar/Dockerfile",
-    "shop": "examples/shop/Dockerfile",
-}
 GATE_TIMEOUT_S = 10
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    """A cluster with the release; one that is there already is used as it is."""
-    cluster = Cluster.ensure()
-    releases = json.loads(cluster.helm("list", "--namespace", NAMESPACE, "--output", "json"))
-    if not any(release["name"] == RELEASE and release["status"] == "deployed" for release in releases):
-        install(cluster)
-    cluster.kubectl("--namespace", NAMESPACE, "rollout", "status", "deployment/wharfinger-injector", "--timeout=120s", timeout_s=130)
-    return cluster
-
-
-def install(cluster):
-    cluster.load(*(cluster.images.build(name, TOP / path, TOP) for name, path in DOCKERFILES.items()))
-    cluster.helm("install", RELEASE, str(TOP / "charts" / "wharfinger"), "--namespace", NAMESPACE, "--create-namespace", "--set",
-                 "image.tag=dev")
-    cluster.kubectl("label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=privileged", "--overwrite")
+def cluster(wharfinger):
+    """The cluster with the release on it."""
+    return wharfinger.cluster
 
 
 @pytest.fixture(scope="module")
@@ -108,15 +91,25 @@ def test_K03_pod_of_a_restricted_namespace_gets_the_sidecar_and_runs(cluster, na
     assert running["status"]["initContainerStatuses"][0]["ready"]
 
 
+def gate(cluster, name):
+    """What the pod's sidecar logged when it had passed its start gate."""
+    text = eventually(lambda: cluster.kubectl("--namespace", TESTS, "logs", name, "--container=wharfinger-sidecar"))
+    return next(line for line in map(json.loads, text.splitlines()) if line["event"] == "start gate passed")
+
+
+def test_K03_gate_opens_when_the_agent_has_attached_the_translator(cluster, namespace):
+    passed = gate(cluster, "client")
+    assert (passed["outcome"], passed["level"]) == ("aware", "info")
+    assert passed["waited_ms"] < GATE_TIMEOUT_S * 1000 / 2
+
+
 def test_K03_application_starts_only_after_the_gate(cluster, namespace):
-    """Whatever the gate's outcome: the sidecar's log says how long it waited, the kubelet when it started the application."""
-    logged = json.loads(cluster.kubectl("--namespace", namespace, "logs", "client", "--container=wharfinger-sidecar").splitlines()[0])
+    """The sidecar's log says how long it waited, the kubelet when it started the application."""
     status = get(cluster, "pod", "client", namespace)["status"]
-    gate = status["initContainerStatuses"][0]["state"]["running"]["startedAt"]
+    sidecar = status["initContainerStatuses"][0]["state"]["running"]["startedAt"]
     application = status["containerStatuses"][0]["state"]["running"]["startedAt"]
-    assert logged["event"] == "start gate passed"
-    waited = datetime.fromisoformat(application) - datetime.fromisoformat(gate)
-    assert waited >= timedelta(milliseconds=logged["waited_ms"]) - timedelta(seconds=1), "the kubelet gives whole seconds"
+    waited = datetime.fromisoformat(application) - datetime.fromisoformat(sidecar)
+    assert waited >= timedelta(milliseconds=gate(cluster, "client")["waited_ms"]) - timedelta(seconds=1), "the kubelet gives whole seconds"
 
 
 def test_pod_starts_unaware_when_no_agent_answers_within_the_timeout(cluster, namespace):
@@ -128,12 +121,16 @@ def test_pod_starts_unaware_when_no_agent_answers_within_the_timeout(cluster, na
                                                "--output=name"))
         apply(cluster, pod("orphan"))
         cluster.kubectl("--namespace", namespace, "wait", "pod/orphan", "--for=condition=Ready", "--timeout=60s")
-        logged = json.loads(cluster.kubectl("--namespace", namespace, "logs", "orphan", "--container=wharfinger-sidecar").splitlines()[0])
-        assert (logged["outcome"], logged["waited_ms"] // 1000) == ("unaware", GATE_TIMEOUT_S)
+        passed = gate(cluster, "orphan")
+        assert (passed["outcome"], passed["waited_ms"] // 1000) == ("unaware", GATE_TIMEOUT_S)
+        status = get(cluster, "pod", "orphan", namespace)["status"]
+        waited = (datetime.fromisoformat(status["containerStatuses"][0]["state"]["running"]["startedAt"])
+                  - datetime.fromisoformat(status["initContainerStatuses"][0]["state"]["running"]["startedAt"]))
+        assert GATE_TIMEOUT_S - 1 <= waited.total_seconds() <= GATE_TIMEOUT_S + 5
     finally:
         removal = [{"op": "remove", "path": "/spec/template/spec/nodeSelector/wharfinger.io~1nowhere"}]
         cluster.kubectl("--namespace", NAMESPACE, "patch", "daemonset", "wharfinger-agent", "--type=json", "--patch", json.dumps(removal))
-        cluster.kubectl("--namespace", NAMESPACE, "rollout", "status", "daemonset/wharfinger-agent", "--timeout=60s", check=False)
+        cluster.kubectl("--namespace", NAMESPACE, "rollout", "status", "daemonset/wharfinger-agent", "--timeout=60s")
 
 
 @pytest.mark.parametrize(("changes", "place", "injected"), [

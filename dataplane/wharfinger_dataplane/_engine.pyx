@@ -41,14 +41,18 @@ class Result:
 
 
 cdef class Engine:
-    """Tables and chains. `put`, `get`, `delete` and `items` speak the same bytes as the BPF maps of the same names."""
+    """Tables and chains. `put`, `get`, `delete` and `items` speak the same bytes as the BPF maps of the same names.
+
+    `capacity`: table -> the entries it holds, where that is not what tables.h says."""
 
     cdef core.engine *engine
 
-    def __cinit__(self):
+    def __cinit__(self, capacity=None):
         self.engine = core.engine_new()
         if self.engine is NULL:
             raise MemoryError("no memory for the engine's tables")
+        for name, entries in (capacity or {}).items():
+            self._table(name).capacity = entries
 
     def __dealloc__(self):
         if self.engine is not NULL:

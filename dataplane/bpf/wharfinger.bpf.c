@@ -130,8 +130,10 @@ INLINE int finish(struct __sk_buff *skb, struct work *w, enum hook hook, enum re
 	int name(struct __sk_buff *skb) \
 	{ \
 		struct work *w = load(skb); \
-		if (!w) \
+		if (!w) { \
+			count(skb, hook, REASON_not_ip); \
 			return NEXT; \
+		} \
 		enum reason reason = parse(&w->headers, &w->packet); \
 		if (reason == REASON_none) \
 			reason = decide(w); \

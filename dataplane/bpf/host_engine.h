@@ -251,6 +251,8 @@ static int engine_run(struct engine *e, enum hook hook, u32 ifindex)
 		reason = hook == HOOK_FROM_POD ? decide_from_pod(w) : hook == HOOK_TO_POD ? decide_to_pod(w) : decide_from_net(w);
 	if ((engine_outcome[reason] == OUTCOME_DELIVER || engine_outcome[reason] == OUTCOME_FORWARD) && rewrite(e, w))
 		reason = REASON_rewrite_failed;
+	if (engine_outcome[reason] == OUTCOME_REFLECT && rewrite_turned(e, w))
+		reason = REASON_rewrite_failed;
 	return reason;
 }
 

@@ -114,6 +114,20 @@ INLINE int rewrite(frame *f, struct work *w)
 	       rewrite_port(f, w, p->l4 + TCP_SPORT, p->sport, v->sport) || rewrite_port(f, w, p->l4 + TCP_DPORT, p->dport, v->dport);
 }
 
+/* The start gate's probe goes back the way it came: both ends change places, which no checksum feels. */
+INLINE int rewrite_turned(frame *f, struct work *w)
+{
+	const struct packet *p = &w->packet;
+	u8 mac[12];
+
+	for (int i = 0; i < 6; i++) {
+		mac[i] = w->headers.byte[6 + i];
+		mac[6 + i] = w->headers.byte[i];
+	}
+	return pkt_store(f, 0, mac, sizeof mac) || pkt_store(f, p->l3 + IP_SRC, &p->dst.word[3], 4) ||
+	       pkt_store(f, p->l3 + IP_DST, &p->src.word[3], 4) || pkt_store(f, p->l4, &p->dport, 2) || pkt_store(f, p->l4 + 2, &p->sport, 2);
+}
+
 INLINE int rewrite_ttl(frame *f, struct work *w)
 {
 	u16 was = u16_at(&w->headers, w->packet.l3 + IP_TTL), is = (u16)(was - 0x100);

@@ -88,22 +88,6 @@ INLINE int send_on(struct __sk_buff *skb, struct work *w, enum hook hook)
 	return bpf_redirect_neigh(fib.ifindex, &hop, sizeof hop, 0);
 }
 
-/* The start gate's probe goes back the way it came. */
-INLINE int reflect(struct __sk_buff *skb, struct work *w)
-{
-	struct packet *p = &w->packet;
-	u8 mac[12];
-
-	for (int i = 0; i < 6; i++) {
-		mac[i] = w->headers.byte[6 + i];
-		mac[6 + i] = w->headers.byte[i];
-	}
-	if (pkt_store(skb, 0, mac, sizeof mac) || pkt_store(skb, p->l3 + IP_SRC, &p->dst.word[3], 4) ||
-	    pkt_store(skb, p->l3 + IP_DST, &p->src.word[3], 4) || pkt_store(skb, p->l4, &p->dport, 2) || pkt_store(skb, p->l4 + 2, &p->sport, 2))
-		return TC_ACT_SHOT;
-	return bpf_redirect(skb->ifindex, 0);
-}
-
 INLINE int finish(struct __sk_buff *skb, struct work *w, enum hook hook, enum reason reason)
 {
 	count(skb, hook, reason);
@@ -116,7 +100,7 @@ INLINE int finish(struct __sk_buff *skb, struct work *w, enum hook hook, enum re
 	if (outcome == OUTCOME_DROP)
 		return TC_ACT_SHOT;
 	if (outcome == OUTCOME_REFLECT)
-		return reflect(skb, w);
+		return rewrite_turned(skb, w) ? TC_ACT_SHOT : bpf_redirect(skb->ifindex, 0);
 	if (w->event.kind)
 		tell(w);
 	if (rewrite(skb, w)) {

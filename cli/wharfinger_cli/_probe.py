@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import struct
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -24,12 +25,13 @@ MARKS = int(ipaddress.IPv4Address("240.0.0.0"))  # addresses that no host has (R
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of the SYN. `server`: the address it was sent to; `slot` of `slots`: what the hash drew from a set, None for other
-    policies; `shares`: address -> slots of its set."""
+    """What became of the SYN. `server`: the address it was sent to; `slot` of `slots`: what the hash drew from a set, and `drawn` the
+    address there, passed over when it is the client's own (both None for other policies); `shares`: address -> slots of its set."""
 
     reason: Reason
     server: str | None
     slot: int | None = None
+    drawn: str | None = None
     slots: int = 0
     shares: dict[str, int] = field(default_factory=dict)
 
@@ -48,12 +50,12 @@ def probe(slices: Iterable[ServicePortSlice], client: Endpoint, dialled: Endpoin
     if result.reason.name != "client_syn":
         return Answer(result.reason, server)
     key, drawn_from = _set_of(engine, dialled)
-    shares: dict[str, int] = {}
-    for index in drawn_from.slots:
-        address = records.unpack_server(engine.get("servers", records.pack_index(index))).address
-        shares[address] = shares.get(address, 0) + 1
-    slot = _slot(engine, key, drawn_from, packet) if drawn_from.policy is records.Policy.HASH else None
-    return Answer(result.reason, server, slot, len(drawn_from.slots), shares)
+    addresses = [records.unpack_server(engine.get("servers", records.pack_index(index))).address for index in drawn_from.slots]
+    shares = dict(Counter(addresses))
+    if drawn_from.policy is not records.Policy.HASH:
+        return Answer(result.reason, server, slots=len(addresses), shares=shares)
+    slot = _slot(engine, key, drawn_from, packet)
+    return Answer(result.reason, server, slot, addresses[slot], len(addresses), shares)
 
 
 def syn(client: Endpoint, dialled: Endpoint) -> bytes:

@@ -172,7 +172,9 @@ def _choice_steps(owner: Owner | None, answer: Answer, chosen: Candidate | None,
     elif client is None or chosen is None:
         yield Step(question, "Hash of the connection's addresses, ports and scope: give --from IP:PORT to see it.", True)
     else:
-        yield Step(question, f"The connection's hash draws slot {answer.slot} of {answer.slots}, which leads to {chosen.server}.", True)
+        passed_over = "" if answer.drawn == answer.server else "the client itself, so the next is taken: "
+        yield Step(question, f"The connection's hash draws slot {answer.slot} of {answer.slots}, which leads to "
+                             f"{passed_over}{chosen.server}.", True)
 
 
 def _client_step(reports: Iterable[NodeReport], client: Endpoint) -> Iterator[Step]:

@@ -13,7 +13,7 @@ from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 ROOTS = {"wharfinger_api": "crds", "wharfinger_operator": "operator", "wharfinger_cli": "cli",
-         "wharfinger_dataplane": "dataplane", "wharfinger_sidecar": "dataplane", "wharfinger_redirect": "dataplane"}
+         "wharfinger_dataplane": "dataplane", "wharfinger_sidecar": "dataplane"}
 BPF = Path("dataplane/bpf")
 BPF_OBJECT = Path("dataplane/wharfinger_dataplane/wharfinger.bpf.o")
 HEADERS = sorted(str(path) for path in BPF.glob("*.h"))

@@ -6,6 +6,7 @@ Keys and values are bytes here; `tables` gives them their shape. Every failure i
 
 import errno
 import os
+from contextlib import contextmanager
 
 from libc.errno cimport errno as c_errno
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -53,6 +54,29 @@ cdef int info_of(int fd, uint32_t *info, str what) except -1:
     if libbpf.syscall(libbpf.SYS_bpf, OBJ_GET_INFO_BY_FD, attr, sizeof(attr)) < 0:
         raise failed(c_errno, what)
     return 0
+
+
+cdef object_info(int fd, void *info, uint32_t size, str what):
+    """Fills `info` with the kernel's struct bpf_*_info of an object."""
+    cdef uint32_t attr[16]
+    cdef uint64_t where = <uint64_t>info
+    memset(attr, 0, sizeof(attr))
+    attr[0], attr[1] = fd, size
+    memcpy(&attr[2], &where, 8)
+    if libbpf.syscall(libbpf.SYS_bpf, OBJ_GET_INFO_BY_FD, attr, sizeof(attr)) < 0:
+        raise failed(c_errno, f"{what}: reading what the kernel knows of it")
+
+
+@contextmanager
+def statistics():
+    """While it lasts the kernel counts every program's runs and nanoseconds."""
+    cdef int fd = libbpf.bpf_enable_stats(0)  # BPF_STATS_RUN_TIME
+    if fd < 0:
+        raise failed(fd, "switching the kernel's program statistics on")
+    try:
+        yield
+    finally:
+        libbpf.close(fd)
 
 
 cdef class Map:
@@ -215,6 +239,13 @@ cdef class Program:
         if code:
             raise failed(code, f"program {self.name}: test run of {len(packet)} bytes")
         return <int>opts.retval, out[:opts.data_size_out], opts.duration
+
+    def totals(self) -> tuple[int, int]:
+        """(nanoseconds, runs) since it was loaded, as the kernel counts them while `statistics` is on."""
+        cdef uint64_t info[32]
+        memset(info, 0, sizeof(info))
+        object_info(self.fd, info, sizeof(info), f"program {self.name}")
+        return info[24], info[25]  # struct bpf_prog_info: run_time_ns at 192, run_cnt at 200
 
 
 cdef class Object:

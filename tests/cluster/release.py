@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from testbed import Cluster
+from testbed.images import archive_digest
 
 TOP = Path(__file__).resolve().parents[2]
 NAMESPACE = "wharfinger-system"
@@ -25,6 +26,9 @@ IMAGES = {
     "sidecar": "dataplane/wharfinger_sidecar/Dockerfile",
     "shop": "examples/shop/Dockerfile",
 }
+
+
+WORKLOADS = {"deployment/wharfinger-operator": "operator", "deployment/wharfinger-injector": "operator", "daemonset/wharfinger-agent": "dataplane"}
 
 
 class ReleaseError(Exception):
@@ -97,12 +101,14 @@ class Release:
         for kind in ("serviceportpool", "redirectportpool"):
             self.cluster.kubectl("-n", "shop", "wait", f"{kind}/shop", "--for=condition=Programmed", "--timeout=60s")
 
-    def restart(self, *names: str) -> None:
-        """Rolls deployments and daemon sets of the release, so that newly loaded images run."""
-        for name in names:
-            self.cluster.kubectl("-n", NAMESPACE, "rollout", "restart", name)
-        for name in names:
-            self.cluster.kubectl("-n", NAMESPACE, "rollout", "status", name, "--timeout=120s")
+    def refresh(self) -> None:
+        """Rolls those of the release's workloads whose image changed since they were rolled last: its name says only `dev`."""
+        for workload, name in WORKLOADS.items():
+            digest = archive_digest(self.cluster.images.build(name, TOP / IMAGES[name], TOP))[1]
+            patch = {"spec": {"template": {"metadata": {"annotations": {"wharfinger.io/image": digest}}}}}
+            self.cluster.kubectl("-n", NAMESPACE, "patch", workload, "--type=merge", "-p", json.dumps(patch))
+        for workload in WORKLOADS:
+            self.cluster.kubectl("-n", NAMESPACE, "rollout", "status", workload, "--timeout=120s")
 
 
 def wait_for(condition: Callable[[], object], what: str, *, seconds: float = 30, every: float = 0.2) -> object:

@@ -158,6 +158,10 @@ class Lab:
             self._attach(node, "uplink", "wharf_from_net")
         return node
 
+    def uplink(self, node: Node) -> int:
+        """Its interface index."""
+        return _ifindex(node.name, "uplink")
+
     def _attach(self, node: Node, interface: str, *programs: str) -> int:
         def work() -> int:
             ifindex = _ifindex(node.name, interface)

@@ -1,0 +1,143 @@
+"""`make bench`: what Wharfinger costs, as ratios taken in turn in one run, with medians. Prints a table; stores bench/results/latest.json.
+
+Absolute figures of a shared machine move by ten per cent and more; the ratios of neighbours in time are what to read.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+TOP = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(TOP / "tests" / "cluster"), str(TOP / "tests")]
+
+from release import NAMESPACE, OTLP, Release, wait_for  # noqa: E402
+from rich.console import Console  # noqa: E402
+from rich.table import Table  # noqa: E402
+from testbed import Cluster  # noqa: E402
+
+import programs  # noqa: E402
+
+ROUNDS = 9
+LOADS = {"connections": 3000, "latency": 4000, "bulk": 1_000_000_000}
+FIGURES = {"connections/s": ("connections", "per_second", 1), "latency p50 (µs)": ("latency", "p50_us", -1),
+           "latency p99 (µs)": ("latency", "p99_us", -1), "bulk (Gb/s)": ("bulk", "gigabits_per_second", 1)}
+PATHS = ("direct", "wharfinger", "kube-proxy")
+
+
+def deploy(cluster: Cluster) -> dict[str, tuple[str, str, int]]:
+    """The pods and pools of bench.yaml, ready; path -> (client deployment, address, port)."""
+    near, far = cluster.nodes[0].name, cluster.nodes[1].name
+    text = Path(__file__).with_name("bench.yaml").read_text().replace("NODE_A", near).replace("NODE_B", far)
+    script = Path(__file__).with_name("load.py").read_text()
+    cluster.kubectl("apply", "-f", "-", input=text.split("---")[0])
+    cluster.kubectl("apply", "-f", "-", input=json.dumps({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "load", "namespace": "bench"},
+                                                          "data": {"load.py": script}}))
+    cluster.kubectl("apply", "-f", "-", input=text)
+    for name in ("server", "direct-server", "aware", "plain"):
+        cluster.kubectl("-n", "bench", "rollout", "status", f"deployment/{name}", "--timeout=120s")
+    cluster.kubectl("-n", "bench", "wait", "redirectportpool/bench", "--for=condition=Programmed", "--timeout=60s")
+    pod = cluster.kubectl("-n", "bench", "get", "pods", "-l", "app=direct-server", "-o", "jsonpath={.items[0].status.podIP}")
+    service = {name: cluster.kubectl("-n", "bench", "get", "service", name, "-o", "jsonpath={.spec.clusterIP}") for name in ("server", "direct-server")}
+    return {"direct": ("plain", pod, 8080), "wharfinger": ("aware", service["server"], 80), "kube-proxy": ("plain", service["direct-server"], 80)}
+
+
+def paths(cluster: Cluster, rounds: int, console: Console) -> dict[str, dict[str, dict[str, float]]]:
+    """figure -> path -> {median, ratio}: the ratio to `direct` of the same round, so above 1 is more of it."""
+    ways = deploy(cluster)
+    seen: dict[str, dict[str, list[float]]] = {figure: {path: [] for path in PATHS} for figure in FIGURES}
+    for number in range(rounds):
+        console.print(f"round {number + 1} of {rounds}", highlight=False)
+        for load, count in LOADS.items():
+            for path in PATHS[number % 3:] + PATHS[:number % 3]:
+                deployment, address, port = ways[path]
+                got = json.loads(cluster.kubectl("-n", "bench", "exec", f"deploy/{deployment}", "-c", "load", "--",
+                                                 "python3", "/bench/load.py", load, address, str(port), str(count)))
+                for figure, (kind, key, _) in FIGURES.items():
+                    if kind == load:
+                        seen[figure][path].append(got[key])
+    return {figure: {path: {"median": statistics.median(values),
+                            "ratio": statistics.median(a / b for a, b in zip(values, of["direct"], strict=True))}
+                     for path, values in of.items()} for figure, of in seen.items()}
+
+
+def change_to_table(cluster: Cluster, rounds: int) -> dict[str, float]:
+    """Milliseconds from asking the API server for a pool's change to the last agent's table write, by the agents' own logs."""
+    took = []
+    for number in range(rounds):
+        began = time.time()
+        policy = ("Random", "Hash")[number % 2]
+        cluster.kubectl("-n", "bench", "patch", "redirectportpool", "bench", "--type=merge", "-p", json.dumps({"spec": {"policy": policy}}))
+        asked = time.time()
+        stamps = wait_for(lambda since=began: table_writes(cluster, since), "every agent's table write in its log")
+        took.append((max(stamps) - asked) * 1000)
+    return {"p50_ms": statistics.median(took), "max_ms": max(took)}
+
+
+def table_writes(cluster: Cluster, since: float) -> list[float]:
+    """The moment of each agent's first table write after `since`; empty until every agent has one."""
+    found = []
+    pods = cluster.kubectl("-n", NAMESPACE, "get", "pods", "-l", "app.kubernetes.io/component=agent", "-o", "jsonpath={.items[*].metadata.name}").split()
+    for pod in pods:
+        for line in cluster.kubectl("-n", NAMESPACE, "logs", pod, "--since=60s").splitlines():
+            record = json.loads(line) if line.startswith("{") else {}
+            moment = datetime.fromisoformat(record["timestamp"]).timestamp() if record.get("event") == "tables written" else 0
+            if moment > since:
+                found.append(moment)
+                break
+    return found if len(found) == len(pods) else []
+
+
+def memory(cluster: Cluster) -> dict[str, float]:
+    """Resident megabytes of each component's process: the median over its processes."""
+    seen: dict[str, list[float]] = {}
+    modules = {"wharfinger_operator.injector": "injector", "wharfinger_operator": "operator", "wharfinger_dataplane.agent": "agent", "wharfinger_sidecar": "sidecar"}
+    for node in cluster.nodes:
+        for line in cluster.exec(node.name, "ps", "-eo", "rss,args").splitlines()[1:]:
+            rss, _, words = line.strip().partition(" ")
+            component = next((name for module, name in modules.items() if f"-m {module}" in words and words.split()[0].endswith(("python", "python3"))), None)
+            if component:
+                seen.setdefault(component, []).append(int(rss) / 1024)
+    return {component: statistics.median(values) for component, values in sorted(seen.items())}
+
+
+def show(result: dict, console: Console) -> None:
+    table = Table(title="pod to pod, two nodes: medians, and ratios to direct of the same round")
+    for column in ("", *PATHS):
+        table.add_column(column, justify="left" if not column else "right")
+    for figure, of in result["paths"].items():
+        table.add_row(figure, *(f"{of[path]['median']:,.1f}  ({of[path]['ratio']:.3f})" for path in PATHS))
+    console.print(table)
+    table = Table(title="nanoseconds a packet, by the kernel's own account")
+    for column in ("program", "ours", "forward only", "ratio"):
+        table.add_column(column, justify="right")
+    for hook, of in result["programs"].items():
+        table.add_row(hook, f"{of['ours_ns']:.0f}", f"{of['forward_only_ns']:.0f}", f"{of['ratio']:.2f}")
+    console.print(table)
+    console.print(f"a pool's change to the last node's table write: p50 {result['change']['p50_ms']:.0f} ms, max {result['change']['max_ms']:.0f} ms")
+    console.print("resident memory (MB): " + ", ".join(f"{name} {size:.0f}" for name, size in result["memory"].items()))
+
+
+def main() -> None:
+    console = Console(width=140)
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS
+    release = Release(Cluster.ensure())
+    release.images()
+    release.install(f"telemetry.otlpEndpoint={OTLP.format(address=release.jaeger())}", "telemetry.samplingRatio=0.1")
+    result = {"taken": datetime.now(UTC).isoformat(timespec="seconds"), "rounds": rounds,
+              "commit": subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=TOP).stdout.strip(),
+              "paths": paths(release.cluster, rounds, console), "programs": programs.measure(rounds),
+              "change": change_to_table(release.cluster, rounds), "memory": memory(release.cluster)}
+    folder = TOP / "bench" / "results"
+    folder.mkdir(exist_ok=True)
+    (folder / "latest.json").write_text(json.dumps(result, indent=2) + "\n")
+    show(result, console)
+
+
+if __name__ == "__main__":
+    main()

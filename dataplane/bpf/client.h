@@ -29,17 +29,17 @@ INLINE void client_forget(struct work *w, const struct flow *f)
 	drop_flows(w, &w->key);
 }
 
-/* The record that leads from a wire port back to what the stack sees: 0, or not when another connection has that port. */
-INLINE int client_claim(struct work *w, const struct flow *f, be16 wire_port)
+/* The record that leads from a wire port back to what the stack sees: REASON_none, or why there is none. */
+INLINE enum reason client_claim(struct work *w, const struct flow *f, be16 wire_port)
 {
 	set_key(&w->wire, SIDE_CLIENT_WIRE, &w->key.local, w->key.local_port, &f->other, wire_port);
 	const struct flow *taken = find_flows(w, &w->wire);
 	if (taken && (taken->redirect_port != w->key.peer_port || !addr_equal(&taken->other, &w->key.peer)))
-		return -1;
+		return REASON_port_taken;
 	w->flow = *f;
 	w->flow.other = w->key.peer;
 	w->flow.redirect_port = w->key.peer_port;
-	return put_flows(w, &w->wire, &w->flow, PUT_ANY);
+	return put_flows(w, &w->wire, &w->flow, PUT_ANY) ? REASON_table_full : REASON_none;
 }
 
 INLINE enum reason syn_unaware_by_rule(const struct packet *p)
@@ -88,8 +88,9 @@ INLINE enum reason client_opens(struct work *w, struct flow *old)
 	struct flow f = { .other = c.server, .scope = c.scope, .isn = p->seq, .redirect_port = p->dport, .state = FLOW_OPENING, .aware = 1 };
 	f.service_port = c.reason == REASON_client_syn_service ? p->dport : 0;
 	f.started_ns = f.seen_ns = now_exact(w);
-	if (client_claim(w, &f, p->dport))
-		return REASON_port_taken;
+	rule = client_claim(w, &f, p->dport);
+	if (rule != REASON_none)
+		return rule;
 	if (put_flows(w, &w->key, &f, PUT_ANY)) {
 		drop_flows(w, &w->wire);
 		return REASON_table_full;
@@ -150,7 +151,7 @@ INLINE enum reason client_answered(struct work *w, struct flow *f)
 	f->established_ns = now_exact(w);
 	f->state = FLOW_REDIRECTED;
 	w->flow = *f;
-	if (client_claim(w, f, o->port)) {
+	if (client_claim(w, f, o->port) != REASON_none) {
 		f->state = FLOW_OPENING;
 		return REASON_client_other_answer;
 	}

@@ -215,12 +215,17 @@ def _wanted(entry: Resolved, redirects: list[RedirectPortPool], drafts: list[Dra
     default = pool.spec.default_server
     if default is not None and pool.spec.servers.static is None:
         default = f"{metadata.namespace}/{default}"
-    kept = [draft for draft in drafts if draft.records] or drafts[:1]
+    kept = [draft for draft in drafts if draft.records or _full(draft.piece)] or drafts[:1]
     return [
         SliceWanted(pool, draft.name, draft.piece, ServicePortSliceSpec(
             pool=reference, scope=scope, forwarding_mode=pool.spec.forwarding_mode, virtual_addresses=entry.virtual_addresses,
             default_server=default, redirects=shared, assignments=tuple(draft.records)))
         for draft in kept]
+
+
+def _full(piece: ServicePortSlice | None) -> bool:
+    """Whether the slice that stands has assignments: it is written empty before it is deleted, or it would be taken for lost."""
+    return piece is not None and bool(piece.spec.assignments)
 
 
 def _superfluous(wanted: list[SliceWanted], drafts: list[Draft]) -> list[ServicePortSlice]:

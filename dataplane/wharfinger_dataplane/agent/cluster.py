@@ -1,22 +1,27 @@
-"""The API server, as the agent needs it: JSON in, JSON out, over the kubernetes client's connection and credentials.
+"""The API server, as the agent needs it: JSON in, JSON out.
 
-Raw objects on purpose: the client's models would cost the agent more memory than all it keeps itself.
+Not the kubernetes package on purpose: its models cost 40 MB on every node, almost as much as all the rest of the agent.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import socket
+import ssl
+import tempfile
+import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 import urllib3
-from kubernetes import client, config
 
 Json = dict[str, Any]
 MERGE_PATCH = "application/merge-patch+json"
+SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+TOKEN_S = 60.0
 CONNECT_S, READ_S = 3.0, 10.0
 KEEPALIVE = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10),
              (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5), (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)]
@@ -31,30 +36,60 @@ class Refused(Exception):
         self.status = status
 
 
+class NoAccess(Exception):
+    """Nothing says where the API server is, or who we are to it."""
+
+
 class Unreachable(Exception):
     """No answer: the API server or the way to it is down."""
+
+
+@dataclass(frozen=True)
+class Access:
+    """Where the API server is and who asks: by a token that is read again when its file changes, or by a client certificate."""
+
+    server: str
+    ca: str
+    """Certificates of authorities, PEM; empty: the system's."""
+    token_file: Path | None = None
+    token: str = ""
+    certificate: str = ""
+    """A client's certificate and key, PEM; empty: none."""
+
+
+def service_account(environment: Mapping[str, str], directory: Path = SERVICE_ACCOUNT) -> Access:
+    """What every pod is given (Kubernetes documentation, "Accessing the Kubernetes API from a Pod"). NoAccess when this is no pod."""
+    try:
+        host, port = environment["KUBERNETES_SERVICE_HOST"], environment["KUBERNETES_SERVICE_PORT"]
+        ca = (directory / "ca.crt").read_text()
+    except (KeyError, OSError) as error:
+        raise NoAccess(f"no API server is known: neither KUBECONFIG nor a pod's service account ({error})") from error
+    return Access(f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}", ca, token_file=directory / "token")
 
 
 class Cluster:
     """Requests to one API server. May be used from several threads at a time."""
 
-    def __init__(self, api: client.ApiClient) -> None:
-        self._api = api
+    def __init__(self, access: Access) -> None:
+        self._access = access
+        context = ssl.create_default_context(cadata=access.ca or None)
+        if access.certificate:
+            with tempfile.NamedTemporaryFile("w", prefix="wharfinger-", suffix=".pem") as file:  # readable by its owner only
+                file.write(access.certificate)
+                file.flush()
+                context.load_cert_chain(file.name)
+        options = [*urllib3.connection.HTTPConnection.default_socket_options, *KEEPALIVE]
+        self._pool = urllib3.PoolManager(maxsize=8, retries=False, ssl_context=context, socket_options=options)
+        self._token, self._token_until_s = access.token, 0.0
 
     @classmethod
-    def connect(cls) -> Cluster:
-        """By the kubeconfig that KUBECONFIG names, else as the pod's service account.
+    def connect(cls, environment: Mapping[str, str]) -> Cluster:
+        """By the kubeconfig that KUBECONFIG names, else as the pod's service account. NoAccess when there is neither."""
+        if environment.get("KUBECONFIG"):
+            from wharfinger_dataplane.agent.kubeconfig import access  # for developers: needs PyYAML, which the agent's image has no use for
 
-        kubernetes.config.ConfigException when there is neither."""
-        configuration = client.Configuration()
-        if os.environ.get("KUBECONFIG"):
-            config.load_kube_config(client_configuration=configuration)
-        else:
-            config.load_incluster_config(client_configuration=configuration)
-        configuration.retries = urllib3.Retry(0)
-        configuration.connection_pool_maxsize = 8
-        configuration.socket_options = [*urllib3.connection.HTTPConnection.default_socket_options, *KEEPALIVE]
-        return cls(client.ApiClient(configuration))
+            return cls(access(Path(environment["KUBECONFIG"])))
+        return cls(service_account(environment))
 
     def request(self, method: str, path: str, body: Json | None = None, *, content_type: str = "application/json") -> Json:
         """The answer to one request. Refused or Unreachable."""
@@ -83,16 +118,17 @@ class Cluster:
 
     def close(self) -> None:
         """Closes idle connections; a watch that is going on ends when its server or its time-out ends it."""
-        self._api.rest_client.pool_manager.clear()
+        self._pool.clear()
 
     def _send(self, method: str, path: str, body: Json | None, content_type: str, read_s: float) -> urllib3.BaseHTTPResponse:
-        headers: dict[str, str] = {"Accept": "application/json"}
+        headers = {"Accept": "application/json", "User-Agent": "wharfinger-agent"}
         if body is not None:
             headers["Content-Type"] = content_type
-        self._api.update_params_for_auth(headers, [], ["BearerToken"])
+        if token := self._bearer():
+            headers["Authorization"] = f"Bearer {token}"
         try:
-            answer = self._api.rest_client.pool_manager.request(
-                method, self._api.configuration.host + path, headers=headers, body=None if body is None else json.dumps(body).encode(),
+            answer = self._pool.request(
+                method, self._access.server + path, headers=headers, body=None if body is None else json.dumps(body).encode(),
                 timeout=urllib3.Timeout(connect=CONNECT_S, read=read_s), preload_content=False)
         except urllib3.exceptions.HTTPError as error:
             raise Unreachable(f"{method} {path}: {error}") from error
@@ -102,6 +138,17 @@ class Cluster:
             raise Refused(answer.status, f"{method} {path}: {answer.status} {_message(answer.data)}")
         finally:
             answer.release_conn()
+
+
+    def _bearer(self) -> str:
+        """The token; the kubelet renews its file long before it expires."""
+        now_s = time.monotonic()
+        if self._access.token_file and now_s >= self._token_until_s:
+            try:
+                self._token, self._token_until_s = self._access.token_file.read_text().strip(), now_s + TOKEN_S
+            except OSError as error:
+                raise Unreachable(f"the service account's token cannot be read: {error}") from error
+        return self._token
 
 
 def _message(data: bytes) -> str:

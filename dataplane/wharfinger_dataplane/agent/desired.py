@@ -4,6 +4,7 @@ Rules:
 - A server is a pod that an assignment names by its unique id (in any state but Resting), or a static server of this node.
 - A client is an injected pod. One whose address the API server does not tell yet is a client already when it asks at the start gate, as
   long as an injected pod of this node is awaited; the API server's word, once it comes, goes before.
+- What is attached stays as long as the API server tells of its pod: that its namespace is not found is no proof that it is gone.
 - Pods of the host's network, and pods that have ended, are neither.
 """
 
@@ -83,8 +84,9 @@ def _started(status: Mapping[str, Any]) -> datetime | None:
     return None
 
 
-def desire(node: str, slices: Iterable[ServicePortSlice], pods: Iterable[LocalPod], namespaces: Iterable[Namespace]) -> Desired:
-    """What shall be attached on `node`."""
+def desire(node: str, slices: Iterable[ServicePortSlice], pods: Iterable[LocalPod], namespaces: Iterable[Namespace],
+           attached: Mapping[str, int]) -> Desired:
+    """What shall be attached on `node`. `attached`: address -> interface of what is, which stands for a namespace that is not found."""
     found = {address: interface for namespace in namespaces for address, interface in namespace.interfaces}
     asking = {address: interface for namespace in namespaces if namespace.asks for address, interface in namespace.interfaces}
     serving, static = _servers(node, slices)
@@ -100,9 +102,10 @@ def desire(node: str, slices: Iterable[ServicePortSlice], pods: Iterable[LocalPo
         roles = (Role.CLIENT if pod.injected else Role(0)) | (Role.SERVER if serving.get(pod.uid, "") in pod.addresses else Role(0))
         if not roles:
             continue
-        placed = [address for address in pod.addresses if address in found]
-        for address in placed:
-            attachments[address] = Attachment(found[address], roles, AttachedPod(pod=pod.reference, uid=pod.uid, address=address))
+        placed = {address: found.get(address) or attached.get(address, 0) for address in pod.addresses}
+        placed = {address: interface for address, interface in placed.items() if interface}
+        for address, interface in placed.items():
+            attachments[address] = Attachment(interface, roles, AttachedPod(pod=pod.reference, uid=pod.uid, address=address))
         if pod.addresses and not placed:
             missing.append(pod)
     for address in static.keys() & found.keys() - attachments.keys():

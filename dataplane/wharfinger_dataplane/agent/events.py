@@ -22,7 +22,7 @@ def untimely(pods: Iterable[LocalPod], attached_at: Mapping[str, datetime], now:
         if times and min(times) > deadline:
             waited = (min(times) - pod.gate_since).total_seconds()
             yield pod, LATE, (f"The translator was attached {waited:.0f} s after the sidecar's start; connections opened by then "
-                              "are unaware and stay so. Restart the pod if they must not; the log of the node's wharfinger agent says why it was late.")
+                              "are unaware and stay so. Restart the pod if they must not; the node's agent logs why it was late.")
         elif not times and now > deadline:
-            yield pod, MISSING, ("The pod is injected, but its interface bears no translator: its connections are unaware. The log of the "
-                                 "node's wharfinger agent says why.")
+            yield pod, MISSING, ("The pod is injected, but its interface bears no translator: its connections are unaware. The node's "
+                                 "agent logs why.")

@@ -15,7 +15,7 @@ from wharfinger_api import GROUP, PLURALS, VERSION, ApiError, ServicePortSlice, 
 
 from wharfinger_dataplane import telemetry
 from wharfinger_dataplane._bpf import Ring
-from wharfinger_dataplane.agent.cluster import Cluster, Json
+from wharfinger_dataplane.agent.cluster import Cluster, Json, NoAccess
 from wharfinger_dataplane.agent.desired import LocalPod, local_pod
 from wharfinger_dataplane.agent.flows import FLOWS, Collector, Pass
 from wharfinger_dataplane.agent.health import Health, Metric
@@ -177,7 +177,11 @@ def main(environment: Mapping[str, str] = os.environ) -> None:
     configure(settings.log_level)
     threading.excepthook = end_with_thread
     tracing = telemetry.start(tracing_settings, settings.node, agent_version())
-    agent = Agent(settings, tracing, Cluster.connect())
+    try:
+        cluster = Cluster.connect(environment)
+    except NoAccess as error:
+        sys.exit(f"wharfinger agent: {error}")
+    agent = Agent(settings, tracing, cluster)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: agent.stop())
     agent.run()

@@ -42,5 +42,6 @@ def agent_metrics(progress: Progress, attached: Mapping[int, frozenset[str]], en
               progress.latency_sum_s),
         plain("wharfinger_event_to_write_seconds_count", "counter", "Events in that sum.", progress.latencies),
         plain("wharfinger_event_to_write_seconds_last", "gauge", "The last of them.", progress.last_latency_s),
-        *(plain(f"wharfinger_trace_{name}_total", "counter", f"Traces: {name.replace('_', ' ')}.", count) for name, count in traces.items()),
+        *(plain(f"wharfinger_trace_{name}_total", "counter", f"Traces: {name.replace('_', ' ')}.", count)
+          for name, count in traces.items()),
     ]

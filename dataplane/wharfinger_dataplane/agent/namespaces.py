@@ -74,7 +74,7 @@ class Namespaces:
         self._directory = directory
         self._known: dict[Key, _Known] = {}
         self._snapshot: tuple[Namespace, ...] = ()
-        self._looked_s = 0.0
+        self._looked_s: float | None = None
 
     def snapshot(self) -> tuple[Namespace, ...]:
         """The namespaces as last looked at."""
@@ -99,9 +99,15 @@ class Namespaces:
         return before != self._snapshot
 
     @property
+    def looked(self) -> bool:
+        """Whether all of them were looked at, once at least."""
+        return self._looked_s is not None
+
+    @property
     def young(self) -> bool:
         """Whether a namespace is so young that the next look should be soon."""
-        return any(known.channel is not None or (not known.namespace.interfaces and self._looked_s - known.seen_s < YOUNG_S)
+        now_s = self._looked_s or 0.0
+        return any(known.channel is not None or (not known.namespace.interfaces and now_s - known.seen_s < YOUNG_S)
                    for known in self._known.values())
 
     def diag(self, address: str) -> socket.socket | None:
@@ -128,7 +134,7 @@ class Namespaces:
 
     def _find_interfaces(self, known: _Known, now_s: float) -> None:
         inside = self._enter(known.namespace.key, netlink.interfaces) or ()
-        found = host_sides(inside, netlink.interface)
+        found = host_sides(inside, netlink.interface) or known.namespace.interfaces
         known.namespace = Namespace(known.namespace.key, found, known.namespace.asks)
         known.next_s = next_look_s(now_s, now_s - known.seen_s, bool(found))
 

@@ -3,7 +3,7 @@
 Rules:
 - Level-triggered: a round never asks what happened, only what is. What failed is tried again at the next round, 5 s later at the latest.
 - Order: programs attached, then pods and tables written, then what is superfluous detached, and only then is it reported.
-- Nothing is done before slices and pods were listed once: what a former agent left goes on serving.
+- Nothing is done before slices and pods were listed and namespaces looked at once: what a former agent left goes on serving.
 """
 
 from __future__ import annotations
@@ -110,19 +110,20 @@ class Worker:
             self._woken.clear()
             since_s, self._since_s = self._since_s, None
             self.progress.alive_s = time.monotonic()
-            if self._sources.slices.synced and self._sources.pods.synced:
+            if self._sources.slices.synced and self._sources.pods.synced and self._sources.namespaces.looked:
                 self._round(since_s)
 
     def _round(self, since_s: float | None) -> None:
         slices, pods = self._sources.slices.objects(), self._sources.pods.objects()
         self.claimed = frozenset(address for pod in pods for address in pod.addresses)
-        desired = desire(self._node, slices, pods, self._sources.namespaces.snapshot())
-        faults: list[str] = []
+        present = {address: pod.ifindex for address, pod in self._pods.items()}
+        desired = desire(self._node, slices, pods, self._sources.namespaces.snapshot(), present)
+        faults = [f"{pod.reference}: no interface of this node leads to {', '.join(pod.addresses)}" for pod in desired.missing]
         started_ns = time.time_ns()
-        attached = self._attach(desired, faults)
-        changed = self._write_pods(attached)
+        attached, changed = self._attach(desired, faults)
         writes = self._write_tables(slices, faults)
         ended_ns, ended_s = time.time_ns(), time.monotonic()
+        changed += self._remove_pods(attached)
         self._detach(desired, faults)
         if writes is not None:
             self._acknowledge(slices, attached, faults)
@@ -132,16 +133,23 @@ class Worker:
         self._telemetry.names.update(slices, names)
         self._measure(since_s, ended_s, writes, changed, faults)
 
-    def _attach(self, desired: Desired, faults: list[str]) -> dict[str, Attachment]:
-        """Attaches programs; the attachments that stand."""
-        wanted = {found.interface: POD_PROGRAMS for found in desired.attachments.values()}
-        outcome = self._attacher.attach({**wanted, **self._uplinks(faults)})
-        for index, error in outcome.failed.items():
-            self._log.warning("not attached", interface=index, error=str(error))
-        faults += [f"{pod.reference}: no interface of this node leads to {', '.join(pod.addresses)}" for pod in desired.missing]
-        faults += [f"{found.pod.pod if found.pod else address}: {outcome.failed[found.interface]}"
-                   for address, found in desired.attachments.items() if found.interface in outcome.failed]
-        return {address: found for address, found in desired.attachments.items() if found.interface not in outcome.failed}
+    def _attach(self, desired: Desired, faults: list[str]) -> tuple[dict[str, Attachment], int]:
+        """Attaches programs and enters each pod as soon as its interface bears them, those that wait at the start gate first. The
+        attachments that stand, and the number of changes."""
+        standing: dict[str, Attachment] = {}
+        changes = 0
+        for address, found in sorted(desired.attachments.items(), key=lambda item: item[1].pod is not None):
+            failure = self._attacher.attach({found.interface: POD_PROGRAMS}).failed.get(found.interface)
+            if failure:
+                faults.append(f"{found.pod.pod if found.pod else address}: {failure}")
+                self._log.warning("not attached", pod=found.pod.pod if found.pod else "", address=address, error=str(failure))
+                continue
+            standing[address] = found
+            changes += self._put_pod(address, Pod(found.interface, found.roles))
+        for index, failure in self._attacher.attach(self._uplinks(faults)).failed.items():
+            faults.append(f"uplink {index}: {failure}")
+            self._log.warning("uplink not attached", interface=index, error=str(failure))
+        return standing, changes
 
     def _uplinks(self, faults: list[str]) -> Mapping[int, frozenset[str]]:
         try:
@@ -150,28 +158,28 @@ class Worker:
             faults.append(f"the node's uplinks are not known: {error}")
             return {index: names for index, names in self._attacher.attached().items() if names == UPLINK_PROGRAMS}
 
-    def _write_pods(self, attached: Mapping[str, Attachment]) -> int:
-        """The pods' table: first what is there, then without what is gone; the number of changes."""
-        changes = 0
-        wanted = {address: Pod(found.interface, found.roles) for address, found in attached.items()}
-        for address, pod in wanted.items():
-            former = self._pods.get(address)
-            if former == pod:
-                continue
-            self._tables.put_pod(address, pod.ifindex, pod.roles)
-            self._pods[address] = pod
-            self._attached_at.setdefault(address, datetime.now(UTC))
-            changes += 1
-            if former and former.ifindex != pod.ifindex:
-                self._attached_at[address] = datetime.now(UTC)
-                self._collector.pod_gone(address, time.monotonic_ns())
-        for address in self._pods.keys() - wanted.keys():
+    def _put_pod(self, address: str, pod: Pod) -> bool:
+        """Enters a pod; whether that changed anything."""
+        former = self._pods.get(address)
+        if former == pod:
+            return False
+        self._tables.put_pod(address, pod.ifindex, pod.roles)
+        self._pods[address] = pod
+        if former is None or former.ifindex != pod.ifindex:
+            self._attached_at[address] = datetime.now(UTC)
+        if former and former.ifindex != pod.ifindex:
+            self._collector.pod_gone(address, time.monotonic_ns())
+        return True
+
+    def _remove_pods(self, standing: Mapping[str, Attachment]) -> int:
+        """Removes the pods that are gone, or are none of ours any more; how many."""
+        gone = self._pods.keys() - standing.keys()
+        for address in gone:
             self._tables.remove_pod(address)
             del self._pods[address]
             self._attached_at.pop(address, None)
             self._collector.pod_gone(address, time.monotonic_ns())
-            changes += 1
-        return changes
+        return len(gone)
 
     def _write_tables(self, slices: list[ServicePortSlice], faults: list[str]) -> int | None:
         """Tables; the number of values written, or None when that failed."""

@@ -46,7 +46,7 @@ async def keep(cluster: Cluster, settings: InjectorSettings, server: WebhookServ
     while True:
         pause_s = SYNCHRONISE_EVERY_S
         try:
-            keyring = await synchronise(cluster, settings, datetime.now(UTC))
+            keyring = await synchronise(cluster, settings, datetime.now(UTC), serving)
         except (ClusterError, ContendedError) as error:
             # What is served and trusted goes on being so: a replica stays ready while the API server is away.
             pause_s = RETRY_S

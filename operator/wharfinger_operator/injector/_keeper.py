@@ -3,7 +3,8 @@
 Rules
 - Every replica does the same; the Secret's creation and its resourceVersion decide who was first, the others read his.
 - The stored authorities are published before anything is renewed: an authority cannot take over unseen.
-- A Secret that cannot be used is replaced: pods without sidecars are worse than a new authority.
+- A Secret that is gone or cannot be used is written anew from what this replica holds, so that nobody notices. Only a replica that
+  holds nothing makes a new authority. (New ones are had by deleting the Secret while no replica runs.)
 """
 
 from __future__ import annotations
@@ -37,18 +38,23 @@ class Store(Protocol):
     async def write_trust(self, configuration: str, webhooks: tuple[str, ...], bundle: bytes) -> None: ...
 
 
-async def synchronise(store: Store, settings: InjectorSettings, now: datetime) -> Keyring:
-    """The keyring to serve with from `now` (aware) on, stored and published; whatever `store` raises passes through."""
+async def synchronise(store: Store, settings: InjectorSettings, now: datetime, held: Keyring | None = None) -> Keyring:
+    """The keyring to serve with from `now` (aware) on, stored and published; whatever `store` raises passes through.
+
+    `held` is the keyring of the last time, None the first time.
+    """
     for _ in range(ATTEMPTS):
         stored = await store.read_secret(settings.certificate_secret)
-        keyring = _readable(stored, settings)
+        readable = _readable(stored, settings)
+        keyring = readable or held
         if keyring is not None:
             await publish(store, settings, keyring)
         renewal = renew(keyring, settings.server_names, now)
-        if not renewal.reasons:
+        if readable is not None and not renewal.reasons:
             return renewal.keyring
         if await _write(store, settings, renewal.keyring, stored):
-            log.info("certificates renewed", reasons=renewal.reasons, authorities=len(renewal.keyring.authorities),
+            reasons = renewal.reasons if readable or not held else ("they were lost", *renewal.reasons)
+            log.info("certificates stored", reasons=reasons, authorities=len(renewal.keyring.authorities),
                      expires=renewal.keyring.serving.expires.isoformat())
             await publish(store, settings, renewal.keyring)
             return renewal.keyring
@@ -70,7 +76,7 @@ def _readable(stored: StoredSecret | None, settings: InjectorSettings) -> Keyrin
     try:
         return from_data(stored.data)
     except KeyringError as error:
-        log.error("stored certificates cannot be used; making new ones", secret=settings.certificate_secret, error=str(error))
+        log.error("stored certificates cannot be used", secret=settings.certificate_secret, error=str(error))
         return None
 
 

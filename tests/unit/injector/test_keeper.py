@@ -48,8 +48,8 @@ class MemoryStore:
         return True
 
 
-def synchronise(store, settings, now):
-    return asyncio.run(_keeper.synchronise(store, settings, now))
+def synchronise(store, settings, now, held=None):
+    return asyncio.run(_keeper.synchronise(store, settings, now, held))
 
 
 def another_replica(store, settings, now, keyrings):
@@ -104,6 +104,22 @@ def test_new_authority_is_published_before_it_signs(store, settings, now):
     second = synchronise(store, settings, then)
     assert set(store.trust.values()) == {first.trust_bundle + second.authorities[1].certificate}
     assert second.serving.x509.verify_directly_issued_by(first.authorities[0].x509) is None
+
+
+@pytest.mark.parametrize("lost", [None, {"tls.crt": "nonsense"}])
+def test_secret_that_is_lost_is_written_anew_from_what_a_replica_holds(store, settings, now, lost):
+    held = synchronise(store, settings, now)
+    store.data = lost
+    assert synchronise(store, settings, now, held) == held
+    assert from_data(store.data) == held
+    assert synchronise(store, settings, now, held) == held
+    assert store.writes == 2
+
+
+def test_replica_follows_the_secret_rather_than_what_it_holds(store, settings, now):
+    held = synchronise(store, settings, now)
+    renewed = synchronise(store, settings, now + timedelta(days=50))
+    assert synchronise(store, settings, now + timedelta(days=50), held) == renewed != held
 
 
 def test_secret_that_cannot_be_used_is_replaced(store, settings, now):

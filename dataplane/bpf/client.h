@@ -18,15 +18,17 @@ INLINE void client_event(struct work *w, const struct flow *f, enum role role, e
 	};
 }
 
-INLINE void client_forget(struct work *w, const struct flow *f)
+/* Gives back the wire's ports. An entry that is no longer aware has none, and another connection may have them by now. */
+INLINE void client_release(struct work *w, const struct flow *f)
 {
+	if (!f->aware)
+		return;
 	set_key(&w->wire, SIDE_CLIENT_WIRE, &w->key.local, w->key.local_port, &f->other, f->redirect_port);
 	drop_flows(w, &w->wire);
 	if (f->service_port && f->service_port != f->redirect_port) {
 		w->wire.peer_port = f->service_port;
 		drop_flows(w, &w->wire);
 	}
-	drop_flows(w, &w->key);
 }
 
 /* The record that leads from a wire port back to what the stack sees: REASON_none, or why there is none. */
@@ -69,14 +71,16 @@ INLINE enum reason client_opens(struct work *w, struct flow *old)
 	struct choice c = {};
 	enum reason rule;
 
-	if (old && old->isn == p->seq && old->state == FLOW_OPENING && ++old->tries < 2)
-		return client_tags_syn(w, old);
+	if (old && old->isn == p->seq) {
+		if (old->aware && old->state == FLOW_OPENING && ++old->tries < 2)
+			return client_tags_syn(w, old);
+		client_release(w, old);
+		old->aware = 0; /* and stays so: an answer to this SYN may come after the next one */
+		return REASON_third_syn;
+	}
 	if (old) {
-		int repeated = old->isn == p->seq;
-		w->flow = *old;
-		client_forget(w, &w->flow);
-		if (repeated)
-			return REASON_third_syn;
+		client_release(w, old);
+		drop_flows(w, &w->key);
 	}
 	choose(w, &c);
 	if (c.reason != REASON_client_syn && c.reason != REASON_client_syn_service)
@@ -108,7 +112,7 @@ INLINE enum reason client_sends(struct work *w)
 	struct flow *f = find_flows(w, &w->key);
 	if ((p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
 		return client_opens(w, f);
-	if (!f)
+	if (!f || !f->aware)
 		return REASON_no_entry;
 
 	w->verdict.dst = f->other;

@@ -104,11 +104,7 @@ INLINE int pkt_store(frame *f, u32 at, const void *bytes, u32 len)
 {
 	return bpf_skb_store_bytes(f, at, bytes, len, 0) != 0;
 }
-INLINE int pkt_l3_sum(frame *f, u32 at, u32 from, u32 to, u32 size) { return bpf_l3_csum_replace(f, at, from, to, size) != 0; }
-INLINE int pkt_l4_sum(frame *f, u32 at, u32 from, u32 to, u32 size_and_flags)
-{
-	return bpf_l4_csum_replace(f, at, from, to, size_and_flags) != 0;
-}
+INLINE int pkt_sum(frame *f, u32 at, u32 difference, u32 flags) { return bpf_l4_csum_replace(f, at, 0, difference, flags) != 0; }
 INLINE int pkt_resize(frame *f, u32 len) { return bpf_skb_change_tail(f, len, 0) != 0; }
 
 #endif

@@ -190,8 +190,8 @@ INLINE int pkt_store(frame *e, u32 at, const void *bytes, u32 len)
 	return 0;
 }
 
-/* RFC 1624: HC' = ~(~HC + ~m + m'). Here checksums are always whole, so what the pseudo-header covers needs no telling apart. */
-static int engine_sum(struct engine *e, u32 at, u32 from, u32 to)
+/* Here checksums are always whole, so the pseudo-header's share needs no telling apart. */
+INLINE int pkt_sum(frame *e, u32 at, u32 difference, u32 flags)
 {
 	u32 sum;
 	u16 was;
@@ -199,15 +199,12 @@ static int engine_sum(struct engine *e, u32 at, u32 from, u32 to)
 	if (at + 2 > e->packet_len)
 		return -1;
 	memcpy(&was, e->packet + at, 2);
-	sum = (u16)~was + (~from & 0xffff) + (~from >> 16) + (to & 0xffff) + (to >> 16);
+	sum = (u16)~was + (difference & 0xffff) + (difference >> 16);
 	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	was = (u16)~sum;
+	was = (u16)~((sum & 0xffff) + (sum >> 16));
 	memcpy(e->packet + at, &was, 2);
 	return 0;
 }
-INLINE int pkt_l3_sum(frame *e, u32 at, u32 from, u32 to, u32 size) { return engine_sum(e, at, from, to); }
-INLINE int pkt_l4_sum(frame *e, u32 at, u32 from, u32 to, u32 size_and_flags) { return engine_sum(e, at, from, to); }
 INLINE int pkt_resize(frame *e, u32 len)
 {
 	if (len > ENGINE_PACKET_MAX)
@@ -249,7 +246,7 @@ static int engine_run(struct engine *e, enum hook hook, u32 ifindex)
 	reason = parse(&w->headers, &w->packet);
 	if (reason == REASON_none)
 		reason = hook == HOOK_FROM_POD ? decide_from_pod(w) : hook == HOOK_TO_POD ? decide_to_pod(w) : decide_from_net(w);
-	if ((engine_outcome[reason] == OUTCOME_DELIVER || engine_outcome[reason] == OUTCOME_FORWARD) && rewrite(e, w))
+	if ((engine_outcome[reason] == OUTCOME_DELIVER || engine_outcome[reason] == OUTCOME_FORWARD) && rewrite(e, w, 0))
 		reason = REASON_rewrite_failed;
 	if (engine_outcome[reason] == OUTCOME_REFLECT && rewrite_turned(e, w))
 		reason = REASON_rewrite_failed;

@@ -1,7 +1,8 @@
-/* Making the packet say what the verdict says. Written once over four primitives that each host gives:
- *   pkt_store(f, at, bytes, len)   pkt_l3_sum(f, at, from, to, size)   pkt_l4_sum(f, at, from, to, size_and_flags)   pkt_resize(f, len)
- * each answers 0 or not; `f` is the packet in its host's own form. Checksums change by differences, so partial (offloaded) ones stay right: SUM_PSEUDO marks what the pseudo-header
- * covers, the only part a partial checksum has in it. */
+/* Making the packet say what the verdict says. Written once over three primitives that each host gives:
+ *   pkt_store(f, at, bytes, len)   pkt_sum(f, at, difference, flags)   pkt_resize(f, len)
+ * each answers 0 or not; `f` is the packet in its host's own form. Checksums change by the ones' complement difference of what changed
+ * (RFC 1624), so partial (offloaded) ones stay right: SUM_PSEUDO marks the pseudo-header's share, the only one that they have in them.
+ * The IP header is written as a whole, for each call of a primitive costs more than the bytes that it carries. */
 #ifndef WHARFINGER_REWRITE_H
 #define WHARFINGER_REWRITE_H
 
@@ -10,49 +11,72 @@
 
 #define SUM_PSEUDO 0x10 /* BPF_F_PSEUDO_HDR */
 
-enum { IP_TOTAL = 2, IP_TTL = 8, IP_SUM = 10, IP_SRC = 12, IP_DST = 16, TCP_SPORT = 0, TCP_DPORT = 2, TCP_OFFSET = 12, TCP_SUM = 16 };
+enum { IP_TOTAL = 2, IP_TTL = 8, IP_SUM = 10, IP_SRC = 12, IP_DST = 16, TCP_PORTS = 0, TCP_OFFSET = 12, TCP_SUM = 16, ICMP_SUM = 2 };
 
-INLINE int rewrite_address(frame *f, struct work *w, u32 at, const struct addr *from, const struct addr *to)
+/* `sum` with `to` in place of `from`: words as they lie in memory, as this sum does not care for byte order. */
+INLINE u32 sum_change(u32 sum, u32 from, u32 to)
 {
-	const struct packet *p = &w->packet;
+	u64 wide = (u64)sum + (u32)~from + to;
 
-	if (addr_equal(from, to))
-		return 0;
-	return pkt_l4_sum(f, p->l4 + TCP_SUM, from->word[3], to->word[3], 4 | SUM_PSEUDO) ||
-	       pkt_l3_sum(f, p->l3 + IP_SUM, from->word[3], to->word[3], 4) || pkt_store(f, at, &to->word[3], 4);
+	wide = (wide & 0xffffffff) + (wide >> 32);
+	return (u32)((wide & 0xffffffff) + (wide >> 32));
 }
 
-INLINE int rewrite_port(frame *f, struct work *w, u32 at, be16 from, be16 to)
+INLINE u16 sum_fold(u32 sum)
 {
-	if (from == to)
-		return 0;
-	return pkt_l4_sum(f, w->packet.l4 + TCP_SUM, from, to, 2) || pkt_store(f, at, &to, 2);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return (u16)((sum & 0xffff) + (sum >> 16));
 }
 
-INLINE int rewrite_blank(frame *f, struct work *w)
+INLINE be32 raw_at(const struct headers *h, u32 at) { return to_be32(u32_at(h, at)); }
+
+/* An IP header (without its options) with other addresses, `grown` bytes more in all, and `hops` fewer to live. */
+INLINE int rewrite_ip(frame *f, struct work *w, u32 at, be32 src, be32 dst, u32 grown, u32 hops)
+{
+	const struct headers *h = &w->headers;
+	be32 was[5], is[5];
+
+	for (u32 i = 0; i < 5; i++)
+		is[i] = was[i] = raw_at(h, at + i * 4);
+	is[0] = to_be32(from_be32(was[0]) + grown);
+	is[2] = to_be32(from_be32(was[2]) - (hops << 24));
+	is[3] = src;
+	is[4] = dst;
+	u32 sum = (u16)~to_be16(u16_at(h, at + IP_SUM));
+	sum = sum_change(sum, was[0], is[0]);
+	sum = sum_change(sum, was[2], is[2]);
+	sum = sum_change(sum, was[3], is[3]);
+	sum = sum_change(sum, was[4], is[4]);
+	u16 checksum = from_be16((be16)(u16)~sum_fold(sum));
+	is[2] = to_be32((from_be32(is[2]) & 0xffff0000) | checksum);
+	return pkt_store(f, at, is, sizeof is);
+}
+
+INLINE be32 ports_of(be16 sport, be16 dport) { return to_be32((u32)from_be16(sport) << 16 | from_be16(dport)); }
+
+/* Our option becomes NOPs. `sum`: the TCP checksum's difference so far. */
+INLINE int rewrite_blank(frame *f, struct work *w, u32 *sum)
 {
 	const struct packet *p = &w->packet;
 	const be32 nops = to_be32(0x01010101);
 
-	for (u32 i = 0; i < OPTION_LEN_ORIGIN / 4; i++) {
-		if (i * 4 >= p->option.len)
+	for (u32 i = 0; i < OPTION_LEN_ORIGIN; i += 4) {
+		if (i >= p->option.len)
 			break;
-		u32 at = p->option_at + i * 4;
-		be32 was = to_be32(u32_at(&w->headers, at));
-		if (pkt_l4_sum(f, p->l4 + TCP_SUM, was, nops, 4) || pkt_store(f, at, &nops, 4))
+		*sum = sum_change(*sum, raw_at(&w->headers, p->option_at + i), nops);
+		if (pkt_store(f, p->option_at + i, &nops, 4))
 			return -1;
 	}
 	return 0;
 }
 
 /* Our option after the others, at the end of a packet without data. */
-INLINE int rewrite_append(frame *f, struct work *w)
+INLINE int rewrite_append(frame *f, struct work *w, u32 *sum)
 {
 	const struct packet *p = &w->packet;
 	const struct option *o = &w->verdict.append;
 	u32 end = p->l4 + p->tcp_len;
-	u16 total = u16_at(&w->headers, p->l3 + IP_TOTAL), flags = u16_at(&w->headers, p->l4 + TCP_OFFSET);
-	be16 was, is;
+	be32 offset = raw_at(&w->headers, p->l4 + TCP_OFFSET), longer = to_be32(from_be32(offset) + ((u32)o->len / 4 << 28));
 	be32 word[4] = {
 		to_be32((u32)OPTION_KIND << 24 | (u32)o->len << 16 | OPTION_EXID),
 		to_be32((u32)o->flags << 24 | OPTION_VERSION << 16 | from_be16(o->port)),
@@ -65,53 +89,56 @@ INLINE int rewrite_append(frame *f, struct work *w)
 	for (u32 i = 0; i < OPTION_LEN_ORIGIN / 4; i++) {
 		if (i * 4 >= o->len)
 			break;
-		if (pkt_store(f, end + i * 4, &word[i], 4) || pkt_l4_sum(f, p->l4 + TCP_SUM, 0, word[i], 4))
+		*sum = sum_change(*sum, 0, word[i]);
+		if (pkt_store(f, end + i * 4, &word[i], 4))
 			return -1;
 	}
-	was = to_be16(flags);
-	is = to_be16((u16)(flags + (o->len / 4 << 12)));
-	if (pkt_l4_sum(f, p->l4 + TCP_SUM, was, is, 2) || pkt_store(f, p->l4 + TCP_OFFSET, &is, 2))
-		return -1;
-	was = to_be16((u16)(p->tcp_len));
-	is = to_be16((u16)(p->tcp_len + o->len));
-	if (pkt_l4_sum(f, p->l4 + TCP_SUM, was, is, 2 | SUM_PSEUDO))
-		return -1;
-	was = to_be16(total);
-	is = to_be16((u16)(total + o->len));
-	return pkt_l3_sum(f, p->l3 + IP_SUM, was, is, 2) || pkt_store(f, p->l3 + IP_TOTAL, &is, 2);
+	*sum = sum_change(*sum, offset, longer);
+	return pkt_store(f, p->l4 + TCP_OFFSET, &longer, 4);
 }
 
-/* The packet inside an ICMP error. An address and its IP header's checksum change by opposite amounts, so the ICMP checksum only feels the ports. */
+/* The packet inside an ICMP error: its own checksum and its addresses change by opposite amounts, so the ICMP checksum only feels the ports. */
 INLINE int rewrite_embedded(frame *f, struct work *w)
 {
 	const struct packet *p = &w->packet;
 	const struct verdict *v = &w->verdict;
-	u32 icmp_sum = p->l4 + 2;
+	be32 was = ports_of(p->sport, p->dport), is = ports_of(v->sport, v->dport);
 
-	if (!addr_equal(&p->dst, &v->dst) && (pkt_l3_sum(f, p->inner_l3 + IP_SUM, p->dst.word[3], v->dst.word[3], 4) ||
-					      pkt_store(f, p->inner_l3 + IP_DST, &v->dst.word[3], 4)))
+	if (rewrite_ip(f, w, p->inner_l3, v->src.word[3], v->dst.word[3], 0, 0))
 		return -1;
-	if (p->sport != v->sport && (pkt_l4_sum(f, icmp_sum, p->sport, v->sport, 2) || pkt_store(f, p->inner_l4 + TCP_SPORT, &v->sport, 2)))
-		return -1;
-	if (p->dport != v->dport && (pkt_l4_sum(f, icmp_sum, p->dport, v->dport, 2) || pkt_store(f, p->inner_l4 + TCP_DPORT, &v->dport, 2)))
-		return -1;
-	return 0;
+	return was != is && (pkt_sum(f, p->l4 + ICMP_SUM, sum_change(0, was, is), 0) || pkt_store(f, p->inner_l4 + TCP_PORTS, &is, 4));
 }
 
-/* 0, or not: the packet may be half changed and must not go on. */
-INLINE int rewrite(frame *f, struct work *w)
+/* `hops`: 1 when it leaves as a router's packet would. 0, or not: the packet may be half changed and must not go on. */
+INLINE int rewrite(frame *f, struct work *w, u32 hops)
 {
 	const struct packet *p = &w->packet;
 	const struct verdict *v = &w->verdict;
+	be32 src = v->src.word[3], dst = v->dst.word[3], was = ports_of(p->sport, p->dport), is = ports_of(v->sport, v->dport);
+	u32 sum = 0, pseudo = 0;
 
-	if (p->icmp_error)
+	if (p->icmp_error) {
+		if (hops && rewrite_ip(f, w, p->l3, raw_at(&w->headers, p->l3 + IP_SRC), raw_at(&w->headers, p->l3 + IP_DST), 0, hops))
+			return -1;
 		return rewrite_embedded(f, w);
-	if (v->append.len && rewrite_append(f, w))
+	}
+	if (v->append.len && rewrite_append(f, w, &sum))
 		return -1;
-	if (v->blank && rewrite_blank(f, w))
+	if (v->blank && rewrite_blank(f, w, &sum))
 		return -1;
-	return rewrite_address(f, w, p->l3 + IP_SRC, &p->src, &v->src) || rewrite_address(f, w, p->l3 + IP_DST, &p->dst, &v->dst) ||
-	       rewrite_port(f, w, p->l4 + TCP_SPORT, p->sport, v->sport) || rewrite_port(f, w, p->l4 + TCP_DPORT, p->dport, v->dport);
+	if (was != is) {
+		sum = sum_change(sum, was, is);
+		if (pkt_store(f, p->l4 + TCP_PORTS, &is, 4))
+			return -1;
+	}
+	pseudo = sum_change(pseudo, p->src.word[3], src);
+	pseudo = sum_change(pseudo, p->dst.word[3], dst);
+	pseudo = sum_change(pseudo, to_be16(p->tcp_len), to_be16((u16)(p->tcp_len + v->append.len)));
+	if ((src != p->src.word[3] || dst != p->dst.word[3] || v->append.len) && pkt_sum(f, p->l4 + TCP_SUM, pseudo, SUM_PSEUDO))
+		return -1;
+	if ((was != is || v->append.len || v->blank) && pkt_sum(f, p->l4 + TCP_SUM, sum, 0))
+		return -1;
+	return rewrite_ip(f, w, p->l3, src, dst, v->append.len, hops);
 }
 
 /* The start gate's probe goes back the way it came: both ends change places, which no checksum feels. */
@@ -126,14 +153,6 @@ INLINE int rewrite_turned(frame *f, struct work *w)
 	}
 	return pkt_store(f, 0, mac, sizeof mac) || pkt_store(f, p->l3 + IP_SRC, &p->dst.word[3], 4) ||
 	       pkt_store(f, p->l3 + IP_DST, &p->src.word[3], 4) || pkt_store(f, p->l4, &p->dport, 2) || pkt_store(f, p->l4 + 2, &p->sport, 2);
-}
-
-INLINE int rewrite_ttl(frame *f, struct work *w)
-{
-	u16 was = u16_at(&w->headers, w->packet.l3 + IP_TTL), is = (u16)(was - 0x100);
-	u8 ttl = (u8)(is >> 8);
-
-	return pkt_l3_sum(f, w->packet.l3 + IP_SUM, to_be16(was), to_be16(is), 2) || pkt_store(f, w->packet.l3 + IP_TTL, &ttl, 1);
 }
 
 #endif

@@ -51,50 +51,40 @@ INLINE struct work *load(struct __sk_buff *skb)
 }
 
 /* The way on without the stack, and so without connection tracking: the routing table names the interface, its neighbour table the link
- * address. What has no direct way, or is too big for it, is left to the stack, which knows how to say so. */
-INLINE int send_on(struct __sk_buff *skb, struct work *w, enum hook hook)
+ * address. What has no direct way, or is too big for it, is left to the stack, which knows how to say so: the reason, else REASON_none. */
+INLINE enum reason find_way(struct __sk_buff *skb, struct work *w, struct bpf_fib_lookup *fib)
 {
 	const struct verdict *v = &w->verdict;
-	struct bpf_fib_lookup fib = {
-		.family = AF_INET, .l4_protocol = PROTO_TCP, .ifindex = skb->ifindex, .tos = 0,
-		.tot_len = skb->gso_size ? 0 : (u16)(skb->len - ETH_LEN),
-		.ipv4_src = v->src.word[3], .ipv4_dst = v->dst.word[3],
-	};
 	u32 mtu = 0;
 
+	if (w->packet.ttl <= 1)
+		return REASON_stack_ttl;
+	fib->family = AF_INET;
+	fib->l4_protocol = w->packet.proto;
+	fib->ifindex = skb->ifindex;
+	fib->tot_len = skb->gso_size ? 0 : (u16)(skb->len - ETH_LEN + v->append.len);
 	if (w->packet.icmp_error) { /* the addresses of the outer header are the ones to route by */
-		fib.ipv4_src = to_be32(u32_at(&w->headers, w->packet.l3 + IP_SRC));
-		fib.ipv4_dst = to_be32(u32_at(&w->headers, w->packet.l3 + IP_DST));
-		fib.l4_protocol = PROTO_ICMP;
+		fib->ipv4_src = raw_at(&w->headers, w->packet.l3 + IP_SRC);
+		fib->ipv4_dst = raw_at(&w->headers, w->packet.l3 + IP_DST);
+	} else {
+		fib->ipv4_src = v->src.word[3];
+		fib->ipv4_dst = v->dst.word[3];
 	}
-	if (w->packet.ttl <= 1) {
-		count(skb, hook, REASON_stack_ttl);
-		return NEXT;
-	}
-	long found = bpf_fib_lookup(skb, &fib, sizeof fib, BPF_FIB_LOOKUP_SKIP_NEIGH);
-	if (found == BPF_FIB_LKUP_RET_FRAG_NEEDED || (!found && skb->gso_size && bpf_check_mtu(skb, fib.ifindex, &mtu, 0, BPF_MTU_CHK_SEGS))) {
-		count(skb, hook, REASON_stack_too_big);
-		return NEXT;
-	}
-	if (found) {
-		count(skb, hook, REASON_stack_no_route);
-		return NEXT;
-	}
-	if (rewrite_ttl(skb, w)) {
-		count(skb, hook, REASON_rewrite_failed);
-		return TC_ACT_SHOT;
-	}
-	struct bpf_redir_neigh hop = { .nh_family = AF_INET, .ipv4_nh = fib.ipv4_dst };
-	return bpf_redirect_neigh(fib.ifindex, &hop, sizeof hop, 0);
+	long found = bpf_fib_lookup(skb, fib, sizeof *fib, BPF_FIB_LOOKUP_SKIP_NEIGH);
+	if (found == BPF_FIB_LKUP_RET_FRAG_NEEDED || (!found && skb->gso_size && bpf_check_mtu(skb, fib->ifindex, &mtu, 0, BPF_MTU_CHK_SEGS)))
+		return REASON_stack_too_big;
+	return found ? REASON_stack_no_route : REASON_none;
 }
 
 INLINE int finish(struct __sk_buff *skb, struct work *w, enum hook hook, enum reason reason)
 {
+	u8 outcome = outcomes[reason & (COUNTER_REASONS - 1)];
+	struct bpf_fib_lookup fib = {};
+	int direct = 0;
+
 	count(skb, hook, reason);
 	if (w->packet.malformed_option)
 		count(skb, hook, REASON_option_malformed);
-	u8 outcome = outcomes[reason & (COUNTER_REASONS - 1)];
-
 	if (outcome == OUTCOME_PASS)
 		return NEXT;
 	if (outcome == OUTCOME_DROP)
@@ -103,11 +93,20 @@ INLINE int finish(struct __sk_buff *skb, struct work *w, enum hook hook, enum re
 		return rewrite_turned(skb, w) ? TC_ACT_SHOT : bpf_redirect(skb->ifindex, 0);
 	if (w->event.kind)
 		tell(w);
-	if (rewrite(skb, w)) {
+	if (outcome == OUTCOME_FORWARD) {
+		reason = find_way(skb, w, &fib);
+		direct = reason == REASON_none;
+		if (!direct)
+			count(skb, hook, reason);
+	}
+	if (rewrite(skb, w, direct)) {
 		count(skb, hook, REASON_rewrite_failed);
 		return TC_ACT_SHOT;
 	}
-	return outcome == OUTCOME_FORWARD ? send_on(skb, w, hook) : NEXT;
+	if (!direct)
+		return NEXT;
+	struct bpf_redir_neigh hop = { .nh_family = AF_INET, .ipv4_nh = fib.ipv4_dst };
+	return bpf_redirect_neigh(fib.ifindex, &hop, sizeof hop, 0);
 }
 
 #define PROGRAM(name, hook, decide) \

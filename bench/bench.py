@@ -16,12 +16,11 @@ from pathlib import Path
 TOP = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TOP / "tests" / "cluster"), str(TOP / "tests")]
 
+import programs  # noqa: E402
 from release import NAMESPACE, OTLP, Release, wait_for  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 from testbed import Cluster  # noqa: E402
-
-import programs  # noqa: E402
 
 ROUNDS = 9
 LOADS = {"connections": 3000, "latency": 4000, "bulk": 1_000_000_000}
@@ -36,14 +35,15 @@ def deploy(cluster: Cluster) -> dict[str, tuple[str, str, int]]:
     text = Path(__file__).with_name("bench.yaml").read_text().replace("NODE_A", near).replace("NODE_B", far)
     script = Path(__file__).with_name("load.py").read_text()
     cluster.kubectl("apply", "-f", "-", input=text.split("---")[0])
-    cluster.kubectl("apply", "-f", "-", input=json.dumps({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "load", "namespace": "bench"},
-                                                          "data": {"load.py": script}}))
+    config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "load", "namespace": "bench"}, "data": {"load.py": script}}
+    cluster.kubectl("apply", "-f", "-", input=json.dumps(config))
     cluster.kubectl("apply", "-f", "-", input=text)
     for name in ("server", "direct-server", "aware", "plain"):
         cluster.kubectl("-n", "bench", "rollout", "status", f"deployment/{name}", "--timeout=120s")
     cluster.kubectl("-n", "bench", "wait", "redirectportpool/bench", "--for=condition=Programmed", "--timeout=60s")
     pod = cluster.kubectl("-n", "bench", "get", "pods", "-l", "app=direct-server", "-o", "jsonpath={.items[0].status.podIP}")
-    service = {name: cluster.kubectl("-n", "bench", "get", "service", name, "-o", "jsonpath={.spec.clusterIP}") for name in ("server", "direct-server")}
+    service = {name: cluster.kubectl("-n", "bench", "get", "service", name, "-o", "jsonpath={.spec.clusterIP}")
+               for name in ("server", "direct-server")}
     return {"direct": ("plain", pod, 8080), "wharfinger": ("aware", service["server"], 80), "kube-proxy": ("plain", service["direct-server"], 80)}
 
 
@@ -82,7 +82,8 @@ def change_to_table(cluster: Cluster, rounds: int) -> dict[str, float]:
 def table_writes(cluster: Cluster, since: float) -> list[float]:
     """The moment of each agent's first table write after `since`; empty until every agent has one."""
     found = []
-    pods = cluster.kubectl("-n", NAMESPACE, "get", "pods", "-l", "app.kubernetes.io/component=agent", "-o", "jsonpath={.items[*].metadata.name}").split()
+    pods = cluster.kubectl("-n", NAMESPACE, "get", "pods", "-l", "app.kubernetes.io/component=agent",
+                           "-o", "jsonpath={.items[*].metadata.name}").split()
     for pod in pods:
         for line in cluster.kubectl("-n", NAMESPACE, "logs", pod, "--since=60s").splitlines():
             record = json.loads(line) if line.startswith("{") else {}
@@ -96,11 +97,13 @@ def table_writes(cluster: Cluster, since: float) -> list[float]:
 def memory(cluster: Cluster) -> dict[str, float]:
     """Resident megabytes of each component's process: the median over its processes."""
     seen: dict[str, list[float]] = {}
-    modules = {"wharfinger_operator.injector": "injector", "wharfinger_operator": "operator", "wharfinger_dataplane.agent": "agent", "wharfinger_sidecar": "sidecar"}
+    modules = {"wharfinger_operator.injector": "injector", "wharfinger_operator": "operator", "wharfinger_dataplane.agent": "agent",
+               "wharfinger_sidecar": "sidecar"}
     for node in cluster.nodes:
         for line in cluster.exec(node.name, "ps", "-eo", "rss,args").splitlines()[1:]:
             rss, _, words = line.strip().partition(" ")
-            component = next((name for module, name in modules.items() if f"-m {module}" in words and words.split()[0].endswith(("python", "python3"))), None)
+            python = words.split()[0].endswith(("python", "python3"))
+            component = next((name for module, name in modules.items() if python and f"-m {module}" in words), None)
             if component:
                 seen.setdefault(component, []).append(int(rss) / 1024)
     return {component: statistics.median(values) for component, values in sorted(seen.items())}

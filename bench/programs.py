@@ -13,7 +13,6 @@ from pathlib import Path
 from support.lab import Lab, Role, bpffs, inside
 from support.slices import VIRTUAL, pool_slice
 from support.traffic import Client, checksum, server
-
 from wharfinger_dataplane import _bpf
 
 HOOKS = ("from_pod", "to_pod", "from_net")
@@ -68,7 +67,8 @@ def _measure(lab: Lab, folder: Path, rounds: int) -> dict[str, dict[str, float]]
 
 def _summary(kinds: dict[str, list[float]]) -> dict[str, float]:
     ratios = [ours / theirs for ours, theirs in zip(kinds["ours"], kinds["forward_only"], strict=True)]
-    return {"ours_ns": statistics.median(kinds["ours"]), "forward_only_ns": statistics.median(kinds["forward_only"]), "ratio": statistics.median(ratios)}
+    medians = {f"{kind}_ns": statistics.median(values) for kind, values in kinds.items()}
+    return {**medians, "ratio": statistics.median(ratios)}
 
 
 def _totals(lab: Lab, plain: _bpf.Object, kind: str) -> dict[str, tuple[int, int]]:

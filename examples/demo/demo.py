@@ -12,12 +12,11 @@ from pathlib import Path
 TOP = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(TOP / "tests" / "cluster"), str(TOP / "tests")]
 
+import wire  # noqa: E402
+from agents import counters  # noqa: E402
 from release import NAMESPACE, OTLP, Release, wait_for  # noqa: E402
 from rich.console import Console  # noqa: E402
 from testbed import Cluster  # noqa: E402
-
-import wire  # noqa: E402
-from agents import counters  # noqa: E402
 from traces import connection_trace, tree  # noqa: E402
 
 BURST = 200
@@ -43,7 +42,8 @@ class Demo:
 
     def client(self, name: str, *words: str) -> dict:
         """What client.py reports in the pod of a deployment: its last line."""
-        return json.loads(self.kubectl("-n", "shop", "exec", f"deploy/{name}", "-c", "client", "--", "python3", "/shop/client.py", *words).splitlines()[-1])
+        out = self.kubectl("-n", "shop", "exec", f"deploy/{name}", "-c", "client", "--", "python3", "/shop/client.py", *words)
+        return json.loads(out.splitlines()[-1])
 
     def address(self) -> str:
         return self.kubectl("-n", "shop", "get", "service", "shop", "-o", "jsonpath={.spec.clusterIP}").strip()

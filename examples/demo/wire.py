@@ -45,7 +45,8 @@ def report(segments: list[Segment], owners: dict[tuple[str, int], str]) -> list[
     joins = sum(1 for s in rest if s.option and s.option.port == 80)
     return [
         f"{len(syns):5d}  SYN to X=80 with REDIRECT, scope {sorted({s.option.scope for s in syns})}",
-        f"{len(answers):5d}  SYN+ACK from X=80 with REDIRECT_CONFIRM and REDIRECT_OPT=Y: " + ", ".join(f"Y={y} {n}x" for y, n in sorted(named.items())),
+        f"{len(answers):5d}  SYN+ACK from X=80 with REDIRECT_CONFIRM and REDIRECT_OPT=Y: "
+        + ", ".join(f"Y={y} {n}x" for y, n in sorted(named.items())),
         f"{joins:5d}  ACK to Y with REDIRECT_CONFIRM and REDIRECT_OPT=80",
         f"{len(rest):5d}  later packets, every one of them from or to its server's own Y",
     ]

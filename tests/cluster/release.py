@@ -88,10 +88,9 @@ class Release:
         self.cluster.kubectl("apply", "-f", "-", input=json.dumps({
             "apiVersion": "v1", "kind": "Namespace",
             "metadata": {"name": NAMESPACE, "labels": {"pod-security.kubernetes.io/enforce": "privileged"}}}))
-        out = self.cluster.helm("upgrade", "--install", "wharfinger", str(TOP / "charts" / "wharfinger"), "--namespace", NAMESPACE,
+        return self.cluster.helm("upgrade", "--install", "wharfinger", str(TOP / "charts" / "wharfinger"), "--namespace", NAMESPACE,
                                 "--set", "image.tag=dev", *[word for setting in settings for word in ("--set", setting)],
                                 "--wait", "--timeout", "180s")
-        return out
 
     def shop(self) -> None:
         """examples/shop, ready: its pods run and its pools are Programmed."""

@@ -10,7 +10,6 @@ from support.capture import Capture
 from support.lab import Lab, Node, Pod, Role, sh
 from support.slices import VIRTUAL, pool_slice
 from support.traffic import Client, checksum, server
-
 from wharfinger_dataplane._records import Side, unpack_flow_key
 
 
@@ -135,7 +134,7 @@ def test_unaware_pods_and_direct_dials_are_nobodys_business(lab, client, servers
         with Client(pod, servers[0].address, 8080) as connection:
             assert connection.ask()[0] == "a"
     for node in lab.nodes:
-        assert all(hook == "from_net" and "not_" in reason or reason in ("not_ip", "not_tcp", "not_ours", "not_virtual", "no_entry")
+        assert all((hook == "from_net" and "not_" in reason) or reason in ("not_ip", "not_tcp", "not_ours", "not_virtual", "no_entry")
                    for hook, reason in node.counts())
         assert node.bpf.maps["flows"].items() == []
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from pyroute2 import netns
-
 from wharfinger_dataplane import _bpf, _engine
 from wharfinger_dataplane._records import Role
 from wharfinger_dataplane.tables import Tables

@@ -1,0 +1,241 @@
+"""The operator and its schemas on a real cluster: a real API server validates, real pods are the servers, real agents acknowledge."""
+
+import copy
+import json
+import time
+
+import pytest
+import yaml
+
+NAMESPACE, SYSTEM = "operator-tests", "wharfinger-system"
+POOL = {
+    "apiVersion": "wharfinger.io/v1alpha1", "kind": "ServicePortPool", "metadata": {"name": "web", "namespace": NAMESPACE},
+    "spec": {"virtualAddresses": {"service": {"name": "web"}}, "portRanges": [{"from": 21000, "to": 21015}],
+             "servers": {"service": {"name": "web"}}, "targets": [{"name": "http", "targetPort": "http"}], "restTime": "6s"}}
+REDIRECT = {
+    "apiVersion": "wharfinger.io/v1alpha1", "kind": "RedirectPortPool", "metadata": {"name": "web", "namespace": NAMESPACE},
+    "spec": {"servicePortPool": {"name": "web"}, "target": "http", "ports": [{"from": 80, "to": 80}]}}
+
+
+def changed(document, name=None, **spec):
+    document = copy.deepcopy(document)
+    document["spec"] |= spec
+    document["metadata"]["name"] = name or document["metadata"]["name"]
+    return document
+
+
+class Space:
+    """The tests' namespace on the cluster."""
+
+    def __init__(self, cluster):
+        self.cluster = cluster
+
+    def kubectl(self, *words, **options):
+        return self.cluster.kubectl("--namespace", NAMESPACE, *words, **options)
+
+    def apply(self, *documents):
+        self.kubectl("apply", "--filename=-", input=yaml.safe_dump_all(documents))
+
+    def get(self, kind, name=None):
+        found = json.loads(self.kubectl("get", kind, *([name] if name else []), "--output=json"))
+        return found if name else found["items"]
+
+    def records(self):
+        return [record for piece in self.get("serviceportslices") if piece["metadata"]["labels"]["wharfinger.io/pool"] == "web"
+                for record in piece["spec"].get("assignments", ())]
+
+    def ports(self, state="Ready"):
+        return {record["server"]: record["targets"][0]["servicePorts"] for record in self.records() if record["state"] == state}
+
+    def condition(self, kind, name, aspect):
+        """(status, reason, message) on the object's current generation; empty words until there is one."""
+        found = self.get(kind, name)
+        for condition in found.get("status", {}).get("conditions", ()):
+            if condition["type"] == aspect and condition["observedGeneration"] == found["metadata"]["generation"]:
+                return condition["status"], condition["reason"], condition["message"]
+        return "", "", ""
+
+    def reasons(self, name):
+        """Reasons of the Events on the object."""
+        return {event["reason"] for event in self.get("events") if event["involvedObject"]["name"] == name}
+
+    def scale(self, replicas):
+        self.kubectl("scale", "deployment/web", f"--replicas={replicas}")
+
+
+def eventually(condition, within_s=30.0):
+    """The first true answer."""
+    deadline = time.monotonic() + within_s
+    while not (answer := condition()):
+        assert time.monotonic() < deadline, f"not true within {within_s:g} s"
+        time.sleep(0.1)
+    return answer
+
+
+def servers():
+    """A Service and a Deployment of two pods that satisfy the standard `restricted`."""
+    security = {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}}
+    container = {"name": "server", "image": "wharfinger.local/shop:dev", "args": ["/shop/server.py"], "imagePullPolicy": "IfNotPresent",
+                 "env": [{"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
+                         for name, path in (("POD_NAME", "metadata.name"), ("NODE_NAME", "spec.nodeName"))],
+                 "ports": [{"name": "http", "containerPort": 8080}],
+                 "readinessProbe": {"httpGet": {"path": "/", "port": "http"}, "periodSeconds": 1},
+                 "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}}
+    template = {"metadata": {"labels": {"app": "web"}}, "spec": {
+        "containers": [container], "securityContext": security, "terminationGracePeriodSeconds": 2, "automountServiceAccountToken": False}}
+    return (
+        {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": NAMESPACE},
+         "spec": {"selector": {"app": "web"}, "ports": [{"name": "http", "port": 80, "targetPort": "http"}]}},
+        {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web", "namespace": NAMESPACE},
+         "spec": {"replicas": 2, "selector": {"matchLabels": {"app": "web"}}, "template": template}})
+
+
+@pytest.fixture(scope="module")
+def space(wharfinger):
+    """The namespace with two servers, a pool and a redirect pool, Programmed; gone afterwards."""
+    space = Space(wharfinger.cluster)
+    space.cluster.kubectl("apply", "--filename=-", input=yaml.safe_dump({
+        "apiVersion": "v1", "kind": "Namespace",
+        "metadata": {"name": NAMESPACE, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}))
+    space.apply(*servers(), POOL, REDIRECT)
+    space.kubectl("rollout", "status", "deployment/web", "--timeout=90s")
+    eventually(lambda: len(space.ports()) == 2, within_s=60)
+    yield space
+    space.cluster.kubectl("delete", "namespace", NAMESPACE, "--wait=true")
+
+
+REFUSED = {
+    "inverted range": (POOL, {"portRanges": [{"from": 9, "to": 8}]}, "must not be greater than"),
+    "port 0": (POOL, {"portRanges": [{"from": 0, "to": 8}]}, "greater than or equal to 1"),
+    "port 65536": (POOL, {"portRanges": [{"from": 9, "to": 65536}]}, "less than or equal to 65535"),
+    "overlapping ranges": (POOL, {"portRanges": [{"from": 1, "to": 8}, {"from": 8, "to": 9}]}, "overlap"),
+    "no range": (POOL, {"portRanges": []}, "should have at least 1 items"),
+    "no server source": (POOL, {"servers": {}}, "exactly one of service, selector and static"),
+    "two server sources": (POOL, {"servers": {"service": {"name": "web"}, "selector": {"matchLabels": {"app": "web"}}}}, "exactly one of"),
+    "two address sources": (POOL, {"virtualAddresses": {"service": {"name": "web"}, "literal": ["192.0.2.1"]}}, "exactly one of"),
+    "no address": (POOL, {"virtualAddresses": {"literal": ["192.0.2.256"]}}, "unicast IPv4 or IPv6 address"),
+    "address not in canonical form": (POOL, {"virtualAddresses": {"literal": ["FD00::1"]}}, "canonical form"),
+    "target port 0": (POOL, {"targets": [{"name": "http", "targetPort": 0}]}, "must be a number from 1 to 65535"),
+    "target port name": (POOL, {"targets": [{"name": "http", "targetPort": "Http!"}]}, "name of a container port"),
+    "named port of a static server": (POOL, {"servers": {"static": [{"name": "a", "address": "192.0.2.7"}]}}, "only pods have named ports"),
+    "17 ports per server": (POOL, {"targets": [{"name": "http", "targetPort": 80, "portsPerServer": 17}]}, "less than or equal to 16"),
+    "unknown mode": (POOL, {"forwardingMode": "Magic"}, "supported values: \"Network\""),
+    "rest time": (POOL, {"restTime": "soon"}, "spec.restTime"),
+    "two days of rest": (POOL, {"restTime": "48h"}, "at most 24h"),
+    "another address later": (POOL, {"virtualAddresses": {"literal": ["192.0.2.1"]}}, "cannot be changed"),
+    "unknown policy": (REDIRECT, {"policy": "Astrology"}, "supported values"),
+    "unknown protocol": (REDIRECT, {"protocol": "SCTP"}, "supported values"),
+    "redirect port 0": (REDIRECT, {"ports": [{"from": 0, "to": 0}]}, "greater than or equal to 1"),
+    "another pool later": (REDIRECT, {"servicePortPool": {"name": "other"}}, "cannot be changed"),
+    "two subsets": (REDIRECT, {"servers": {"names": ["a"], "matchLabels": {"a": "b"}}}, "exactly one of"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_api_server_refuses_a_wrong_manifest_and_says_why(space, case):
+    document, spec, words = REFUSED[case]
+    # A name of its own for what is not about a change, so that no rule on changes answers first.
+    document = changed(document, None if "later" in case else "candidate", **spec)
+    with pytest.raises(Exception, match=r"(?i)invalid") as refused:
+        space.kubectl("apply", "--dry-run=server", "--filename=-", input=yaml.safe_dump(document))
+    assert words.lower() in str(refused.value).lower()
+
+
+def test_K01_pool_is_programmed_and_the_columns_tell(space):
+    eventually(lambda: space.condition("spp", "web", "Programmed")[:2] == ("True", "Programmed"))
+    eventually(lambda: space.condition("rpp", "web", "Programmed")[:2] == ("True", "Programmed"))
+    address = space.get("service", "web")["spec"]["clusterIP"]
+    header, line = space.kubectl("get", "spp").splitlines()
+    assert header.split() == ["NAME", "ADDRESS", "USED", "FREE", "READY", "PROGRAMMED", "AGE"]
+    assert line.split()[:6] == ["web", address, "2", "14", "2", "True"]
+
+
+def test_slices_go_with_their_pool_and_carry_the_trace_that_wrote_them(space):
+    (piece,) = space.get("serviceportslices")
+    (owner,) = piece["metadata"]["ownerReferences"]
+    assert (owner["kind"], owner["uid"]) == ("ServicePortPool", space.get("spp", "web")["metadata"]["uid"])
+    version, trace, span, _ = piece["metadata"]["annotations"]["wharfinger.io/traceparent"].split("-")
+    assert (version, len(trace), len(span)) == ("00", 32, 16)
+
+
+def test_nothing_of_other_peoples_objects_is_touched(space):
+    for kind in ("pods", "services", "endpointslices", "nodes"):
+        for found in space.get(kind):
+            metadata = found["metadata"]
+            assert not [name for name in metadata.get("annotations", {}) if "kopf" in name]
+            assert not [name for name in metadata.get("finalizers", ()) if "kopf" in name or "wharfinger" in name]
+    for kind in ("spp", "rpp"):
+        assert all("finalizers" not in found["metadata"] for found in space.get(kind))
+
+
+def test_generations_rise_by_one_a_write_as_the_plan_counts_on(space):
+    before = {piece["metadata"]["name"]: piece["metadata"]["generation"] for piece in space.get("serviceportslices")}
+    space.apply(changed(POOL, restTime="7s"))
+    eventually(lambda: {piece["metadata"]["name"]: piece["metadata"]["generation"] for piece in space.get("serviceportslices")} != before)
+    for piece in space.get("serviceportslices"):
+        assert piece["metadata"]["generation"] == before[piece["metadata"]["name"]] + 1
+        assert all(record["sinceGeneration"] <= piece["metadata"]["generation"] for record in piece["spec"]["assignments"])
+    space.apply(POOL)
+
+
+def test_port_of_a_deleted_server_rests_before_another_gets_it(space):
+    before = eventually(lambda: ports if len(ports := space.ports()) == 2 else None)
+    victim = min(before, key=before.get)
+    space.kubectl("delete", "pod", victim.partition("/")[2], "--wait=false")
+    eventually(lambda: space.ports("Resting").get(victim) == before[victim])
+    eventually(lambda: len(space.ports()) == 2)
+    assert before[victim] not in space.ports().values()
+    eventually(lambda: victim not in space.ports("Resting"))
+    assert space.get("spp", "web")["status"]["ports"]["total"] == 16
+
+
+def test_restarted_operator_writes_no_slice(space):
+    eventually(lambda: not space.ports("Resting"))
+    before = [piece["metadata"]["resourceVersion"] for piece in space.get("serviceportslices")]
+    lease = json.loads(space.cluster.kubectl("--namespace", SYSTEM, "get", "lease", "wharfinger-operator", "--output=json"))
+    space.cluster.kubectl("--namespace", SYSTEM, "delete", "pod", "--selector=app.kubernetes.io/component=operator", "--wait=true")
+    space.cluster.kubectl("--namespace", SYSTEM, "rollout", "status", "deployment/wharfinger-operator", "--timeout=60s")
+
+    def taken_over():
+        now = json.loads(space.cluster.kubectl("--namespace", SYSTEM, "get", "lease", "wharfinger-operator", "--output=json"))
+        return now["spec"]["holderIdentity"] not in ("", lease["spec"]["holderIdentity"])
+
+    eventually(taken_over)
+    # It plans now: a change of a status shows that it does.
+    space.apply(changed(REDIRECT, name="after-restart", ports=[{"from": 81, "to": 81}], target="nothing"))
+    eventually(lambda: space.condition("rpp", "after-restart", "ResolvedRefs")[0] == "False")
+    space.kubectl("delete", "rpp", "after-restart")
+    assert [piece["metadata"]["resourceVersion"] for piece in space.get("serviceportslices")] == before
+
+
+def test_second_pool_on_a_port_is_in_conflict_by_condition_and_event(space):
+    time.sleep(1.1)  # Ages are whole seconds.
+    space.apply(changed(REDIRECT, name="again"))
+    eventually(lambda: space.condition("rpp", "again", "Accepted")[:2] == ("False", "Conflicted"))
+    eventually(lambda: "Conflicted" in space.reasons("again"))
+    assert space.condition("rpp", "web", "Accepted")[0] == "True"
+    space.kubectl("delete", "rpp", "again")
+
+
+def test_outgrown_pool_goes_on_running_and_heals_when_room_returns(space):
+    tight, small = [{"from": 21000, "to": 21001}], [{"from": 22000, "to": 22000}]
+    space.apply(changed(POOL, portRanges=tight), changed(POOL, name="small", portRanges=small))
+    eventually(lambda: space.condition("spp", "small", "Accepted")[:2] == ("False", "InsufficientPorts"))
+    eventually(lambda: "InsufficientPorts" in space.reasons("small"))
+    before = space.ports()
+    space.scale(3)
+    eventually(lambda: space.condition("spp", "web", "Accepted")[:2] == ("False", "InsufficientPorts"))
+    assert before.items() <= space.ports().items()
+    space.apply(POOL)
+    space.kubectl("delete", "spp", "small")
+    eventually(lambda: len(space.ports()) == 3)
+    assert space.condition("spp", "web", "Accepted")[0] == "True"
+    space.scale(2)
+
+
+def test_pool_in_use_is_deleted_at_once_and_its_slices_with_it(space):
+    space.kubectl("delete", "spp", "web", "--timeout=10s")
+    eventually(lambda: not space.get("serviceportslices"))
+    eventually(lambda: space.condition("rpp", "web", "ResolvedRefs")[:2] == ("False", "PoolNotFound"))
+    space.apply(POOL)
+    eventually(lambda: len(space.ports()) == 2)

@@ -55,7 +55,7 @@ def connections(wharfinger, traces):
     return client, seen, found
 
 
-def test_each_connection_is_one_trace_of_three_spans(connections):
+def test_k05_every_connection_is_one_trace_of_client_balancer_and_server(connections):
     _, _, found = connections
     assert len(found) == CONNECTIONS
     for spans in found.values():

@@ -20,6 +20,7 @@ SYNCHRONISE_EVERY_S = 10.0
 """Two reads a replica; it bounds how long a re-created webhook configuration stays without a trust bundle."""
 RETRY_S = 1.0
 """After a failure: at installation the webhook configuration comes some moments after us."""
+WRONG_SETTINGS = 2
 LEAVE_S = 3.0
 """After SIGTERM, go on answering for as long as API servers may still be sent here by their view of the Service."""
 
@@ -61,9 +62,8 @@ async def keep(cluster: Cluster, settings: InjectorSettings, server: WebhookServ
         await asyncio.sleep(pause_s)
 
 
-async def run(settings: InjectorSettings) -> None:
+async def run(settings: InjectorSettings, api: ApiServer) -> None:
     """Serve until SIGTERM or SIGINT."""
-    api = ApiServer.in_cluster(os.environ)
     server = WebhookServer(settings.sidecar, settings.listen_port)
     ended = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
@@ -82,15 +82,15 @@ async def run(settings: InjectorSettings) -> None:
 
 
 def main() -> None:
-    """Settings from the environment; exit status 2 with one line when they are wrong."""
+    """Settings from the environment; exit status 2 with one line when they, or the pod's service account, are wrong."""
     configure_logs("info")
     try:
-        settings = settings_from(os.environ)
-    except SettingsError as error:
-        log.error("settings not understood", error=str(error))
-        sys.exit(2)
+        settings, api = settings_from(os.environ), ApiServer.in_cluster(os.environ)
+    except (SettingsError, ClusterError) as error:
+        log.error("cannot start", error=str(error))
+        sys.exit(WRONG_SETTINGS)
     configure_logs(settings.log_level)
-    asyncio.run(run(settings))
+    asyncio.run(run(settings, api))
 
 
 if __name__ == "__main__":

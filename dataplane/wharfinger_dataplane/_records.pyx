@@ -323,6 +323,17 @@ def unpack_flow_key(bytes record) -> FlowKey:
     return FlowKey(Side(k.side), from_addr(&k.local), core.from_be16(k.local_port), from_addr(&k.peer), core.from_be16(k.peer_port))
 
 
+def pack_flow(*, str other, uint32_t scope, uint32_t isn, uint16_t redirect_port, uint16_t service_port, int state,
+              uint64_t started_ns, uint64_t seen_ns) -> bytes:
+    """An aware connection's struct flow, as tests need it: only packets write them else."""
+    cdef core.flow out
+    memset(&out, 0, sizeof(out))
+    out.other, out.scope, out.isn, out.state, out.aware = to_addr(other), scope, isn, <uint8_t>state, 1
+    out.redirect_port, out.service_port = core.to_be16(redirect_port), core.to_be16(service_port)
+    out.started_ns, out.seen_ns = started_ns, seen_ns
+    return (<const char *>&out)[:sizeof(out)]
+
+
 def unpack_flow(bytes record) -> Flow:
     check(record, sizeof(core.flow))
     cdef const core.flow *f = <const core.flow *><const char *>record

@@ -1,0 +1,111 @@
+"""What shall be attached, from slices, pods and namespaces."""
+
+from datetime import UTC, datetime
+
+import pytest
+from support.slices import pool_slice
+from wharfinger_api import parse
+from wharfinger_dataplane._records import Role
+from wharfinger_dataplane.agent.desired import Attachment, LocalPod, desire, local_pod
+from wharfinger_dataplane.agent.namespaces import Namespace
+
+SHOP = "10.244.1.5"
+
+
+def pod(name="a", address=SHOP, **changes):
+    addresses = (address,) if address else ()
+    return LocalPod(**{"namespace": "test", "name": name, "uid": f"uid-{name}", "addresses": addresses, "injected": False, "ended": False,
+                       "host_network": False, **changes})
+
+
+def found(address, interface=11, **changes):
+    return Namespace(key=(f"cni-{address}", interface), interfaces=((address, interface),), **changes)
+
+
+def attachments(slices=(), pods=(), namespaces=(), attached=()):
+    return dict(desire("node", slices, pods, namespaces, dict(attached)).attachments)
+
+
+def test_a_pod_that_an_assignment_names_is_a_server():
+    out = attachments([pool_slice({"a": SHOP})], [pod()], [found(SHOP)])
+    assert out[SHOP].roles == Role.SERVER
+    assert (out[SHOP].interface, out[SHOP].pod.pod, out[SHOP].pod.uid) == (11, "test/a", "uid-a")
+
+
+@pytest.mark.parametrize("state", ["Assigned", "Ready", "Draining"])
+def test_a_server_is_attached_before_it_is_ready_and_until_it_rests(state):
+    assert SHOP in attachments([pool_slice({"a": SHOP}, states={"a": state})], [pod()], [found(SHOP)])
+
+
+def test_a_resting_server_is_none():
+    assert attachments([pool_slice({"a": SHOP}, states={"a": "Resting"})], [pod()], [found(SHOP)]) == {}
+
+
+def test_a_pod_of_another_uid_at_an_assigned_address_is_no_server():
+    assert attachments([pool_slice({"a": SHOP})], [pod(uid="another")], [found(SHOP)]) == {}
+
+
+def test_an_injected_pod_is_a_client():
+    assert attachments(pods=[pod(injected=True)], namespaces=[found(SHOP)])[SHOP].roles == Role.CLIENT
+
+
+def test_a_server_that_is_injected_is_both():
+    assert attachments([pool_slice({"a": SHOP})], [pod(injected=True)], [found(SHOP)])[SHOP].roles == Role.CLIENT | Role.SERVER
+
+
+@pytest.mark.parametrize("changes", [{"ended": True}, {"host_network": True}])
+def test_ended_pods_and_pods_of_the_hosts_network_are_left_alone(changes):
+    assert attachments([pool_slice({"a": SHOP})], [pod(injected=True, **changes)], [found(SHOP)]) == {}
+
+
+def test_a_pod_that_is_neither_is_left_alone():
+    assert attachments(pods=[pod()], namespaces=[found(SHOP, asks=True)]) == {}
+
+
+def test_a_pod_at_the_start_gate_is_a_client_while_an_injected_pod_is_awaited():
+    awaited = pod("b", "", injected=True)
+    assert attachments(pods=[awaited], namespaces=[found(SHOP, asks=True)]) == {SHOP: Attachment(11, Role.CLIENT, None)}
+    assert attachments(pods=[awaited], namespaces=[found(SHOP)]) == {}
+    assert attachments(namespaces=[found(SHOP, asks=True)]) == {}
+
+
+def test_the_api_servers_word_goes_before_what_a_pod_says_at_the_gate():
+    awaited, plain = pod("b", "", injected=True), pod("a")
+    assert attachments(pods=[awaited, plain], namespaces=[found(SHOP, asks=True)]) == {}
+
+
+def test_an_injected_pod_without_an_interface_is_missing():
+    out = desire("node", [], [pod(injected=True)], [], {})
+    assert (dict(out.attachments), [missing.name for missing in out.missing]) == ({}, ["a"])
+
+
+def test_what_is_attached_stays_when_its_namespace_is_not_found():
+    out = attachments(pods=[pod(injected=True)], attached={SHOP: 9}.items())
+    assert out[SHOP].interface == 9
+
+
+def test_a_found_namespace_goes_before_what_is_attached():
+    assert attachments(pods=[pod(injected=True)], namespaces=[found(SHOP, 12)], attached={SHOP: 9}.items())[SHOP].interface == 12
+
+
+def static_slice(node):
+    raw = pool_slice({"a": SHOP}).model_dump(mode="json", by_alias=True)
+    raw["spec"]["assignments"][0].update(podUID="", node=node, server="db")
+    return parse({"apiVersion": "wharfinger.io/v1alpha1", "kind": "ServicePortSlice", **raw})
+
+
+def test_a_static_server_of_this_node_is_a_server():
+    assert attachments([static_slice("node")], namespaces=[found(SHOP)])[SHOP].pod.pod == "db"
+    assert attachments([static_slice("other")], namespaces=[found(SHOP)]) == {}
+
+
+def test_a_pod_is_read_from_its_object():
+    raw = {"metadata": {"namespace": "n", "name": "p", "uid": "u", "annotations": {"wharfinger.io/injected": "0.1"}},
+           "spec": {}, "status": {"phase": "Running", "podIPs": [{"ip": SHOP}, {"ip": "fd00::5"}],
+                                  "initContainerStatuses": [{"name": "wharfinger-sidecar", "state": {"running": {"startedAt": "2026-11-21T10:00:00Z"}}}]}}
+    assert local_pod(raw) == LocalPod("n", "p", "u", (SHOP, "fd00::5"), True, False, False, datetime(2026, 11, 21, 10, tzinfo=UTC))
+
+
+def test_a_pod_that_was_only_just_made_is_read_too():
+    assert local_pod({"metadata": {"namespace": "n", "name": "p", "uid": "u", "labels": {"wharfinger.io/client": "aware"}}}) == pod(
+        "p", "", namespace="n", uid="u", injected=True)

@@ -1,0 +1,51 @@
+"""The health port."""
+
+import urllib.error
+import urllib.request
+
+import pytest
+from wharfinger_dataplane.agent.health import Health, Metric, plain, text
+
+
+def test_metrics_are_prometheus_text():
+    metrics = [Metric("a_total", "counter", "Words.", (({"hook": "x", "reason": 'q"\\'}, 3),)), plain("b", "gauge", "More.", 0.25)]
+    assert text(metrics) == ('# HELP a_total Words.\n# TYPE a_total counter\na_total{hook="x",reason="q\\"\\\\"} 3\n'
+                             "# HELP b More.\n# TYPE b gauge\nb 0.25\n")
+
+
+@pytest.fixture
+def health():
+    well = [True]
+    server = Health(0, {"/healthz": lambda: (well[0], "words")}, lambda: [plain("up", "gauge", "Up.", 1)])
+    server.start()
+    yield server, well
+    server.stop()
+
+
+def get(health, path):
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{health.port}{path}", timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def test_a_check_answers_with_its_words(health):
+    server, well = health
+    assert get(server, "/healthz") == (200, "words\n")
+    well[0] = False
+    assert get(server, "/healthz") == (503, "words\n")
+
+
+def test_metrics_are_served(health):
+    assert "up 1" in get(health[0], "/metrics")[1]
+
+
+def test_another_path_is_told_what_there_is(health):
+    assert get(health[0], "/") == (404, "there are /healthz, /metrics\n")
+
+
+def test_a_second_server_on_the_port_is_refused(health):
+    with pytest.raises(OSError, match="in use"):
+        Health(health[0].port, {}, lambda: [])

@@ -1,0 +1,90 @@
+"""The NodeReport, the Lease, and Events about pods that are not aware: the builders."""
+
+from datetime import UTC, datetime, timedelta
+
+import jsonschema
+import pytest
+import yaml
+from support.slices import pool_slice
+from wharfinger_api import AttachedPod, dump
+from wharfinger_dataplane._records import Role
+from wharfinger_dataplane.agent.desired import Attachment, LocalPod
+from wharfinger_dataplane.agent.events import LATE, MISSING, untimely
+from wharfinger_dataplane.agent.heartbeat import addresses_of, lease
+from wharfinger_dataplane.agent.report import event, node_report
+
+NOW = datetime(2026, 11, 21, 10, 0, tzinfo=UTC)
+A, B = AttachedPod(pod="test/a", uid="uid-a", address="10.0.0.1"), AttachedPod(pod="test/b", uid="uid-b", address="10.0.0.2")
+ATTACHMENTS = {
+    "10.0.0.1": Attachment(11, Role.SERVER, A),
+    "10.0.0.2": Attachment(12, Role.CLIENT | Role.SERVER, B),
+    "10.0.0.3": Attachment(13, Role.CLIENT, None),
+}
+
+
+def report(faults=(), before=None, now=NOW):
+    return node_report("0.1.0", [pool_slice({"a": "10.0.0.1"}, generation=4)], ATTACHMENTS, faults, before, now)
+
+
+def test_a_report_names_the_generation_of_each_slice():
+    assert [(found.namespace, found.name, found.uid, found.generation) for found in report().slices] == [("test", "shop-0", "slice-shop", 4)]
+
+
+def test_a_pod_is_listed_for_each_of_its_roles_once_the_api_server_tells_of_it():
+    assert (report().servers, report().clients) == ((A, B), (B,))
+
+
+def test_a_report_is_ready_unless_something_is_amiss():
+    assert report().conditions[0].status == "True"
+    failing = report(["tables: full"]).conditions[0]
+    assert (failing.status, failing.reason, failing.message) == ("False", "Failing", "tables: full")
+
+
+def test_a_condition_keeps_the_time_of_its_last_change():
+    later = NOW + timedelta(minutes=5)
+    assert report(before=report(), now=later).conditions[0].last_transition_time == NOW
+    assert report(["x"], before=report(), now=later).conditions[0].last_transition_time == later
+
+
+def test_the_same_state_makes_the_same_report():
+    assert report(before=report(), now=NOW + timedelta(seconds=9)) == report()
+
+
+def test_a_report_fits_its_schema(request):
+    raw = yaml.safe_load((request.config.rootpath / "crds" / "nodereports.yaml").read_text())
+    schema = raw["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]
+    jsonschema.validate(dump(report().model_copy(update={"updated_at": NOW})), schema)
+
+
+def test_a_lease_says_how_long_it_is_good_for():
+    spec = lease("node-1", "system", 40, NOW)["spec"]
+    assert (spec["leaseDurationSeconds"], spec["renewTime"]) == (40, "2026-11-21T10:00:00.000000Z")
+
+
+def test_a_nodes_addresses_are_its_ips():
+    node = {"status": {"addresses": [{"type": "InternalIP", "address": "172.30.0.11"}, {"type": "Hostname", "address": "node-1"}]}}
+    assert addresses_of(node) == {"172.30.0.11"}
+    assert addresses_of({}) == frozenset()
+
+
+def pod(since=NOW, **changes):
+    return LocalPod(**{"namespace": "test", "name": "a", "uid": "0123456789", "addresses": ("10.0.0.1",), "injected": True, "ended": False,
+                       "host_network": False, "gate_since": since, **changes})
+
+
+@pytest.mark.parametrize(("attached_after_s", "now_after_s", "expected"), [
+    (0.1, 60, []), (-5, 60, []), (9.9, 60, []), (10.1, 60, [LATE]), (None, 9, []), (None, 11, [MISSING])])
+def test_a_pod_is_told_of_when_its_gate_opened_without_a_translator(attached_after_s, now_after_s, expected):
+    attached = {} if attached_after_s is None else {"10.0.0.1": NOW + timedelta(seconds=attached_after_s)}
+    assert [reason for _, reason, _ in untimely([pod()], attached, NOW + timedelta(seconds=now_after_s), 10.0)] == expected
+
+
+@pytest.mark.parametrize("changes", [{"injected": False}, {"ended": True}, {"host_network": True}, {"gate_since": None}, {"addresses": ()}])
+def test_a_pod_that_has_no_gate_is_not_told_of(changes):
+    assert list(untimely([pod(**changes)], {}, NOW + timedelta(hours=1), 10.0)) == []
+
+
+def test_an_event_has_one_name_for_one_pod_and_reason():
+    made = event(pod(), "node-1", LATE, "words", NOW)
+    assert made["metadata"] == {"name": "a.01234567.translatorlate", "namespace": "test"}
+    assert (made["involvedObject"]["uid"], made["type"]) == ("0123456789", "Warning")

@@ -100,9 +100,9 @@ def test_a_static_server_of_this_node_is_a_server():
 
 
 def test_a_pod_is_read_from_its_object():
-    raw = {"metadata": {"namespace": "n", "name": "p", "uid": "u", "annotations": {"wharfinger.io/injected": "0.1"}},
-           "spec": {}, "status": {"phase": "Running", "podIPs": [{"ip": SHOP}, {"ip": "fd00::5"}],
-                                  "initContainerStatuses": [{"name": "wharfinger-sidecar", "state": {"running": {"startedAt": "2026-11-21T10:00:00Z"}}}]}}
+    sidecar = {"name": "wharfinger-sidecar", "state": {"running": {"startedAt": "2026-11-21T10:00:00Z"}}}
+    raw = {"metadata": {"namespace": "n", "name": "p", "uid": "u", "annotations": {"wharfinger.io/injected": "0.1"}}, "spec": {},
+           "status": {"phase": "Running", "podIPs": [{"ip": SHOP}, {"ip": "fd00::5"}], "initContainerStatuses": [sidecar]}}
     assert local_pod(raw) == LocalPod("n", "p", "u", (SHOP, "fd00::5"), True, False, False, datetime(2026, 11, 21, 10, tzinfo=UTC))
 
 

@@ -48,4 +48,4 @@ def test_another_path_is_told_what_there_is(health):
 
 def test_a_second_server_on_the_port_is_refused(health):
     with pytest.raises(OSError, match="in use"):
-        Health(health[0].port, {}, lambda: [])
+        Health(health[0].port, {}, list)

@@ -1,4 +1,4 @@
-"""Frames by Scapy, which computes every checksum; the redirection option and TCP options as bytes, so that malformed ones can be written."""
+"""Frames by Scapy, which computes every checksum; TCP options as bytes, ours among them, so that malformed ones can be written."""
 
 from __future__ import annotations
 
@@ -15,7 +15,15 @@ SACK_OK_STAMPS = b"\x04\x02\x08\x0a" + bytes(8)  # SACK permitted and time stamp
 MACS = {"src": "02:00:00:00:00:01", "dst": "02:00:00:00:00:02"}
 
 
-def option(flags: int, port: int = 0, *, scope: int | None = None, origin: int | None = None, version: int = 1, length: int | None = None) -> bytes:
+def option(
+    flags: int,
+    port: int = 0,
+    *,
+    scope: int | None = None,
+    origin: int | None = None,
+    version: int = 1,
+    length: int | None = None,
+) -> bytes:
     """The redirection option (docs/protocol.md, "The option"). `length`: what its length octet says, if not the truth."""
     tail = b"" if scope is None else struct.pack("!I", scope)
     tail += b"" if origin is None else struct.pack("!I", origin)
@@ -24,18 +32,28 @@ def option(flags: int, port: int = 0, *, scope: int | None = None, origin: int |
 
 
 def ends(src: str, dst: str) -> tuple[str, int, str, int]:
-    """"10.0.0.1:80" twice, apart."""
+    """ "10.0.0.1:80" twice, apart."""
     (source, sport), (target, dport) = src.split(":"), dst.split(":")
     return source, int(sport), target, int(dport)
 
 
 def tcp(
-    src: str, dst: str, flags: str, *, seq: int = 0, ack: int = 0, options: bytes = b"", payload: bytes = b"", ttl: int = 64, ip: bytes = b"",
+    src: str,
+    dst: str,
+    flags: str,
+    *,
+    seq: int = 0,
+    ack: int = 0,
+    options: bytes = b"",
+    payload: bytes = b"",
+    ttl: int = 64,
+    ip: bytes = b"",
+    flags_ip: str = "",
     **fields: object,
 ) -> bytes:
     """A TCP frame. `options` and `ip` (IP options) are whole words of bytes; `fields` are Scapy's, of the IP header."""
     source, sport, target, dport = ends(src, dst)
-    network = IP(src=source, dst=target, ttl=ttl, id=1, ihl=5 + len(ip) // 4, **fields)
+    network = IP(src=source, dst=target, ttl=ttl, id=1, ihl=5 + len(ip) // 4, flags=flags_ip, **fields)
     transport = TCP(sport=sport, dport=dport, flags=flags, seq=seq & 0xFFFFFFFF, ack=ack & 0xFFFFFFFF, dataofs=5 + len(options) // 4)
     if ip:
         return with_ip_options(Ether(**MACS) / network / transport / Raw(options + payload), ip)
@@ -62,7 +80,7 @@ def udp(src: str, dst: str, payload: bytes = b"") -> bytes:
 def icmp(src: str, dst: str, inner: bytes, *, kind: int = 3, code: int = 4, mtu: int = 1300, keep: int = 28) -> bytes:
     """An error about the frame `inner`, of whose packet `keep` bytes are embedded."""
     error = ICMP(type=kind, code=code, nexthopmtu=mtu) if kind == 3 else ICMP(type=kind, code=code)
-    return bytes(Ether(**MACS) / IP(src=src, dst=dst, id=1) / error / Raw(inner[14:14 + keep]))
+    return bytes(Ether(**MACS) / IP(src=src, dst=dst, id=1) / error / Raw(inner[14 : 14 + keep]))
 
 
 def at_hop(frame: bytes) -> bytes:
@@ -70,20 +88,20 @@ def at_hop(frame: bytes) -> bytes:
     packet = Ether(frame)
     packet[IP].ttl -= 1
     del packet[IP].chksum
-    return frame[:14] + bytes(packet[IP])[:(packet[IP].ihl) * 4] + frame[14 + packet[IP].ihl * 4:]
+    return frame[:14] + bytes(packet[IP])[: (packet[IP].ihl) * 4] + frame[14 + packet[IP].ihl * 4 :]
 
 
 def sums_right(frame: bytes) -> bool:
     """Whether the IP and TCP checksums are what Scapy makes of the bytes."""
     packet = Ether(frame)
     size = packet[IP].ihl * 4
-    fresh = IP(frame[14:14 + packet[IP].len])
+    fresh = IP(frame[14 : 14 + packet[IP].len])
     del fresh.chksum
     head = bytes(fresh)[:size]
-    body = frame[14 + size:14 + packet[IP].len]
+    body = frame[14 + size : 14 + packet[IP].len]
     blank = body[:16] + bytes(2) + body[18:]
     pseudo = frame[26:34] + struct.pack("!HH", 6, len(body))
-    return head == frame[14:14 + size] and internet_sum(pseudo + blank) == struct.unpack("!H", body[16:18])[0]
+    return head == frame[14 : 14 + size] and internet_sum(pseudo + blank) == struct.unpack("!H", body[16:18])[0]
 
 
 def internet_sum(data: bytes) -> int:

@@ -1,0 +1,218 @@
+"""docs/protocol.md, "State of the ends": closing, refusing, rebuilding; and what ICMP errors say to either end."""
+
+from __future__ import annotations
+
+from support.packets import icmp, tcp, udp
+from vectors.vector import (
+    AFTER,
+    ANSWER,
+    BACK,
+    CLIENT,
+    ESTABLISHED,
+    ISN,
+    SERVER,
+    SERVER_ISN,
+    SETTLED,
+    SP,
+    SX,
+    SY,
+    SYN,
+    SYN_ARRIVES,
+    VX,
+    C,
+    Change,
+    Step,
+    Vector,
+    client,
+    server,
+    to_client,
+    to_server,
+)
+
+FIN = client(tcp(C, VX, "FA", **AFTER), "client_sends", tcp(C, SY, "FA", **AFTER))
+FIN_ARRIVES = to_server(tcp(C, SY, "FA", **AFTER), "server_receives", tcp(C, SP, "FA", **AFTER))
+FIN_BACK = server(tcp(SP, C, "FA", **BACK), "server_sends", tcp(SY, C, "FA", **BACK))
+FIN_BACK_ARRIVES = to_client(tcp(SY, C, "FA", **BACK), "client_receives", tcp(VX, C, "FA", **BACK))
+STRAY = to_server(tcp(C, SY, "PA", **AFTER, payload=b"x"), "server_unentered", tcp(C, SP, "PA", **AFTER, payload=b"x"))
+NO_ROUTE = {"way": "stack_no_route"}
+
+CLOSING = [
+    Vector("a FIN of either end marks the entry and both together close it", [*SETTLED, FIN, FIN_ARRIVES, FIN_BACK, FIN_BACK_ARRIVES]),
+    Vector(
+        "the last acknowledgement of a closed connection still finds its way",
+        [
+            *SETTLED,
+            FIN,
+            FIN_ARRIVES,
+            FIN_BACK,
+            FIN_BACK_ARRIVES,
+            client(tcp(C, VX, "A", seq=ISN + 2, ack=SERVER_ISN + 2), "client_sends", tcp(C, SY, "A", seq=ISN + 2, ack=SERVER_ISN + 2)),
+            to_server(
+                tcp(C, SY, "A", seq=ISN + 2, ack=SERVER_ISN + 2), "server_unentered", tcp(C, SP, "A", seq=ISN + 2, ack=SERVER_ISN + 2)
+            ),
+        ][:-1],
+    ),
+    Vector("the server may close first", [*SETTLED, FIN_BACK, FIN_BACK_ARRIVES, FIN, FIN_ARRIVES]),
+    Vector(
+        "a client's reset closes both entries",
+        [
+            *SETTLED,
+            client(tcp(C, VX, "R", seq=ISN + 1), "client_sends", tcp(C, SY, "R", seq=ISN + 1)),
+            to_server(tcp(C, SY, "R", seq=ISN + 1), "server_receives", tcp(C, SP, "R", seq=ISN + 1)),
+        ],
+    ),
+    Vector(
+        "a server's reset closes both entries",
+        [
+            *SETTLED,
+            server(tcp(SP, C, "R", seq=SERVER_ISN + 1), "server_sends", tcp(SY, C, "R", seq=SERVER_ISN + 1)),
+            to_client(tcp(SY, C, "R", seq=SERVER_ISN + 1), "client_receives", tcp(VX, C, "R", seq=SERVER_ISN + 1)),
+        ],
+    ),
+    Vector(
+        "a closed port refuses with a reset from the port dialled",
+        [
+            SYN,
+            SYN_ARRIVES,
+            server(tcp(SP, C, "RA", seq=0, ack=ISN + 1), "server_refuses", tcp(SX, C, "RA", seq=0, ack=ISN + 1)),
+            to_client(tcp(SX, C, "RA", seq=0, ack=ISN + 1), "client_receives", tcp(VX, C, "RA", seq=0, ack=ISN + 1)),
+        ],
+    ),
+    Vector(
+        "a client whose stack gives up its SYN sends the reset to the server that it chose",
+        [SYN, client(tcp(C, VX, "R", seq=ISN + 1), "client_sends_unredirected", tcp(C, SX, "R", seq=ISN + 1))],
+    ),
+]
+
+REBUILDING = [
+    Vector(
+        "p09 a lost server entry is rebuilt when the stack answers",
+        [
+            *SETTLED,
+            Change(forget=("flows",)),
+            STRAY,
+            server(tcp(SP, C, "A", **BACK), "server_rebuilt", tcp(SY, C, "A", **BACK)),
+            server(tcp(SP, C, "A", **BACK), "server_sends", tcp(SY, C, "A", **BACK)),
+        ],
+    ),
+    Vector(
+        "a packet to a service port that the stack does not know is refused from that port",
+        [STRAY, server(tcp(SP, C, "R", seq=SERVER_ISN + 1), "server_refuses", tcp(SY, C, "R", seq=SERVER_ISN + 1))],
+    ),
+    Vector("a second stray packet leaves the record as it is", [STRAY, STRAY]),
+    Vector("a stack that speaks to a client of no entry is not ours", [server(tcp(SP, C, "A", **BACK), "not_ours")]),
+    Vector("a SYN+ACK of which no SYN was seen is not ours", [server(ANSWER.frame, "not_ours")]),
+    Vector("a SYN+ACK answers no stray packet", [STRAY, server(ANSWER.frame, "not_ours")]),
+    Vector(
+        "a client whose entry was lost goes unaware",
+        [*SETTLED, Change(forget=("flows",)), client(tcp(C, VX, "A", **AFTER), "no_entry"), to_client(tcp(SY, C, "A", **BACK), "not_ours")],
+    ),
+    Vector(
+        "an established connection goes on after its server's port is removed at the client's node",
+        [
+            *SETTLED,
+            Change(slices=()),
+            client(tcp(C, VX, "PA", **AFTER, payload=b"x"), "client_sends", tcp(C, SY, "PA", **AFTER, payload=b"x")),
+            to_client(tcp(SY, C, "A", **BACK), "client_receives", tcp(VX, C, "A", **BACK)),
+        ],
+    ),
+    Vector(
+        "a port that its server no longer owns is not translated", [*ESTABLISHED, Change(slices=()), to_server(STRAY.frame, "not_ours")]
+    ),
+]
+
+FROM_CLIENT, FROM_SERVER = tcp(C, SY, "PA", **AFTER, payload=b"x" * 100), tcp(SY, C, "PA", **BACK, payload=b"x" * 100)
+ROUTER = "172.16.0.1"
+ICMP = [
+    Vector(
+        "p17 fragmentation needed reaches the client's stack about the packet that it sent",
+        [
+            *SETTLED,
+            to_client(
+                icmp(ROUTER, CLIENT, FROM_CLIENT), "icmp_translated", icmp(ROUTER, CLIENT, tcp(C, VX, "PA", **AFTER, payload=b"x" * 100))
+            ),
+        ],
+    ),
+    Vector(
+        "p17 fragmentation needed reaches the server's stack about the packet that it sent",
+        [
+            *SETTLED,
+            to_server(
+                icmp(ROUTER, SERVER, FROM_SERVER), "icmp_translated", icmp(ROUTER, SERVER, tcp(SP, C, "PA", **BACK, payload=b"x" * 100))
+            ),
+        ],
+    ),
+    Vector(
+        "an error about the SYN is translated to the port dialled",
+        [
+            SYN,
+            to_client(
+                icmp(ROUTER, CLIENT, tcp(C, SX, "S", seq=ISN), code=1),
+                "icmp_translated",
+                icmp(ROUTER, CLIENT, tcp(C, VX, "S", seq=ISN), code=1),
+            ),
+        ],
+    ),
+    Vector(
+        "time exceeded and parameter problem are errors as well",
+        [
+            *SETTLED,
+            *(
+                to_client(
+                    icmp(ROUTER, CLIENT, FROM_CLIENT, kind=kind, code=0),
+                    "icmp_translated",
+                    icmp(ROUTER, CLIENT, tcp(C, VX, "PA", **AFTER, payload=b"x" * 100), kind=kind, code=0),
+                )
+                for kind in (11, 12)
+            ),
+        ],
+    ),
+    Vector(
+        "an error from the net about a client's packet goes straight to its pod unchanged",
+        [*SETTLED, Step("from_net", "u", icmp(ROUTER, CLIENT, FROM_CLIENT), "net_client", icmp(ROUTER, CLIENT, FROM_CLIENT), **NO_ROUTE)],
+    ),
+    Vector(
+        "an error from the net about a server's packet goes straight to its pod unchanged",
+        [*SETTLED, Step("from_net", "u", icmp(ROUTER, SERVER, FROM_SERVER), "net_client", icmp(ROUTER, SERVER, FROM_SERVER), **NO_ROUTE)],
+    ),
+    Vector(
+        "an error about a connection of no entry is not ours",
+        [
+            to_client(icmp(ROUTER, CLIENT, FROM_CLIENT), "not_ours"),
+            to_server(icmp(ROUTER, SERVER, tcp(SP, C, "A")), "not_ours"),
+            Step("from_net", "u", icmp(ROUTER, CLIENT, FROM_CLIENT), "not_ours"),
+        ],
+    ),
+    Vector(
+        "an error about a packet of an unknown pod is not ours to read",
+        [
+            Step("from_net", "u", icmp(ROUTER, "10.99.1.99", tcp("10.99.1.99:1", SY, "A")), "not_attached"),
+            to_client(icmp(ROUTER, "10.99.1.99", tcp("10.99.1.99:1", SY, "A")), "not_attached"),
+            to_client(icmp(ROUTER, SERVER, FROM_SERVER), "not_attached"),
+        ],
+    ),
+    Vector("an error that a pod sends is not ours", [client(icmp(CLIENT, SERVER, FROM_SERVER), "not_ours")]),
+    Vector("an echo is not TCP", [client(icmp(CLIENT, SERVER, bytes(60), kind=8, code=0), "not_tcp")]),
+    Vector("an error about UDP is not TCP", [to_client(icmp(ROUTER, CLIENT, udp(C, VX, b"12345678"), keep=28), "not_tcp")]),
+    Vector(
+        "an error that embeds too little is truncated",
+        [to_client(icmp(ROUTER, CLIENT, FROM_CLIENT, keep=keep), "truncated") for keep in (0, 1, 19, 20, 27)],
+    ),
+    Vector(
+        "an error that embeds IP options is translated behind them",
+        [
+            *SETTLED,
+            to_client(
+                icmp(ROUTER, CLIENT, tcp(C, SY, "A", **AFTER, ip=b"\x94\x04\x00\x00"), keep=32),
+                "icmp_translated",
+                icmp(ROUTER, CLIENT, tcp(C, VX, "A", **AFTER, ip=b"\x94\x04\x00\x00"), keep=32),
+            ),
+        ],
+    ),
+    Vector(
+        "an error that embeds IP options and too little behind them is truncated",
+        [to_client(icmp(ROUTER, CLIENT, tcp(C, SY, "A", **AFTER, ip=b"\x94\x04\x00\x00"), keep=31), "truncated")],
+    ),
+    Vector("an error that embeds no IPv4 is not TCP", [to_client(icmp(ROUTER, CLIENT, bytes(60)), "not_tcp")]),
+]
+VECTORS = [*CLOSING, *REBUILDING, *ICMP]

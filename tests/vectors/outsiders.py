@@ -1,0 +1,103 @@
+"""Packets from the network, pods that bear no translator, and the start gate."""
+
+from __future__ import annotations
+
+from support.packets import NOP, REDIRECT, option, tcp, udp
+from vectors.vector import (
+    AFTER,
+    BACK,
+    CLIENT,
+    ISN,
+    SERVER,
+    SETTLED,
+    SP,
+    SX,
+    SY,
+    SYN,
+    VX,
+    C,
+    Role,
+    Step,
+    Vector,
+    client,
+    server,
+    to_client,
+    to_server,
+)
+
+STRANGER = "10.99.1.77:40000"
+GATE = "169.254.87.70:22342"
+
+
+def turned(frame: bytes) -> bytes:
+    """Back the way it came."""
+    return frame[6:12] + frame[:6] + frame[12:]
+
+
+def net(frame: bytes, reason: str, **more: object) -> Step:
+    """From the network nothing is rewritten: the pods' own hooks do that."""
+    return Step("from_net", "u", frame, reason, **more)
+
+
+PROBE = udp(f"{CLIENT}:33000", GATE, b"token")
+VECTORS = [
+    Vector("a packet to a local server's service port goes straight to its pod", [net(tcp(C, SY, "A"), "net_service_port")]),
+    Vector("an aware SYN to a local server goes straight to its pod", [net(SYN.out, "net_redirect_port")]),
+    Vector(
+        "a packet to a local client's connection goes straight to its pod", [SYN, net(tcp(SX, C, "SA", seq=1, ack=ISN + 1), "net_client")]
+    ),
+    Vector(
+        "the answer of a service port to a local client goes straight to its pod", [*SETTLED, net(tcp(SY, C, "A", **BACK), "net_client")]
+    ),
+    Vector(
+        "a direct dial of a pod is nobody's business",
+        [
+            net(tcp(C, SP, "S", seq=1), "not_ours"),
+            to_server(tcp(C, SP, "S", seq=1), "not_ours"),
+            server(tcp(SP, C, "SA", seq=2, ack=2), "not_ours"),
+            to_client(tcp(SP, C, "SA", seq=2, ack=2), "not_ours"),
+            to_server(tcp(C, SP, "A"), "not_ours"),
+        ],
+    ),
+    Vector("an unaware SYN to a redirect port of a server is not ours", [net(tcp(C, SX, "S", seq=1), "not_ours")]),
+    Vector("an aware SYN of an unknown scope is not ours", [net(tcp(C, SX, "S", seq=1, options=option(REDIRECT, scope=99)), "not_ours")]),
+    Vector("a packet to no pod of this node is not ours to hand on", [net(tcp(C, "10.99.2.20:80", "S"), "not_attached")]),
+    Vector("a packet of a connection of no entry is not ours", [net(tcp(SX, C, "SA"), "not_ours")]),
+    Vector(
+        "a pod that bears no translator is left alone",
+        [client(tcp(STRANGER, VX, "S"), "not_attached"), to_client(tcp(SX, STRANGER, "SA"), "not_attached")],
+    ),
+    Vector(
+        "a packet at an interface that is not the pod's is left alone",
+        [to_server(tcp(SX, C, "SA"), "not_attached"), to_client(tcp(C, SY, "S"), "not_attached")],
+    ),
+    Vector(
+        "a pod that sends with another's address is left alone",
+        [client(tcp(SP, C, "SA"), "foreign_source"), server(tcp(C, VX, "S", seq=ISN), "foreign_source")],
+    ),
+    Vector("a server that is no client sends nothing of ours", [server(tcp(f"{SERVER}:40000", VX, "S"), "not_ours")]),
+    Vector(
+        "a client that is no server receives nothing at a service port",
+        [to_client(tcp(f"{SERVER}:5", f"{CLIENT}:20001", "S", seq=1), "not_ours")],
+    ),
+    Vector(
+        "a pod of no role is left alone",
+        [client(tcp(C, VX, "S"), "not_ours"), to_client(tcp(SX, C, "SA"), "not_ours")],
+        pods={CLIENT: ("c", Role(0))},
+    ),
+    Vector("the start gate's probe comes back", [client(PROBE, "gate_opened", turned(udp(GATE, f"{CLIENT}:33000", b"token")))]),
+    Vector("a probe of a pod that is not attached does not come back", [client(udp("10.99.1.77:33000", GATE), "not_attached")]),
+    Vector(
+        "a datagram to the gate's address at another port is no probe", [client(udp(f"{CLIENT}:33000", "169.254.87.70:22343"), "not_tcp")]
+    ),
+    Vector("the gate answers only what comes from a pod", [to_client(udp(GATE, f"{CLIENT}:33000"), "not_tcp"), net(PROBE, "not_tcp")]),
+    Vector(
+        "a packet without an entry that does not open a connection is left alone",
+        [
+            client(tcp(C, VX, "A", **AFTER), "no_entry"),
+            client(tcp(C, VX, "R", **AFTER), "no_entry"),
+            client(tcp(C, VX, "SA", **AFTER), "no_entry"),
+            client(tcp(C, VX, "PA", **AFTER, payload=b"x", options=NOP * 4), "no_entry"),
+        ],
+    ),
+]

@@ -1,0 +1,36 @@
+"""Every packet vector, through the loaded programs and through the engine."""
+
+from __future__ import annotations
+
+import pytest
+from support.lab import inside
+from vectors import balancing, ends, establishing, opening, outsiders, unaware
+from vectors.vector import Step, Vector
+from wharfinger_dataplane._engine import REASONS
+
+VECTORS = [*opening.VECTORS, *establishing.VECTORS, *ends.VECTORS, *unaware.VECTORS, *balancing.VECTORS, *outsiders.VECTORS]
+OUTCOMES = {reason.name: reason.outcome for reason in REASONS}
+WITHOUT_VECTOR = {
+    "none": "no decision; never counted",
+    "rewrite_failed": "the kernel refuses only without memory; what the core asks of it is checked by parse before",
+}
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector.sentence.replace(" ", "-"))
+def test_the_programs_and_the_engine_do_as_the_vector_says(vector: Vector, load, namespace):
+    twins = load(vector.capacity)
+    inside(namespace, lambda: twins.play(vector))
+
+
+def test_every_reason_has_a_vector():
+    seen: set[str] = set()
+    for vector in VECTORS:
+        for step in vector.steps:
+            if isinstance(step, Step):
+                seen |= {step.reason} | ({"option_malformed"} if step.malformed else set())
+                seen |= {step.way} if OUTCOMES[step.reason] == "forward" else set()
+    assert {reason.name for reason in REASONS} - seen == set(WITHOUT_VECTOR)
+
+
+def test_every_vector_has_a_sentence_of_its_own():
+    assert len({vector.sentence for vector in VECTORS}) == len(VECTORS)

@@ -1,0 +1,149 @@
+"""The two hosts of the core side by side: the programs as the kernel loaded them, by BPF_PROG_TEST_RUN, and the engine.
+
+Both are filled by the same compile code, get the same frames, and must agree in reasons, bytes, events and connections.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from support.lab import OBJECT, PROGRAMS, Store
+from support.packets import at_hop
+from vectors.vector import DROPPED, REDIRECTED, UNCHANGED, Step, Vector
+from wharfinger_dataplane import _bpf, _engine
+from wharfinger_dataplane._records import pack_index
+from wharfinger_dataplane.tables import Tables
+
+NEXT, SHOT, REDIRECT = -1, 2, 7  # TCX_NEXT, TC_ACT_SHOT, TC_ACT_REDIRECT
+REASONS = {reason.name: reason for reason in _engine.REASONS}
+CONNECTIONS = ("flows", "half_open")
+TIMES = 24  # struct flow ends in three times
+EVENT_TIMES = 24  # struct event begins with three
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a frame became in the kernel: the reasons that were counted, the verdict, the frame."""
+
+    reasons: Mapping[str, int]
+    verdict: int
+    frame: bytes
+
+
+class Twins:
+    """`interfaces`: name -> index. Calls that run programs belong into the namespace of those interfaces."""
+
+    def __init__(self, pins: Path, interfaces: Mapping[str, int], capacity: Mapping[str, int]) -> None:
+        self.interfaces, self._capacity = interfaces, dict(capacity)
+        self.object = _bpf.Object(OBJECT, pins, max_entries={"flows": 4096, **capacity})
+        self.maps = self.object.maps
+        self._programs = {PROGRAMS[name]: program for name, program in self.object.programs.items()}
+        self._stride = self.maps["counters"].max_entries // len(_engine.HOOKS)
+        self.maps["settings"].put(bytes(4), pack_index(1))
+        self._counted: dict[str, dict[str, int]] = {}
+        self._ring = _bpf.Ring(self.maps["events"])
+        self.start()
+
+    def start(self) -> None:
+        """Both as if new."""
+        for table in _engine.TABLES:
+            self.forget(table)
+        for turn in range(8):
+            self.maps["turns"].put(pack_index(turn), bytes(4))
+        self._ring.drain()
+        self.engine = _engine.Engine(capacity=self._capacity)
+        self._tables = (Tables(Store(self.maps)), Tables(self.engine))
+
+    def fill(self, slices: Iterable, pods: Mapping) -> None:
+        for tables in self._tables:
+            tables.apply(slices)
+            for address, (interface, roles) in pods.items():
+                tables.put_pod(address, self.interfaces[interface], roles)
+
+    def forget(self, table: str) -> None:
+        for key, _ in self.maps[table].items():
+            self.maps[table].delete(key)
+
+    def forget_connections(self) -> None:
+        for table in CONNECTIONS:
+            self.forget(table)
+            for key, _ in self.engine.items(table):
+                self.engine.delete(table, key)
+
+    def counts(self, hook: str) -> dict[str, int]:
+        first = _engine.HOOKS.index(hook) * self._stride
+        cells = {name: self.maps["counters"].get_per_cpu(pack_index(first + reason.number)) for name, reason in REASONS.items()}
+        return {name: sum(int.from_bytes(cell[:8], "little") for cell in each) for name, each in cells.items()}
+
+    def kernel(self, hook: str, interface: str, frame: bytes) -> Ran:
+        before = self._counted.get(hook) or self.counts(hook)
+        verdict, out, _ = self._programs[hook].run(frame, ifindex=self.interfaces[interface])
+        self._counted[hook] = after = self.counts(hook)
+        return Ran({name: n - before[name] for name, n in after.items() if n != before[name]}, verdict, out)
+
+    def connections(self) -> tuple[dict, dict]:
+        """Of the kernel and of the engine, times aside."""
+
+        def timeless(items: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+            return {key: value[:-TIMES] for key, value in items}
+
+        return (
+            {table: timeless(self.maps[table].items()) for table in CONNECTIONS},
+            {table: timeless(self.engine.items(table)) for table in CONNECTIONS},
+        )
+
+    def both(self, hook: str, interface: str, frame: bytes) -> tuple[Ran, _engine.Result]:
+        """One frame through both, which must agree."""
+        ran = self.kernel(hook, interface, frame)
+        result = self.engine.run(hook, frame, ifindex=self.interfaces[interface], now_ns=1)
+        expected = {result.reason.name, "option_malformed"} if result.malformed_option else {result.reason.name}
+        stack = {name for name in ran.reasons if REASONS[name].outcome == "stack"}
+        assert set(ran.reasons) - stack == expected
+        assert set(ran.reasons.values()) == {1}
+        forwarded = result.reason.outcome == "forward"
+        assert not stack or forwarded
+        assert ran.verdict == verdict(result.reason.outcome, bool(stack))
+        assert ran.frame == (at_hop(result.packet) if forwarded and not stack else result.packet)
+        kernel, engine = self.connections()
+        assert kernel == engine
+        assert [event[EVENT_TIMES:] for event in self._ring.drain()] == ([result.event[EVENT_TIMES:]] if result.event else [])
+        return ran, result
+
+    def step(self, step: Step) -> None:
+        ran, result = self.both(step.hook, step.interface, step.frame)
+        assert result.reason.name == step.reason
+        assert result.malformed_option == step.malformed
+        if result.reason.outcome == "forward":
+            assert {name for name in ran.reasons if REASONS[name].outcome == "stack"} == {step.way} - {REDIRECTED}
+        if step.out == DROPPED:
+            assert ran.verdict == SHOT
+        else:
+            out = step.frame if step.out is UNCHANGED else step.out
+            assert result.packet in out if isinstance(out, tuple) else result.packet == out
+
+    def play(self, vector: Vector) -> None:
+        self.start()
+        self.fill(vector.slices, vector.pods)
+        for step in vector.steps:
+            if isinstance(step, Step):
+                self.step(step)
+                continue
+            if step.slices is not None:
+                self.fill(step.slices, {})
+            for table in step.forget:
+                self.forget(table)
+                for key, _ in self.engine.items(table):
+                    self.engine.delete(table, key)
+
+    def close(self) -> None:
+        self.object.close()
+
+
+def verdict(outcome: str, to_stack: bool) -> int:
+    if outcome == "drop":
+        return SHOT
+    if outcome == "reflect" or (outcome == "forward" and not to_stack):
+        return REDIRECT
+    return NEXT

@@ -29,7 +29,6 @@ class Demo:
 
     def __init__(self, cluster: Cluster, console: Console) -> None:
         self.cluster, self.console, self.release = cluster, console, Release(cluster)
-        self.jaeger = ""
 
     def say(self, text: str = "") -> None:
         self.console.print(text, highlight=False, soft_wrap=True, markup=False)
@@ -53,8 +52,7 @@ class Demo:
         self.title("Images, from the project's own Dockerfiles, on every node")
         self.release.images()
         self.title("helm install")
-        self.jaeger = self.release.jaeger()
-        self.say(self.release.install(f"telemetry.otlpEndpoint={OTLP.format(address=self.jaeger)}").split("NOTES:")[0].strip())
+        self.say(self.release.install(f"telemetry.otlpEndpoint={OTLP.format(address=self.release.jaeger())}").split("NOTES:")[0].strip())
         self.title("kubectl apply -f examples/shop/")
         self.release.shop()
         self.say(self.kubectl("-n", "shop", "get", "pods", "-o", "wide"))
@@ -106,7 +104,9 @@ class Demo:
 
     def trace(self) -> None:
         self.title("One connection's trace, from Jaeger")
-        spans = wait_for(lambda: connection_trace(self.jaeger), "a trace with client, balancer and server in Jaeger", seconds=60, every=1)
+        since = time.time()
+        self.client("client", "burst", f"http://{self.address()}:80/", "4")
+        spans = wait_for(lambda: connection_trace(self.cluster, since), "a trace with client, balancer and server in Jaeger", seconds=60, every=1)
         for line in tree(spans):
             self.say(f"  {line}")
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
-import urllib.request
+import time
+from urllib.parse import urlencode
 
-QUERY = "http://{address}:16686/api/traces?service=wharfinger-agent&limit=50&lookback=1h&tags=%7B%22wharfinger.role%22%3A%22server%22%7D"
+from testbed import Cluster
+
+QUERY = "/api/v1/namespaces/observability/services/jaeger:query/proxy/api/traces"
 SHOWN = ("wharfinger.reason", "wharfinger.reason.words", "wharfinger.virtual_address", "wharfinger.redirect_port", "wharfinger.service_port",
          "wharfinger.target_port", "wharfinger.server", "wharfinger.client", "k8s.node.name", "client.address", "client.port", "wharfinger.ended_by")
 
 
-def connection_trace(address: str) -> list[dict] | None:
-    """The spans of one connection that has client, balancer and server; None while there is none."""
-    with urllib.request.urlopen(QUERY.format(address=address), timeout=5) as answer:
-        traces = json.load(answer)["data"]
+def connection_trace(cluster: Cluster, since: float) -> list[dict] | None:
+    """The spans of one connection after `since` (seconds) that has client, balancer and server; None while there is none."""
+    query = {"service": "wharfinger-agent", "start": int(since * 1e6), "end": int(time.time() * 1e6), "limit": 50,
+             "tags": json.dumps({"wharfinger.role": "server"})}
+    traces = json.loads(cluster.kubectl("get", "--raw", f"{QUERY}?{urlencode(query)}"))["data"]
     for trace in traces:
         spans = [span | {"node": trace["processes"][span["processID"]]} for span in trace["spans"]]
         if {"client", "balancer", "server"} <= {attributes(span).get("wharfinger.role") for span in spans}:

@@ -9,9 +9,7 @@ from rich.console import Console
 
 @pytest.fixture(scope="module")
 def demo(wharfinger):
-    demo = Demo(wharfinger.cluster, Console(soft_wrap=True))
-    demo.jaeger = wharfinger.jaeger()
-    return demo
+    return Demo(wharfinger.cluster, Console(soft_wrap=True))
 
 
 def test_k01_pools_are_counted_and_programmed(demo, capsys):

@@ -184,7 +184,7 @@ def drop_filter(index: int, direction: str, priority: int) -> None:
 
 def _filter(index: int, direction: str, priority: int) -> dict[str, int | str]:
     return {"kind": "bpf", "index": index, "parent": CLSACT_PARENTS[direction], "handle": 1, "prio": priority,
-            "protocol": socket.htons(ETH_P_ALL)}
+            "protocol": ETH_P_ALL}
 
 
 def filter_names(index: int, direction: str) -> dict[str, int]:

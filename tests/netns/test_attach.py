@@ -1,0 +1,378 @@
+"""The agent's hands on a real kernel: programs on interfaces, maps that outlive their maker, pods' namespaces, and flows of ended sockets."""
+
+import errno
+import os
+import socket
+import threading
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from pyroute2 import netns
+from support.lab import bpffs, inside, sh
+from wharfinger_dataplane import _records as records
+from wharfinger_dataplane import attach as attach_module
+from wharfinger_dataplane import netlink
+from wharfinger_dataplane._records import FlowState, Role, Side
+from wharfinger_dataplane.agent.flows import Collector
+from wharfinger_dataplane.agent.namespaces import GATE, Namespaces
+from wharfinger_dataplane.attach import POD_PROGRAMS, Attacher, Mode
+from wharfinger_dataplane.kernel import Kernel, layout_name
+from wharfinger_dataplane.tables import Tables
+
+NODE, POD, ADDRESS, HOST = "wharf-agent-node", "wharf-agent-pod", "10.98.0.2", "10.98.0.1"
+SMALL = {"flows": 1024, "half_open": 1024}
+GATE_PROBE = b"wharfinger" + bytes(6)
+SECOND = 10**9
+
+
+@pytest.fixture
+def fs(tmp_path):
+    with bpffs(tmp_path / "bpf") as path:
+        yield path
+
+
+@pytest.fixture
+def kernel(fs):
+    with closing(Kernel.open(fs, SMALL)) as kernel:
+        yield kernel
+
+
+@pytest.fixture
+def pod():
+    """A pod on a node: two namespaces and a veth; the index of the node's side."""
+    for name in (NODE, POD):
+        if name in netns.listnetns():
+            netns.remove(name)
+        netns.create(name)
+        sh(f"ip -n {name} link set lo up")
+    try:
+        yield cable()
+    finally:
+        for name in (NODE, POD):
+            netns.remove(name)
+
+
+def cable():
+    sh(f"ip -n {NODE} link add v0 type veth peer name eth0 netns {POD}")
+    sh(f"ip -n {NODE} addr add {HOST}/24 dev v0")
+    sh(f"ip -n {NODE} link set v0 up")
+    sh(f"ip -n {POD} addr add {ADDRESS}/24 dev eth0")
+    sh(f"ip -n {POD} link set eth0 up")
+    sh(f"ip -n {POD} route add default via {HOST}")
+    return int(sh(f"ip -n {NODE} -o link show v0").split(":")[0])
+
+
+def attacher(kernel, mode=Mode.AUTO):
+    return Attacher(kernel.programs, kernel.links, mode)
+
+
+def attach(kernel, index, mode=Mode.AUTO):
+    made = attacher(kernel, mode)
+    outcome = inside(NODE, lambda: made.attach({index: POD_PROGRAMS}))
+    assert outcome.failed == {}
+    return made
+
+
+def passes_the_gate():
+    """Whether the pod's probe comes back: the programs are attached and the pod is entered."""
+    def ask():
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as channel:
+            channel.connect(GATE)
+            for _ in range(3):
+                channel.settimeout(0.3)
+                try:
+                    channel.send(GATE_PROBE)
+                    return channel.recv(64) == GATE_PROBE
+                except (TimeoutError, ConnectionRefusedError):
+                    continue
+            return False
+    return inside(POD, ask)
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+def test_a_pod_passes_its_start_gate_once_programs_are_attached(kernel, pod, mode):
+    Tables(kernel).put_pod(ADDRESS, pod, Role.CLIENT)
+    assert not passes_the_gate()
+    attach(kernel, pod, mode)
+    assert passes_the_gate()
+
+
+@pytest.mark.parametrize("mode", [Mode.TCX, Mode.CLSACT])
+def test_what_is_not_wanted_any_more_is_detached(kernel, pod, mode):
+    Tables(kernel).put_pod(ADDRESS, pod, Role.CLIENT)
+    made = attach(kernel, pod, mode)
+    assert inside(NODE, lambda: made.detach_others({pod: POD_PROGRAMS})) == 0
+    assert inside(NODE, lambda: made.detach_others({})) == 2
+    assert not passes_the_gate()
+    assert made.attached() == {}
+
+
+@pytest.mark.parametrize("mode", [Mode.TCX, Mode.CLSACT])
+def test_programs_outlive_the_agent_and_its_successor_adopts_them(fs, pod, mode):
+    with closing(Kernel.open(fs, SMALL)) as kernel:
+        Tables(kernel).put_pod(ADDRESS, pod, Role.CLIENT)
+        attach(kernel, pod, mode)
+    assert passes_the_gate()
+    with closing(Kernel.open(fs, SMALL)) as kernel:
+        successor = attacher(kernel, mode)
+        assert inside(NODE, successor.adopt) == 2
+        assert successor.attached() == {pod: POD_PROGRAMS}
+        inside(NODE, successor.renew)
+        assert passes_the_gate()
+        assert inside(NODE, lambda: successor.attach({pod: POD_PROGRAMS})).attached == []
+
+
+def send_datagrams(count):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as channel:
+        for _ in range(count):
+            channel.sendto(b"x", (HOST, 9))
+            time.sleep(0.0002)
+
+
+def test_no_packet_passes_without_a_program_while_programs_are_renewed(fs, pod):
+    with closing(Kernel.open(fs, SMALL)) as kernel:
+        attach(kernel, pod)
+        before = kernel.counters()
+    with closing(Kernel.open(fs, SMALL)) as kernel:
+        successor = attacher(kernel)
+        inside(NODE, successor.adopt)
+        stop = threading.Event()
+
+        def renew():
+            while not stop.is_set():
+                successor.renew()
+
+        renewer = threading.Thread(target=renew)
+        renewer.start()
+        try:
+            inside(POD, lambda: send_datagrams(500))
+        finally:
+            stop.set()
+            renewer.join()
+        seen = kernel.counters()["from_pod", "not_attached"][0] - before.get(("from_pod", "not_attached"), (0, 0))[0]
+        assert seen >= 500
+
+
+def test_pins_of_an_interface_that_is_gone_are_removed(kernel, pod):
+    attach(kernel, pod)
+    assert len(list(kernel.links.iterdir())) == 2
+    sh(f"ip -n {NODE} link del v0")
+    assert inside(NODE, attacher(kernel).adopt) == 0
+    assert list(kernel.links.iterdir()) == []
+
+
+def test_an_interface_that_is_gone_fails_alone(kernel, pod):
+    made = attacher(kernel)
+    outcome = inside(NODE, lambda: made.attach({999: POD_PROGRAMS, pod: POD_PROGRAMS}))
+    assert (outcome.attached, list(outcome.failed)) == ([pod], [999])
+    assert outcome.failed[999].errno == errno.ENODEV
+
+
+def test_a_kernel_without_tcx_gets_classic_filters(kernel, pod, monkeypatch):
+    class NoTcx(attach_module.Link):
+        @staticmethod
+        def create(program, index):
+            raise OSError(errno.EINVAL, "no such attach type")
+
+    monkeypatch.setattr(attach_module, "Link", NoTcx)
+    attach(kernel, pod)
+    assert "wharf_from_pod" in sh(f"tc -n {NODE} filter show dev v0 ingress")
+    assert list(kernel.links.iterdir()) == []
+
+
+def test_filters_of_others_are_left_alone(kernel, pod):
+    program = kernel.programs["wharf_from_net"]
+    inside(NODE, lambda: netlink.put_filter(pod, "ingress", program.fd, "other", 5))
+    made = attach(kernel, pod, Mode.CLSACT)
+    assert inside(NODE, lambda: netlink.filter_names(pod, "ingress")).keys() == {"other", "wharf_from_pod"}
+    inside(NODE, lambda: made.detach_others({}))
+    assert inside(NODE, lambda: netlink.filter_names(pod, "ingress")) == {"other": 5}
+
+
+def flow_key(peer_port=40_000, side=Side.CLIENT_STACK, local_port=41_000):
+    return records.pack_flow_key(side, ADDRESS, local_port, HOST, peer_port)
+
+
+def flow(**changes):
+    return records.pack_flow(**{"other": HOST, "scope": 7, "isn": 1, "redirect_port": 40_000, "service_port": 0, "state": FlowState.CLOSING,
+                                "started_ns": 1, "seen_ns": 1, **changes})
+
+
+def test_maps_outlive_the_agent(fs):
+    with closing(Kernel.open(fs, SMALL)) as kernel:
+        kernel.put("flows", flow_key(), flow())
+    with closing(Kernel.open(fs, SMALL)) as kernel:
+        assert kernel.items("flows") == [(flow_key(), flow())]
+
+
+def test_another_layout_takes_over_what_connections_remember(fs):
+    kept, written, lately = flow_key(1), flow_key(2), flow_key(3)
+    with closing(Kernel.open(fs, SMALL)) as former, closing(Kernel.open(fs, {**SMALL, "flows": 2048})) as kernel:
+        former.put("flows", kept, flow())
+        former.put("flows", written, flow())
+        kernel.put("flows", written, flow(isn=2))
+        assert kernel.replace_former(lambda: former.put("flows", lately, flow())) == 2
+        assert dict(kernel.items("flows")) == {kept: flow(), written: flow(isn=2), lately: flow()}
+        assert len(list((fs / "wharfinger").glob("maps-*"))) == 1
+
+
+def test_a_layouts_name_changes_with_any_size():
+    maps = [("flows", 1, 40, 64, 1024)]
+    assert layout_name(maps) == layout_name(list(maps))
+    assert len({layout_name([("flows", *sizes)]) for sizes in [(1, 40, 64, 1024), (9, 40, 64, 1024), (1, 44, 64, 1024), (1, 40, 72, 1024),
+                                                               (1, 40, 64, 2048)]}) == 5
+
+
+@pytest.fixture
+def directory(tmp_path, pod):
+    """What a container runtime keeps: a file for the pod's namespace, and one that is stale."""
+    directory = tmp_path / "netns"
+    directory.mkdir()
+    bound = directory / "cni-1"
+    bound.touch()
+    (directory / "cni-stale").touch()
+    sh(f"mount --bind /run/netns/{POD} {bound}")
+    yield directory
+    if os.path.ismount(bound):
+        sh(f"umount {bound}")
+
+
+@pytest.fixture
+def namespaces(directory):
+    with closing(Namespaces(directory)) as namespaces:
+        yield namespaces
+
+
+def look(namespaces, claimed=()):
+    return inside(NODE, lambda: namespaces.look(time.monotonic(), claimed))
+
+
+def interfaces(namespaces):
+    return {found.key[0]: dict(found.interfaces) for found in namespaces.snapshot()}
+
+
+def test_a_pods_address_leads_to_the_nodes_side_of_its_interface(namespaces, pod):
+    assert look(namespaces)
+    assert interfaces(namespaces) == {"cni-1": {ADDRESS: pod}, "cni-stale": {}}
+    assert not look(namespaces)
+
+
+def test_a_namespace_that_is_not_ready_yet_is_looked_at_again(namespaces, pod):
+    sh(f"ip -n {POD} addr flush dev eth0")
+    look(namespaces)
+    assert interfaces(namespaces)["cni-1"] == {}
+    assert namespaces.young
+    sh(f"ip -n {POD} addr add {ADDRESS}/24 dev eth0")
+    assert look(namespaces)
+    assert interfaces(namespaces)["cni-1"] == {ADDRESS: pod}
+
+
+def test_a_namespace_that_goes_is_forgotten(namespaces, directory):
+    look(namespaces)
+    sh(f"umount {directory / 'cni-1'}")
+    (directory / "cni-1").unlink()
+    assert look(namespaces)
+    assert interfaces(namespaces) == {"cni-stale": {}}
+    assert namespaces.diag(ADDRESS) is None
+
+
+def asking(namespaces):
+    return {found.key[0] for found in namespaces.snapshot() if found.asks}
+
+
+def ask_at_gate():
+    channel = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    channel.connect(GATE)
+    return channel
+
+
+def test_a_sidecar_that_waits_at_the_start_gate_is_seen(namespaces):
+    look(namespaces)
+    assert asking(namespaces) == set()
+    with inside(POD, ask_at_gate):
+        assert look(namespaces)
+        assert asking(namespaces) == {"cni-1"}
+    look(namespaces)
+    assert asking(namespaces) == {"cni-1"}
+
+
+def test_the_gate_of_a_pod_that_the_api_server_tells_of_is_not_watched(namespaces):
+    with inside(POD, ask_at_gate):
+        look(namespaces, {ADDRESS})
+    assert asking(namespaces) == set()
+
+
+def test_looking_leaves_nothing_open(namespaces):
+    look(namespaces)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(20):
+        look(namespaces)
+        with closing(namespaces.diag(ADDRESS)):
+            pass
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+@pytest.fixture
+def connection(pod):
+    """A TCP connection from the pod to the node: both sockets, and the pod's side as the collector names it."""
+    listener = inside(NODE, lambda: socket.create_server((HOST, 0)))
+    client = inside(POD, lambda: socket.create_connection(listener.getsockname()))
+    server, _ = listener.accept()
+    with listener, client, server:
+        yield client, server, (*client.getsockname(), *client.getpeername())
+
+
+def listed(connection):
+    with closing(inside(POD, netlink.diag_socket)) as channel:
+        return connection in netlink.connections(channel), netlink.connected(channel, connection)
+
+
+def test_an_open_connection_is_listed_and_found(connection):
+    assert listed(connection[2]) == (True, True)
+
+
+def test_a_connection_in_time_wait_is_listed_and_found(connection):
+    client, server, name = connection
+    client.close()
+    server.close()
+    time.sleep(0.2)
+    assert "TIME-WAIT" in inside(POD, lambda: sh("ss -tan"))
+    assert listed(name) == (True, True)
+
+
+def test_a_connection_that_was_reset_is_neither_listed_nor_found(connection):
+    client, _, name = connection
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    client.close()
+    assert listed(name) == (False, False)
+
+
+def test_a_listening_socket_is_no_connection(pod):
+    with inside(POD, lambda: socket.create_server((ADDRESS, 8080))):
+        assert listed((ADDRESS, 8080, HOST, 41_000)) == (False, False)
+
+
+def test_a_connection_to_a_socket_of_both_families_is_listed_and_found_as_ipv4(pod):
+    with inside(POD, lambda: socket.create_server(("::", 8080), family=socket.AF_INET6, dualstack_ipv6=True)) as listener:
+        with inside(NODE, lambda: socket.create_connection((ADDRESS, 8080))) as client:
+            accepted, _ = listener.accept()
+            with accepted:
+                assert listed((ADDRESS, 8080, *client.getsockname())) == (True, True)
+
+
+@pytest.mark.parametrize("mode", ["open", "reset"])
+def test_an_entry_lives_as_long_as_its_socket(kernel, namespaces, connection, mode):
+    client, _, (local, local_port, peer, peer_port) = connection
+    look(namespaces)
+    key = records.pack_flow_key(Side.CLIENT_STACK, local, local_port, peer, peer_port)
+    wire = records.pack_flow_key(Side.CLIENT_WIRE, local, local_port, HOST, 40_000)
+    kernel.put("flows", key, flow())
+    kernel.put("flows", wire, flow(other=peer, redirect_port=peer_port, state=FlowState.REDIRECTED))
+    if mode == "reset":
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        client.close()
+    outcome = Collector(kernel, namespaces, lambda address: True, 3600 * SECOND).collect(time.monotonic_ns())
+    assert outcome.removed == (0 if mode == "open" else 2)
+    assert len(kernel.items("flows")) == (2 if mode == "open" else 0)

@@ -100,13 +100,18 @@ def _refreshed(record: Assignment, server: Server | None, redirects: tuple[Redir
         return record if not record.redirects else record.model_copy(update={"redirects": ()})
     if server is None:
         return record
-    protocols = {target.name: target.protocol for target in resolved.pool.spec.targets}
-    targets = tuple(
-        target if target.name not in server.ports or target.name not in protocols else target.model_copy(
-            update={"target_port": server.ports[target.name], "protocol": protocols[target.name]})
-        for target in record.targets)
+    targets = tuple(_retargeted(target, server, resolved) for target in record.targets)
     update = {"redirects": _memberships(redirects, server, targets), "targets": targets, "node": server.node or None}
     return record.model_copy(update=update) if any(getattr(record, name) != value for name, value in update.items()) else record
+
+
+def _retargeted(ports: TargetPorts, server: Server, resolved: Resolved) -> TargetPorts:
+    for target in resolved.pool.spec.targets:
+        if target.name == ports.name and ports.name in server.ports:
+            now = {"target_port": server.ports[ports.name], "protocol": target.protocol}
+            same = (ports.target_port, ports.protocol) == (now["target_port"], now["protocol"])
+            return ports if same else ports.model_copy(update=now)
+    return ports
 
 
 def _memberships(redirects: tuple[RedirectPortPool, ...], server: Server, targets: tuple[TargetPorts, ...]) -> tuple[str, ...]:

@@ -6,7 +6,6 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Coroutine
 from datetime import UTC, datetime
 from typing import Any
 
@@ -37,6 +36,7 @@ def kopf_settings() -> kopf.OperatorSettings:
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
     settings.scanning.disabled = True
+    settings.queueing.exit_timeout = 0.2
     settings.watching.server_timeout = 240
     settings.watching.client_timeout = 300
     settings.watching.inactivity_timeout = 120
@@ -57,7 +57,7 @@ async def serve(settings: Settings, telemetry: Telemetry) -> None:
             await lease.acquire()
             await first_listing(client, snapshot, settings.namespace, clock)
             structlog.get_logger().info("adopted what stands", pools=len(snapshot.pools), slices=len(snapshot.slices),
-                                        pods=len(snapshot.pods), nodes=len(snapshot.nodes), live_agents=len(snapshot.agents))
+                                        pods=len(snapshot.pods), nodes=len(snapshot.nodes), agents=len(snapshot.agents))
             worker.notify()
             async with asyncio.TaskGroup() as group:
                 group.create_task(lease.keep())
@@ -65,24 +65,36 @@ async def serve(settings: Settings, telemetry: Telemetry) -> None:
                 group.create_task(watch_leases(client, snapshot, settings.namespace, clock, worker.notify))
                 group.create_task(list_now_and_then(client, snapshot, settings.namespace, clock, worker.notify, settings.resync_s))
 
+        working = asyncio.create_task(work())
+
+        @kopf.on.cleanup(registry=registry)
+        async def leave(**_: Any) -> None:
+            # kopf takes its time to end its streams; a successor shall not wait for that.
+            await cancelled(working)
+            await lease.release()
+
         watching = kopf.operator(
             registry=registry, settings=kopf_settings(), standalone=True, clusterwide=True,
             liveness_endpoint=f"http://0.0.0.0:{settings.health_port}/healthz")
         try:
-            await first_of(watching, work())
+            await first_of(asyncio.create_task(watching), working)
         finally:
             await lease.release()
 
 
-async def first_of(*coroutines: Coroutine[Any, Any, None]) -> None:
-    """Runs the coroutines until one ends, cancels the others, and raises what any of them raised."""
-    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
+async def cancelled(*tasks: asyncio.Task[None]) -> list[BaseException | None]:
+    """Cancels the tasks, waits for their end, and gives what they raised."""
+    for task in tasks:
+        task.cancel()
+    return await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def first_of(*tasks: asyncio.Task[None]) -> None:
+    """Returns when one of the tasks has ended and the others are cancelled; raises the first error that any of them raised."""
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for task in tasks:
-            task.cancel()
-        ended = await asyncio.gather(*tasks, return_exceptions=True)
+        ended = await cancelled(*tasks)
     for error in ended:
         if isinstance(error, Exception):
             raise _leaf(error)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 
 from wharfinger_api import LabelSelector, RedirectPortPool, ServicePortPool, ServicePortSlice, Target
 
@@ -162,9 +161,8 @@ def _target_port(target: Target, pod: Pod) -> int | None:
 def _matching(addresses: tuple[str, ...], virtual_addresses: tuple[str, ...]) -> str | None:
     """The server's address in the family of the first virtual address that it has one in."""
     for virtual in virtual_addresses:
-        version = ip_address(virtual).version
         for address in addresses:
-            if ip_address(address).version == version:
+            if (":" in address) == (":" in virtual):
                 return address
     return None
 

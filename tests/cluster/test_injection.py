@@ -208,22 +208,22 @@ def test_lost_certificates_are_stored_again_and_nobody_notices(cluster, namespac
 
 def test_no_pod_misses_its_sidecar_while_the_injectors_are_replaced(cluster, namespace):
     """With failurePolicy Ignore a review that fails shows as a pod without a sidecar."""
+    former = injectors(cluster)
     cluster.kubectl("--namespace", NAMESPACE, "rollout", "restart", "deployment/wharfinger-injector")
-    reviewed, done = [], False
-    while not done:
-        done = rolled_out(get(cluster, "deployment", "wharfinger-injector"))
+    reviewed = []
+
+    def replaced():
         reviewed.append(sidecars(created(cluster, pod("candidate"))))
-    # The old replicas answer for some seconds more, while API server and kube-proxy learn that they are gone.
-    reviewed += [sidecars(created(cluster, pod("candidate"))) for _ in range(40)]
-    assert len(reviewed) > 50
+        return len(injectors(cluster)) == len(former) and not injectors(cluster) & former
+
+    eventually(replaced)
     assert all(reviewed), f"{reviewed.count([])} of {len(reviewed)} pods were not injected"
 
 
-def rolled_out(deployment):
-    """Whether all replicas are of the current template and ready, as `kubectl rollout status` has it."""
-    status, wanted = deployment["status"], deployment["spec"]["replicas"]
-    seen = status.get("observedGeneration", 0) >= deployment["metadata"]["generation"]
-    return seen and status.get("updatedReplicas", 0) == status.get("availableReplicas", 0) == status["replicas"] == wanted
+def injectors(cluster):
+    """The names of the injector's pods, those included that are about to end."""
+    return set(cluster.kubectl("--namespace", NAMESPACE, "get", "pods", "--selector=app.kubernetes.io/component=injector",
+                               "--output=name").split())
 
 
 def test_replicas_that_start_at_once_agree_on_one_keyring(cluster):

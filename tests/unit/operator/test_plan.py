@@ -1,6 +1,5 @@
-"""What the plan wants, seen through a cluster in memory."""
+"""The life of service ports and their servers, seen through a cluster in memory."""
 
-import pytest
 from unit.operator.world import World, shop
 
 
@@ -254,149 +253,6 @@ def test_pinned_server_has_its_numbers_and_nobody_else_gets_them():
     assert world.ports() == {"shop/a": [20001], "shop/b": [20000, 20005], "shop/c": [20002]}
 
 
-@pytest.mark.parametrize(("pinned", "words"), [
-    ({"server": "a", "target": "grpc", "ports": [20001]}, "no such target"),
-    ({"server": "a", "target": "http", "ports": [30000]}, "not in spec.portRanges"),
-    ({"server": "a", "target": "http", "ports": [20080]}, "Service's own port or a redirect port"),
-])
-def test_wrong_pin_is_refused_with_its_remedy(pinned, words):
-    world = World()
-    world.service(ports=(80, 20080))
-    world.pod("a")
-    world.pool(pinned=[pinned])
-    world.settle()
-    status, reason, message = world.condition("ServicePortPool", "web", "Accepted")
-    assert (status, reason) == ("False", "InvalidPinned")
-    assert words in message
-
-
-def test_new_pool_without_room_for_servers_and_reserve_is_not_begun():
-    world = shop(servers="abcd", last=20003)
-    world.settle()
-    status, reason, message = world.condition("ServicePortPool", "web", "Accepted")
-    assert (status, reason) == ("False", "InsufficientPorts")
-    assert "4 servers need 4 service ports and 1 in reserve" in message and "add at least 1 numbers" in message
-    assert world.slices() == {}
-    assert "InsufficientPorts" in [event.reason for event in world.events]
-
-
-def test_pool_that_is_outgrown_goes_on_running_and_heals_when_room_returns():
-    world = shop(servers="abc", last=20003)
-    world.settle()
-    before = world.ports()
-    for name in "de":
-        world.pod(name)
-    world.settle()
-    assert world.condition("ServicePortPool", "web", "Accepted")[:2] == ("False", "InsufficientPorts")
-    assert {server: ports for server, ports in world.ports("Ready").items() if server in before} == before
-    assert set(world.ports()) == {*before, "shop/d"}
-    world.pool(last=20009)
-    world.settle()
-    assert world.condition("ServicePortPool", "web", "Accepted")[0] == "True"
-    assert world.ports("Ready").keys() == {"shop/a", "shop/b", "shop/c", "shop/d", "shop/e"}
-
-
-def test_roll_out_may_use_the_reserve():
-    world = shop(servers="abcd", last=20004)
-    world.settle()
-    world.pod("e")
-    world.settle()
-    assert world.condition("ServicePortPool", "web", "Accepted")[0] == "True"
-    assert "shop/e" in world.ports("Ready")
-    assert "ReserveInUse" in [event.reason for event in world.events]
-
-
-def test_overlapping_ranges_on_one_address_are_a_conflict_of_the_younger():
-    world = shop()
-    world.later(10)
-    world.pool("younger", first=20050, last=20149)
-    world.settle()
-    status, reason, message = world.condition("ServicePortPool", "younger", "Accepted")
-    assert (status, reason) == ("False", "Conflicted")
-    assert "shop/web" in message
-    assert world.condition("ServicePortPool", "web", "Accepted")[0] == "True"
-
-
-def test_two_redirect_pools_on_one_port_are_a_conflict_of_the_younger():
-    world = shop()
-    world.later(10)
-    world.redirect("again")
-    world.settle()
-    assert world.condition("RedirectPortPool", "again", "Accepted")[:2] == ("False", "Conflicted")
-    assert world.condition("RedirectPortPool", "web-80", "Accepted")[0] == "True"
-    assert all(raw["spec"]["redirects"][0]["name"] == "web-80" and len(raw["spec"]["redirects"]) == 1 for raw in world.slices().values())
-
-
-def test_redirect_port_that_is_a_living_service_port_is_a_conflict_with_the_server_named():
-    world = shop()
-    world.settle()
-    world.redirect("late", port=20001)
-    world.settle()
-    _, reason, message = world.condition("RedirectPortPool", "late", "Accepted")
-    assert reason == "Conflicted" and "shop/b" in message
-
-
-@pytest.mark.parametrize(("spec", "aspect", "reason"), [
-    ({"pool": "nothing"}, "ResolvedRefs", "PoolNotFound"),
-    ({"target": "grpc"}, "ResolvedRefs", "TargetNotFound"),
-    ({"protocol": "UDP"}, "Accepted", "ProtocolMismatch"),
-])
-def test_wrong_redirect_pool_says_what_and_programs_nothing(spec, aspect, reason):
-    world = shop()
-    world.redirect("wrong", port=81, **spec)
-    world.settle()
-    assert world.condition("RedirectPortPool", "wrong", aspect)[:2] == ("False", reason)
-    assert world.condition("RedirectPortPool", "wrong", "Programmed")[:2] == ("False", "NotAccepted")
-
-
-def test_missing_service_is_said_and_resolves_when_it_comes():
-    world = World()
-    world.pod("a")
-    world.pool()
-    world.settle()
-    assert world.condition("ServicePortPool", "web", "ResolvedRefs")[:2] == ("False", "ServiceNotFound")
-    assert world.slices() == {}
-    world.service()
-    world.settle()
-    assert world.ports() == {"shop/a": [20000]}
-
-
-def test_pool_whose_service_is_deleted_goes_on_running():
-    world = shop()
-    world.settle()
-    before = world.records()
-    world.delete("Service", "shop", "web")
-    world.settle()
-    assert world.condition("ServicePortPool", "web", "ResolvedRefs")[:2] == ("False", "ServiceNotFound")
-    assert world.records() == before
-
-
-def test_headless_service_has_no_virtual_address():
-    world = World()
-    world.service(addresses=("None",))
-    world.pod("a")
-    world.pool()
-    world.settle()
-    assert world.condition("ServicePortPool", "web", "ResolvedRefs")[:2] == ("False", "NoClusterIP")
-
-
-def test_named_target_port_that_a_pod_lacks_is_said():
-    world = shop(servers=("a",))
-    world.pod("b", ports=(("grpc", 9000),))
-    world.settle()
-    status, reason, message = world.condition("ServicePortPool", "web", "ResolvedRefs")
-    assert (status, reason) == ("False", "TargetPortNotFound") and "shop/b" in message
-    assert set(world.ports()) == {"shop/a"}
-
-
-def test_host_network_pod_gets_no_service_port():
-    world = shop(servers=("a",))
-    world.pod("h", host_network=True)
-    world.settle()
-    assert set(world.ports()) == {"shop/a"}
-    assert "HostNetwork" in [event.reason for event in world.events]
-
-
 def test_redirect_pool_may_be_shared_by_a_subset_of_the_servers():
     world = shop()
     world.redirect("canary", port=81, servers={"names": ["a", "c"]})
@@ -534,27 +390,6 @@ def test_scopes_are_unique_and_stay():
     world.put("ServicePortPool", "shop", "p3", {"status": {}})
     world.settle()
     assert [raw["status"]["scope"] for (kind, *_), raw in world.raw.items() if kind == "ServicePortPool"] == scopes
-
-
-def test_conditions_move_their_transition_time_only_with_their_status():
-    world = shop(servers=("a",))
-    world.settle()
-    (before,) = [item for item in world.status()["conditions"] if item["type"] == "Accepted"]
-    world.later(100)
-    world.pod("b")
-    world.settle()
-    (after,) = [item for item in world.status()["conditions"] if item["type"] == "Accepted"]
-    assert after["message"] != before["message"]
-    assert after["lastTransitionTime"] == before["lastTransitionTime"]
-
-
-def test_conditions_bear_the_generation_they_are_about():
-    world = shop()
-    world.settle()
-    world.pool(restTime="90s")
-    world.settle()
-    assert {item["observedGeneration"] for item in world.status()["conditions"]} == {2}
-    assert world.status()["observedGeneration"] == 2
 
 
 def test_plan_looks_again_when_a_rest_or_a_lease_runs_out():

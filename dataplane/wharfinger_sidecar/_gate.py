@@ -7,7 +7,7 @@ Rules
 - At the deadline the gate opens too: a pod that starts unaware is better than a pod that does not start.
 - The first outcome stands.
 
-Source: docs/architecture.md, "Start gate".
+Source: docs/architecture.md, "Kubernetes": the sidecar.
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@ SHELL := /bin/bash
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo -E)
 VENV := .venv
 PYTHON := $(VENV)/bin/python
+PIP := $(VENV)/bin/pip install --quiet --disable-pip-version-check
+STEP := python3 tests/step.py
 PYTEST := $(SUDO) $(PYTHON) -m pytest
 TESTBED := cd tests/cluster && $(SUDO) ../../$(PYTHON) -m testbed
 EXTRAS := operator,dataplane,cli,dev
@@ -52,20 +54,20 @@ setup: build ## packages, virtual environment, extensions, Kubernetes, Helm and 
 	$(TESTBED) build
 
 build: $(VENV)/.installed ## BPF programs and Cython extensions, in place
-	$(PYTHON) setup.py --quiet build_ext --inplace
+	@$(STEP) "Compiling the BPF programs and the engine" 12 $(PYTHON) setup.py --quiet build_ext --inplace
 
 packages: ## Debian packages that are missing
 	@missing=$$(for name in $$(grep -v '^#' $(PACKAGES)); do \
 		dpkg-query -W -f '$${Status}' $$name 2>/dev/null | grep -q 'ok installed' || echo $$name; done); \
-	if [ -n "$$missing" ]; then echo "Installing Debian packages:" $$missing; \
-		$(SUDO) apt-get update -qq; $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends $$missing > /dev/null; fi
+	if [ -n "$$missing" ]; then echo "Debian packages:" $$missing; \
+		$(STEP) "Installing Debian packages" 90 $(SUDO) sh -c "apt-get update -qq && \
+			DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$(echo $$missing)"; fi
 
 $(VENV)/.installed: pyproject.toml setup.py $(PACKAGES)
 	@$(MAKE) --no-print-directory packages
-	@echo "Making the virtual environment (about 60 s, with a cold cache 120 s)"
-	/usr/bin/python3 -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check 'setuptools>=77' 'cython>=3.1' wheel
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-build-isolation --editable '.[$(EXTRAS)]'
+	@/usr/bin/python3 -m venv $(VENV)
+	@$(STEP) "Python's build tools" 8 $(PIP) 'setuptools>=77' 'cython>=3.1' wheel
+	@$(STEP) "Python packages and the project's own" 45 $(PIP) --no-build-isolation --editable '.[$(EXTRAS)]'
 	@touch $@
 
 clean: ## what was built in the tree; the caches stay

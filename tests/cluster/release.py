@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from testbed import Cluster
+from testbed import Cluster, Reporter
 from testbed.images import archive_digest
 
 TOP = Path(__file__).resolve().parents[2]
@@ -35,7 +35,7 @@ class ReleaseError(Exception):
     """The release could not be built or did not come up: what, and where to look."""
 
 
-def wheels() -> Path:
+def wheels(reporter: Reporter) -> Path:
     """dist/wheels with the project and all that its images need, built anew when a source changed."""
     folder = TOP / "dist" / "wheels"
     stamp = folder / "sources.sha256"
@@ -45,12 +45,17 @@ def wheels() -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for former in folder.glob("wharfinger-*.whl"):
         former.unlink()
+    with reporter.task("wheels", "Building the wheels", 12):
+        _build_wheels(folder)
+    stamp.write_text(key)
+    return folder
+
+
+def _build_wheels(folder: Path) -> None:
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-build-isolation", "--wheel-dir", str(folder), f"{TOP}[operator,dataplane]"]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "SOURCE_DATE_EPOCH": "1767225600"})
     if done.returncode:
         raise ReleaseError(f"building the wheels failed:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
-    stamp.write_text(key)
-    return folder
 
 
 def _files(path: Path) -> Iterable[Path]:
@@ -73,14 +78,16 @@ class Release:
 
     def images(self) -> None:
         """Builds what changed and loads it into every node."""
-        wheels()
+        wheels(self.cluster.reporter)
         built = [self.cluster.images.build(name, TOP / dockerfile, TOP) for name, dockerfile in IMAGES.items()]
-        self.cluster.load(*built, self.cluster.images.of_program("jaeger"))
+        with self.cluster.reporter.task("load", "Loading the images into every node", 15):
+            self.cluster.load(*built, self.cluster.images.of_program("jaeger"))
 
     def jaeger(self) -> str:
         """Jaeger on the cluster; its Service's address."""
-        self.cluster.kubectl("apply", "-f", str(TOP / "examples" / "jaeger"))
-        self.cluster.kubectl("-n", "observability", "rollout", "status", "deployment/jaeger", "--timeout=120s")
+        with self.cluster.reporter.task("jaeger", "Starting Jaeger", 6):
+            self.cluster.kubectl("apply", "-f", str(TOP / "examples" / "jaeger"))
+            self.cluster.kubectl("-n", "observability", "rollout", "status", "deployment/jaeger", "--timeout=120s", timeout_s=130)
         return self.cluster.kubectl("-n", "observability", "get", "service", "jaeger", "-o", "jsonpath={.spec.clusterIP}").strip()
 
     def install(self, *settings: str) -> str:
@@ -88,17 +95,19 @@ class Release:
         self.cluster.kubectl("apply", "-f", "-", input=json.dumps({
             "apiVersion": "v1", "kind": "Namespace",
             "metadata": {"name": NAMESPACE, "labels": {"pod-security.kubernetes.io/enforce": "privileged"}}}))
-        return self.cluster.helm("upgrade", "--install", "wharfinger", str(TOP / "charts" / "wharfinger"), "--namespace", NAMESPACE,
-                                "--set", "image.tag=dev", *[word for setting in settings for word in ("--set", setting)],
-                                "--wait", "--timeout", "180s")
+        with self.cluster.reporter.task("helm", "helm upgrade --install wharfinger charts/wharfinger", 15):
+            return self.cluster.helm("upgrade", "--install", "wharfinger", str(TOP / "charts" / "wharfinger"), "--namespace", NAMESPACE,
+                                     "--set", "image.tag=dev", *[word for setting in settings for word in ("--set", setting)],
+                                     "--wait", "--timeout", "180s")
 
     def shop(self) -> None:
         """examples/shop, ready: its pods run and its pools are Programmed."""
-        self.cluster.kubectl("apply", "-f", str(TOP / "examples" / "shop"))
-        for name in ("shop", "client", "client-unaware"):
-            self.cluster.kubectl("-n", "shop", "rollout", "status", f"deployment/{name}", "--timeout=120s")
-        for kind in ("serviceportpool", "redirectportpool"):
-            self.cluster.kubectl("-n", "shop", "wait", f"{kind}/shop", "--for=condition=Programmed", "--timeout=60s")
+        with self.cluster.reporter.task("shop", "Starting the shop and its clients", 10):
+            self.cluster.kubectl("apply", "-f", str(TOP / "examples" / "shop"))
+            for name in ("shop", "client", "client-unaware"):
+                self.cluster.kubectl("-n", "shop", "rollout", "status", f"deployment/{name}", "--timeout=120s", timeout_s=130)
+            for kind in ("serviceportpool", "redirectportpool"):
+                self.cluster.kubectl("-n", "shop", "wait", f"{kind}/shop", "--for=condition=Programmed", "--timeout=60s")
 
     def refresh(self) -> None:
         """Rolls those of the release's workloads whose image changed since they were rolled last: its name says only `dev`."""

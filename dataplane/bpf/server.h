@@ -39,8 +39,11 @@ INLINE enum reason server_opens(struct work *w)
 		return REASON_not_ours;
 
 	set_key(&w->key, SIDE_SERVER_STACK, &p->dst, port->target, &p->src, p->sport);
-	w->flow = (struct flow){ .scope = port->scope, .isn = p->seq, .redirect_port = p->dport, .service_port = service_port,
-				 .state = FLOW_OPENING, .aware = aware };
+	/* A SYN that comes twice does not undo the SYN+ACK between: the stack may not repeat that before step 3. */
+	const struct flow *half = find_half_open(w, &w->key);
+	u32 server_isn = half && half->state == FLOW_OPENING && half->isn == p->seq ? half->server_isn : 0;
+	w->flow = (struct flow){ .scope = port->scope, .isn = p->seq, .server_isn = server_isn, .redirect_port = p->dport,
+				 .service_port = service_port, .state = FLOW_OPENING, .aware = aware };
 	w->flow.started_ns = w->flow.seen_ns = now_exact(w);
 	put_half_open(w, &w->key, &w->flow);
 	w->verdict.dport = port->target;

@@ -218,6 +218,10 @@ RETRANSMISSION_VECTORS = [
         ],
     ),
     Vector(
+        "a SYN that comes twice does not make the server forget its answer",
+        [SYN, SYN_ARRIVES, ANSWER, SYN_ARRIVES, ANSWER_ARRIVES, JOIN, JOIN_ARRIVES],
+    ),
+    Vector(
         "a repeated SYN at the server is answered once more",
         [SYN, SYN_ARRIVES, ANSWER, SYN_ARRIVES, ANSWER, ANSWER_ARRIVES, JOIN, JOIN_ARRIVES],
     ),

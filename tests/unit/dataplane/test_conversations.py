@@ -1,0 +1,54 @@
+"""docs/protocol.md, "Establishing" and its invariants, over whole conversations with a bad wire between their ends."""
+
+from __future__ import annotations
+
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from unit.dataplane.conversation import CLIENT, SERVICE_PORTS, Conversation
+from wharfinger_dataplane._records import FlowState, Side, unpack_flow, unpack_flow_key
+
+KINDS = ("deliver", "deliver", "deliver", "lose", "repeat", "client timer", "server timer", "write")
+actions = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 30)), max_size=40)
+numbers = st.one_of(st.sampled_from([0, 0x7FFFFFFF, 0xFFFFFFFF, 0xFFFFFFFE]), st.integers(0, 0xFFFFFFFF))
+
+
+def established(conversation: Conversation, address: str, side: Side) -> list:
+    flows = ((unpack_flow_key(key), unpack_flow(value)) for key, value in conversation.engines[address].items("flows"))
+    return [flow for key, flow in flows if key.side is side and flow.state is FlowState.ESTABLISHED]
+
+
+@settings(max_examples=250, derandomize=True, deadline=None, database=None)
+@given(isn=numbers, server_isn=numbers, talkative=st.booleans(), acts=actions)
+@example(isn=1, server_isn=0x80000000, talkative=False, acts=[("repeat", 0), ("deliver", 0), ("deliver", 0), ("deliver", 0)])
+def test_p03_a_conversation_over_a_bad_wire_keeps_the_invariants(isn, server_isn, talkative, acts):
+    conversation = Conversation(isn, server_isn, talkative)
+    for kind, number in acts:
+        conversation.act(kind, number)
+    conversation.settle()
+    conversation.write(b"the end")
+    conversation.settle()
+    if conversation.unaware:
+        return
+    flow = conversation.client.flow
+    server = conversation.joined.split(":")[0]
+    assert conversation.joined == f"{server}:{SERVICE_PORTS[server]}"
+    assert flow.state == "established"
+    assert flow.read == flow.wrote == conversation.servers[server].flows[flow.local].read
+    assert [address for address, stack in conversation.servers.items() if stack.flows] == [server]
+    assert len(established(conversation, CLIENT, Side.CLIENT_STACK)) == 1
+    assert len(established(conversation, server, Side.SERVER_STACK)) == 1
+
+
+@settings(max_examples=60, derandomize=True, deadline=None, database=None)
+@given(isn=numbers, server_isn=numbers, writes=st.lists(st.binary(min_size=1, max_size=50), max_size=5))
+def test_p09_entries_lost_at_the_server_are_rebuilt_and_no_octet_is_lost(isn, server_isn, writes):
+    conversation = Conversation(isn, server_isn)
+    conversation.settle()
+    for data in writes:
+        for address in SERVICE_PORTS:
+            for table in ("flows", "half_open"):
+                for key, _ in conversation.engines[address].items(table):
+                    conversation.engines[address].delete(table, key)
+        conversation.write(data)
+        conversation.settle()
+    assert conversation.client.flow.read == b"".join(writes)

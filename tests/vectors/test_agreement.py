@@ -1,0 +1,105 @@
+"""Whatever the frame, the engine and the kernel's programs do the same."""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.lab import inside
+from support.packets import NOP, option, tcp
+from support.slices import VIRTUAL, pool_slice
+from vectors import ends, establishing, opening, outsiders, unaware
+from vectors.vector import CLIENT, INTERFACES, ISN, OTHER, PODS, SERVER, SERVER_ISN, SETTLED, SYN, Step, Vector, X, Y
+from wharfinger_dataplane._engine import HOOKS, Engine
+
+BOUNDED = settings(
+    max_examples=60,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+SLICES = (pool_slice({"a": SERVER, "b": OTHER}),)
+CORPUS = sorted(
+    {
+        step.frame
+        for module in (ends, establishing, opening, outsiders, unaware)
+        for vector in module.VECTORS
+        for step in vector.steps
+        if isinstance(step, Step) and len(step.frame) >= 34
+    }
+)
+LINK = 14
+LEAST = 34  # the kernel refuses to test-run a shorter frame that says it is IPv4
+places = st.tuples(st.sampled_from(HOOKS), st.sampled_from(INTERFACES))
+
+
+def ipv4(least: int) -> st.SearchStrategy[bytes]:
+    """Frames that say they are IPv4, and arbitrary octets behind."""
+    return st.binary(min_size=least, max_size=200).map(lambda rest: bytes(12) + b"\x08\x00" + rest)
+
+
+@st.composite
+def mutated(draw: st.DrawFn) -> bytes:
+    """A frame of the vectors with some octets changed, and cut or lengthened."""
+    frame = bytearray(draw(st.sampled_from(CORPUS)))
+    for at, octet in draw(st.lists(st.tuples(st.integers(0, len(frame) - 1), st.integers(0, 255)), max_size=6)):
+        frame[at] = octet
+    frame += draw(st.binary(max_size=40))
+    return bytes(frame[: draw(st.integers(LEAST, len(frame)))])
+
+
+@st.composite
+def segments(draw: st.DrawFn) -> bytes:
+    """A well-formed segment between the ends that the tables know, with any flags, numbers and options."""
+    addresses = st.sampled_from([CLIENT, SERVER, OTHER, VIRTUAL])
+    ports = st.sampled_from([X, Y, Y + 1, 8080, 40_000])
+    ours = st.builds(
+        option, st.integers(0, 255), st.sampled_from([X, Y, Y + 1]), scope=st.sampled_from([None, 7, 8]), version=st.sampled_from([1, 1, 2])
+    )
+    options = b"".join(
+        draw(st.lists(st.one_of(ours, st.just(NOP * 4), st.just(b"\x02\x04\x05\xb4"), st.binary(min_size=4, max_size=4)), max_size=3))
+    )[:40]
+    src, dst = (f"{draw(addresses)}:{draw(ports)}" for _ in range(2))
+    numbers = {name: draw(st.sampled_from([ISN, ISN + 1, SERVER_ISN, SERVER_ISN + 1, 0])) for name in ("seq", "ack")}
+    flags = draw(st.sampled_from(["S", "SA", "A", "PA", "FA", "R", "RA", "SF", ""]))
+    return tcp(src, dst, flags, **numbers, options=options[: len(options) // 4 * 4], payload=draw(st.binary(max_size=5)))
+
+
+def agree(load, namespace: str, frames: list[tuple[tuple[str, str], bytes]], start: tuple = ()) -> None:
+    def work() -> None:
+        twins.play(Vector("the beginning", start))
+        twins.fill(SLICES, PODS)
+        for (hook, interface), frame in frames:
+            twins.both(hook, interface, frame)
+
+    twins = load({})
+    inside(namespace, work)
+
+
+@BOUNDED
+@given(frames=st.lists(st.tuples(places, ipv4(LEAST - LINK)), max_size=10))
+def test_arbitrary_octets_as_packets_get_the_same_from_both(load, namespace, frames):
+    agree(load, namespace, frames)
+
+
+@BOUNDED
+@given(frames=st.lists(st.tuples(places, mutated()), max_size=12))
+def test_damaged_frames_get_the_same_from_both(load, namespace, frames):
+    agree(load, namespace, frames, SETTLED)
+
+
+@BOUNDED
+@given(frames=st.lists(st.tuples(places, segments()), max_size=16))
+def test_any_segments_in_any_order_get_the_same_from_both(load, namespace, frames):
+    agree(load, namespace, frames, (SYN,))
+
+
+@settings(max_examples=500, derandomize=True, deadline=None, database=None)
+@given(
+    hook=st.sampled_from(HOOKS),
+    frame=st.one_of(st.binary(max_size=300), ipv4(0)),
+)
+def test_the_engine_takes_any_octets(hook, frame):
+    result = Engine().run(hook, frame, ifindex=1)
+    assert result.packet == frame
+    assert result.reason.outcome == "pass"

@@ -102,7 +102,7 @@ class Cluster:
             answer.release_conn()
 
     def stream(self, path: str, query: Mapping[str, str | int], read_s: float) -> Iterator[Json]:
-        """The lines of a watch, until the server ends it. Refused or Unreachable, also when nothing comes for `read_s` seconds."""
+        """The lines of a watch, until the server ends it or nothing came for `read_s` seconds. Refused or Unreachable."""
         answer = self._send("GET", f"{path}?{urlencode(query)}", None, "", read_s)
         try:
             rest = b""
@@ -111,6 +111,8 @@ class Cluster:
                 for line in lines:
                     if line:
                         yield json.loads(line)
+        except urllib3.exceptions.ReadTimeoutError:
+            return  # to watch on from where this watch came to costs little, and shows whether the server is there
         except (urllib3.exceptions.HTTPError, ValueError) as error:
             raise Unreachable(f"watch of {path}: {error}") from error
         finally:

@@ -22,7 +22,7 @@ from wharfinger_dataplane.agent.cluster import Cluster, Json, Refused, Unreachab
 T = TypeVar("T")
 WATCH_S = 300
 SILENCE_S = 90.0
-"""A watch without even a bookmark (the server sends one a minute) for so long is taken for dead."""
+"""A watch without even a bookmark for so long is begun anew: something on the way may have forgotten it."""
 BACKOFF_S = (0.2, 10.0)
 PAUSE_S = 0.05
 """Between a watch that ended as it should and the next."""

@@ -11,13 +11,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import structlog
 from wharfinger_api import TRACEPARENT_ANNOTATION, NodeReportStatus, ServicePortSlice
 
-from wharfinger_dataplane._records import Pod
+from wharfinger_dataplane._records import Pod, Role
 from wharfinger_dataplane.agent.desired import Attachment, Desired, LocalPod, desire
 from wharfinger_dataplane.agent.events import untimely
 from wharfinger_dataplane.agent.flows import Collector
@@ -71,6 +71,7 @@ class Worker:
         self._pods: dict[str, Pod] = {}
         self._attached_at: dict[str, datetime] = {}
         self._generations: dict[str, int] = {}
+        self._programmed: list[ServicePortSlice] = []
         self._told: set[tuple[str, str]] = set()
         self._report: NodeReportStatus | None = None
         self._renewed = False
@@ -126,8 +127,9 @@ class Worker:
         changed += self._remove_pods(attached)
         self._detach(desired, faults)
         if writes is not None:
-            self._acknowledge(slices, attached, faults)
             self._trace(slices, started_ns, ended_ns, writes)
+            self._programmed = slices
+        self._acknowledge(attached, faults)
         self._tell_events(pods, datetime.now(UTC))
         names = [PodName(address, found.pod.pod, self._node) for address, found in attached.items() if found.pod]
         self._telemetry.names.update(slices, names)
@@ -140,12 +142,15 @@ class Worker:
         changes = 0
         for address, found in sorted(desired.attachments.items(), key=lambda item: item[1].pod is not None):
             failure = self._attacher.attach({found.interface: POD_PROGRAMS}).failed.get(found.interface)
+            try:
+                changes += self._put_pod(address, Pod(found.interface, found.roles)) if failure is None else 0
+            except OSError as error:  # the table is full
+                failure = error
             if failure:
                 faults.append(f"{found.pod.pod if found.pod else address}: {failure}")
                 self._log.warning("not attached", pod=found.pod.pod if found.pod else "", address=address, error=str(failure))
                 continue
             standing[address] = found
-            changes += self._put_pod(address, Pod(found.interface, found.roles))
         for index, failure in self._attacher.attach(self._uplinks(faults)).failed.items():
             faults.append(f"uplink {index}: {failure}")
             self._log.warning("uplink not attached", interface=index, error=str(failure))
@@ -206,8 +211,13 @@ class Worker:
         if detached:
             self._log.info("detached", programs=detached)
 
-    def _acknowledge(self, slices: list[ServicePortSlice], attached: Mapping[str, Attachment], faults: list[str]) -> None:
-        report = node_report(self._version, slices, attached, faults, self._report, datetime.now(UTC))
+    def _acknowledge(self, attached: Mapping[str, Attachment], faults: list[str]) -> None:
+        """Reports what stands: the slices of the last write that succeeded, and what keeps the agent from more. A server whose service
+        ports could not be written is not reported as attached."""
+        programmed = {(found.pod_uid, found.address) for piece in self._programmed for found in piece.spec.assignments}
+        standing = {address: found if found.pod is None or (found.pod.uid, address) in programmed else replace(found, roles=found.roles & Role.CLIENT)
+                    for address, found in attached.items()}
+        report = node_report(self._version, self._programmed, standing, faults, self._report, datetime.now(UTC))
         if report != self._report:
             self._report = report
             self._reporter.report(report)

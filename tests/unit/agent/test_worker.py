@@ -1,0 +1,224 @@
+"""The loop: what it does with what it sees, in which order, and what it leaves alone."""
+
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+from support.slices import pool_slice
+from wharfinger_api import AttachedPod
+from wharfinger_dataplane._engine import Engine
+from wharfinger_dataplane._records import Pod, Role, pack_address, pack_pod
+from wharfinger_dataplane.agent.desired import LocalPod
+from wharfinger_dataplane.agent.namespaces import Namespace
+from wharfinger_dataplane.agent.worker import Sources, Worker
+from wharfinger_dataplane.attach import POD_PROGRAMS, UPLINK_PROGRAMS, Outcome
+from wharfinger_dataplane.tables import Tables
+
+A, B = "10.244.1.5", "10.244.1.6"
+UPLINK = 2
+
+
+class Journal(Engine):
+    """A store that keeps a journal; stands for Kernel."""
+
+    def __init__(self):
+        self.journal = []
+
+    def put(self, table, key, value):
+        self.journal.append(f"put {table}")
+        super().put(table, key, value)
+
+    def replace_former(self, switch):
+        switch()
+        return 0
+
+
+class Interfaces:
+    """Stands for Attacher; `refused` are interfaces that fail."""
+
+    def __init__(self, journal, adopted=()):
+        self.journal, self.programs, self.refused = journal, dict(adopted), set()
+
+    def adopt(self):
+        return len(self.programs)
+
+    def renew(self):
+        self.journal.append("renew")
+
+    def attached(self):
+        return dict(self.programs)
+
+    def attach(self, wanted):
+        outcome = Outcome(failed={index: OSError(19, "No such device") for index in wanted.keys() & self.refused})
+        for index in wanted.keys() - self.programs.keys() - self.refused:
+            self.programs[index] = wanted[index]
+            self.journal.append(f"attach {index}")
+        return outcome
+
+    def detach_others(self, wanted):
+        gone = self.programs.keys() - wanted.keys()
+        for index in gone:
+            del self.programs[index]
+            self.journal.append(f"detach {index}")
+        return len(gone)
+
+
+class Scene:
+    """A worker and all around it."""
+
+    def __init__(self, adopted=()):
+        self.store = Journal()
+        self.interfaces = Interfaces(self.store.journal, {index: POD_PROGRAMS for _, index in adopted})
+        for address, index in adopted:
+            Tables(self.store).put_pod(address, index, Role.CLIENT)
+        self.slices, self.pods, self.namespaces = [], [], []
+        self.synced = SimpleNamespace(slices=True, pods=True, namespaces=True)
+        self.reports, self.events, self.gone, self.spans = [], [], [], []
+        collector = SimpleNamespace(pod_gone=lambda address, now_ns: self.gone.append(address))
+        telemetry = SimpleNamespace(names=SimpleNamespace(update=lambda slices, pods: None),
+                                    tables=SimpleNamespace(table_write=lambda *call: self.spans.append(call)))
+        self.worker = Worker("node", "0.1.0", 10.0, Sources(self.source("slices"), self.source("pods"), self.source("namespaces"),
+                                                            SimpleNamespace(indexes=lambda: frozenset({UPLINK}))),
+                             self.store, self.interfaces, collector, SimpleNamespace(report=self.reports.append, tell=self.events.append), telemetry)
+        self.worker.adopt()
+
+    def source(self, name):
+        scene = self
+
+        class Source:
+            @property
+            def synced(self):
+                return getattr(scene.synced, name)
+
+            looked = synced
+
+            def objects(self):
+                return getattr(scene, name)
+
+            snapshot = objects
+
+        return Source()
+
+    def round(self):
+        """One round of the loop's thread."""
+        self.store.journal.clear()
+        thread = threading.Thread(target=self.worker.run)
+        thread.start()
+        self.worker.wake()
+        deadline = time.monotonic() + 5
+        rounds = self.worker.progress.rounds
+        while self.worker.progress.rounds == rounds and time.monotonic() < deadline and all(vars(self.synced).values()):
+            time.sleep(0.001)
+        time.sleep(0.02)
+        self.worker.stop()
+        thread.join()
+        self.worker._stopping = False
+        return list(self.store.journal)
+
+    def add(self, name, address, index, **changes):
+        self.pods.append(LocalPod(**{"namespace": "test", "name": name, "uid": f"uid-{name}", "addresses": (address,), "injected": False,
+                                     "ended": False, "host_network": False, **changes}))
+        self.namespaces.append(Namespace((name, index), ((address, index),)))
+
+    @property
+    def entered(self):
+        return Tables(self.store).pods()
+
+
+@pytest.fixture
+def scene():
+    return Scene()
+
+
+def test_programs_are_attached_and_pods_entered_before_tables_are_written(scene):
+    scene.add("a", A, 11)
+    scene.slices = [pool_slice({"a": A})]
+    journal = scene.round()
+    assert journal[:3] == ["attach 11", "put pods", f"attach {UPLINK}"]
+    assert {"put server_ports", "put servers", "put sets", "put pages", "put addresses"} == set(journal[3:-1])
+    assert journal[-1] == "renew"
+    assert scene.entered == {A: Pod(11, Role.SERVER)}
+
+
+def test_what_was_done_is_reported_once(scene):
+    scene.add("a", A, 11)
+    scene.slices = [pool_slice({"a": A}, generation=3)]
+    scene.round()
+    scene.round()
+    [report] = scene.reports
+    assert [found.generation for found in report.slices] == [3]
+    assert report.servers == (AttachedPod(pod="test/a", uid="uid-a", address=A),)
+
+
+@pytest.mark.parametrize("missing", ["slices", "pods", "namespaces"])
+def test_nothing_is_done_before_everything_was_seen_once(missing):
+    scene = Scene(adopted=[(A, 11)])
+    setattr(scene.synced, missing, False)
+    assert scene.round() == []
+    assert (scene.entered, scene.interfaces.programs, scene.reports) == ({A: Pod(11, Role.CLIENT)}, {11: POD_PROGRAMS}, [])
+
+
+def test_what_a_former_agent_left_and_nobody_needs_is_removed():
+    scene = Scene(adopted=[(A, 11), (B, 12)])
+    scene.add("b", B, 12, injected=True)
+    scene.round()
+    assert (scene.entered, scene.interfaces.programs) == ({B: Pod(12, Role.CLIENT)}, {12: POD_PROGRAMS, UPLINK: UPLINK_PROGRAMS})
+    assert scene.gone == [A]
+
+
+def test_a_pod_that_cannot_be_attached_to_is_neither_entered_nor_reported_as_attached(scene):
+    scene.add("a", A, 11, injected=True)
+    scene.add("b", B, 12, injected=True)
+    scene.interfaces.refused = {11}
+    scene.round()
+    assert scene.entered == {B: Pod(12, Role.CLIENT)}
+    assert [found.pod for found in scene.reports[-1].clients] == ["test/b"]
+    assert "No such device" in scene.reports[-1].conditions[0].message
+    scene.interfaces.refused = set()
+    scene.round()
+    assert scene.entered.keys() == {A, B}
+    assert scene.reports[-1].conditions[0].status == "True"
+
+
+def test_a_slice_whose_tables_are_full_is_not_acknowledged(scene, monkeypatch):
+    scene.slices = [pool_slice({"a": A})]
+    scene.add("a", A, 11)
+    Journal.put(scene.store, "pods", pack_address(A), pack_pod(11, Role.SERVER))
+    scene.worker.adopt()
+    monkeypatch.setattr(Journal, "put", lambda self, table, key, value: (_ for _ in ()).throw(OSError(7, "Argument list too long")))
+    scene.round()
+    assert (scene.reports[-1].slices, scene.reports[-1].servers, scene.reports[-1].conditions[0].status) == ((), (), "False")
+    assert not scene.worker.progress.ready
+    monkeypatch.undo()
+    scene.round()
+    assert [found.name for found in scene.reports[-1].slices] == ["shop-0"]
+
+
+def test_a_pod_whose_address_moves_to_another_interface_leaves_its_flows_behind(scene):
+    scene.add("a", A, 11, injected=True)
+    scene.round()
+    scene.namespaces = [Namespace(("a", 12), ((A, 12),))]
+    scene.round()
+    assert (scene.entered, scene.gone) == ({A: Pod(12, Role.CLIENT)}, [A])
+    assert set(scene.interfaces.programs) == {12, UPLINK}
+
+
+def test_a_table_write_is_traced_under_the_reconcile_that_wrote_the_slice(scene):
+    traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    piece = pool_slice({"a": A})
+    scene.slices = [piece.model_copy(update={"metadata": piece.metadata.model_copy(
+        update={"annotations": {"wharfinger.io/traceparent": traceparent}})})]
+    scene.round()
+    scene.round()
+    [(parent, names, started_ns, ended_ns, writes)] = scene.spans
+    assert (parent, names) == (traceparent, ["test/shop-0"])
+    assert started_ns < ended_ns
+    assert writes > 0
+
+
+def test_the_time_from_an_event_to_the_write_is_measured(scene):
+    scene.slices = [pool_slice({"a": A})]
+    scene.round()
+    assert 0 < scene.worker.progress.last_latency_s < 1
+    assert scene.worker.progress.latencies == 1

@@ -67,7 +67,7 @@ async def serve(settings: Settings, telemetry: Telemetry) -> None:
 
         working = asyncio.create_task(work())
 
-        @kopf.on.cleanup(registry=registry)
+        @kopf.on.cleanup(registry=registry, id="leave")
         async def leave(**_: Any) -> None:
             # kopf takes its time to end its streams; a successor shall not wait for that.
             await cancelled(working)
@@ -90,9 +90,16 @@ async def cancelled(*tasks: asyncio.Task[None]) -> list[BaseException | None]:
 
 
 async def first_of(*tasks: asyncio.Task[None]) -> None:
-    """Returns when one of the tasks has ended and the others are cancelled; raises the first error that any of them raised."""
+    """Returns when one of the tasks has ended and the others are cancelled; raises the first error that any of them raised.
+
+    A task that someone has cancelled does not count: it is leaving in order, and the others follow by themselves.
+    """
+    pending = set(tasks)
     try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        while pending:
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            if not all(task.cancelled() for task in done):
+                break
     finally:
         ended = await cancelled(*tasks)
     for error in ended:

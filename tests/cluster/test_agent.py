@@ -95,7 +95,8 @@ def test_only_pods_that_take_part_and_uplinks_bear_programs(cluster, namespace):
 
 
 def test_every_agent_acknowledges_every_slice(cluster):
-    slices = {(found["metadata"]["namespace"], found["metadata"]["name"]): found["metadata"] for found in get(cluster, "serviceportslices", "-A")["items"]}
+    slices = {(found["metadata"]["namespace"], found["metadata"]["name"]): found["metadata"]
+              for found in get(cluster, "serviceportslices", "-A")["items"]}
     assert slices
     for node in agents(cluster):
         report = parse(get(cluster, "nodereport", node))

@@ -6,7 +6,7 @@
 
 #include "balance.h"
 
-INLINE void client_event(struct work *w, const struct flow *f, enum role role, enum event_kind kind, enum reason reason)
+INLINE void client_event(struct work *w, const struct flow *f, enum role role, enum event_kind kind)
 {
 	const struct flow_key *k = &w->key; /* CLIENT_STACK */
 
@@ -14,7 +14,7 @@ INLINE void client_event(struct work *w, const struct flow *f, enum role role, e
 		.time_ns = now_exact(w), .started_ns = f->started_ns, .established_ns = f->established_ns,
 		.client = k->local, .virtual = k->peer, .server = f->other, .scope = f->scope, .isn = f->isn, .ifindex = w->ifindex,
 		.client_port = k->local_port, .redirect_port = k->peer_port, .service_port = f->service_port,
-		.kind = kind, .role = role, .reason = reason, .ends = f->ends, .proto = PROTO_TCP,
+		.kind = kind, .role = role, .reason = f->reason, .ends = f->ends, .proto = PROTO_TCP, .aware = f->aware,
 	};
 }
 
@@ -89,7 +89,8 @@ INLINE enum reason client_opens(struct work *w, struct flow *old)
 	if (rule != REASON_none)
 		return rule;
 
-	struct flow f = { .other = c.server, .scope = c.scope, .isn = p->seq, .redirect_port = p->dport, .state = FLOW_OPENING, .aware = 1 };
+	struct flow f = { .other = c.server, .scope = c.scope, .isn = p->seq, .redirect_port = p->dport, .state = FLOW_OPENING, .aware = 1,
+			  .reason = c.reason };
 	f.service_port = c.reason == REASON_client_syn_service ? p->dport : 0;
 	f.started_ns = f.seen_ns = now_exact(w);
 	rule = client_claim(w, &f, p->dport);
@@ -99,7 +100,7 @@ INLINE enum reason client_opens(struct work *w, struct flow *old)
 		drop_flows(w, &w->wire);
 		return REASON_table_full;
 	}
-	client_event(w, &f, ROLE_BALANCER, EVENT_BALANCED, c.reason);
+	client_event(w, &f, ROLE_BALANCER, EVENT_BALANCED);
 	return client_tags_syn(w, &f);
 }
 
@@ -118,7 +119,7 @@ INLINE enum reason client_sends(struct work *w)
 	w->verdict.dst = f->other;
 	f->seen_ns = now_coarse(w);
 	if (p->tcp_flags & (TCP_FIN | TCP_RST) && note_end(p, f, END_LOCAL_FIN))
-		client_event(w, f, ROLE_CLIENT, EVENT_CLOSED, f->service_port ? REASON_client_sends : REASON_client_sends_unredirected);
+		client_event(w, f, ROLE_CLIENT, EVENT_CLOSED);
 	if (!f->service_port)
 		return REASON_client_sends_unredirected;
 	w->verdict.dport = f->service_port;
@@ -141,10 +142,10 @@ INLINE enum reason client_answered(struct work *w, struct flow *f)
 			return REASON_client_receives;
 		f->state = FLOW_ESTABLISHED;
 		f->established_ns = now_exact(w);
-		if (!(o->flags & OPTION_CONFIRM))
-			return REASON_client_unconfirmed;
-		f->service_port = f->redirect_port;
-		return REASON_client_confirmed;
+		f->reason = o->flags & OPTION_CONFIRM ? REASON_client_confirmed : REASON_client_unconfirmed;
+		if (o->flags & OPTION_CONFIRM)
+			f->service_port = f->redirect_port;
+		return f->reason;
 	}
 	if (f->service_port)
 		return f->service_port == o->port ? REASON_client_receives : REASON_client_other_answer;
@@ -160,8 +161,8 @@ INLINE enum reason client_answered(struct work *w, struct flow *f)
 		return REASON_client_other_answer;
 	}
 	f->service_port = o->port;
-	client_event(w, f, ROLE_CLIENT, EVENT_ESTABLISHED, REASON_client_redirected);
-	return REASON_client_redirected;
+	f->reason = REASON_client_redirected;
+	return f->reason;
 }
 
 /* To the pod: what a server sends to its client. The stack sees virtual address:X. */
@@ -190,7 +191,7 @@ INLINE enum reason client_receives(struct work *w)
 	if (f->state == FLOW_ESTABLISHED)
 		wire->state = FLOW_ESTABLISHED;
 	if (note_end(p, f, END_PEER_FIN))
-		client_event(w, f, ROLE_CLIENT, EVENT_CLOSED, REASON_client_receives);
+		client_event(w, f, ROLE_CLIENT, EVENT_CLOSED);
 	return REASON_client_receives;
 }
 

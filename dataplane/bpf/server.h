@@ -7,7 +7,7 @@
 #include "select.h"
 #include "work.h"
 
-INLINE void server_event(struct work *w, const struct flow *f, enum event_kind kind, enum reason reason)
+INLINE void server_event(struct work *w, const struct flow *f, enum event_kind kind)
 {
 	const struct flow_key *k = &w->key; /* SERVER_STACK */
 
@@ -15,7 +15,7 @@ INLINE void server_event(struct work *w, const struct flow *f, enum event_kind k
 		.time_ns = now_exact(w), .started_ns = f->started_ns, .established_ns = f->established_ns,
 		.client = k->peer, .server = k->local, .scope = f->scope, .isn = f->isn, .ifindex = w->ifindex,
 		.client_port = k->peer_port, .redirect_port = f->redirect_port, .service_port = f->service_port, .target_port = k->local_port,
-		.kind = kind, .role = ROLE_SERVER, .reason = reason, .ends = f->ends, .proto = PROTO_TCP,
+		.kind = kind, .role = ROLE_SERVER, .reason = f->reason, .ends = f->ends, .proto = PROTO_TCP, .aware = f->aware,
 	};
 }
 
@@ -43,7 +43,7 @@ INLINE enum reason server_opens(struct work *w)
 	const struct flow *half = find_half_open(w, &w->key);
 	u32 server_isn = half && half->state == FLOW_OPENING && half->isn == p->seq ? half->server_isn : 0;
 	w->flow = (struct flow){ .scope = port->scope, .isn = p->seq, .server_isn = server_isn, .redirect_port = p->dport,
-				 .service_port = service_port, .state = FLOW_OPENING, .aware = aware };
+				 .service_port = service_port, .state = FLOW_OPENING, .aware = aware, .reason = reason };
 	w->flow.started_ns = w->flow.seen_ns = now_exact(w);
 	put_half_open(w, &w->key, &w->flow);
 	w->verdict.dport = port->target;
@@ -65,7 +65,6 @@ INLINE enum reason server_joins(struct work *w, u32 scope)
 		w->flow.established_ns = w->flow.seen_ns = now_exact(w);
 		if (!put_flows(w, &w->key, &w->flow, PUT_ANY)) {
 			drop_half_open(w, &w->key);
-			server_event(w, &w->flow, EVENT_ESTABLISHED, REASON_server_joined);
 			return REASON_server_joined;
 		}
 	}
@@ -99,7 +98,7 @@ INLINE enum reason server_receives(struct work *w)
 	}
 	f->seen_ns = now_coarse(w);
 	if (p->tcp_flags & (TCP_FIN | TCP_RST) && note_end(p, f, END_PEER_FIN))
-		server_event(w, f, EVENT_CLOSED, REASON_server_receives);
+		server_event(w, f, EVENT_CLOSED);
 	return REASON_server_receives;
 }
 
@@ -145,6 +144,7 @@ INLINE enum reason server_sends(struct work *w)
 			return REASON_not_ours;
 		w->flow = *half;
 		w->flow.state = FLOW_ESTABLISHED;
+		w->flow.reason = REASON_server_rebuilt;
 		put_flows(w, &w->key, &w->flow, PUT_ANY);
 		drop_half_open(w, &w->key);
 		return REASON_server_rebuilt;
@@ -152,7 +152,7 @@ INLINE enum reason server_sends(struct work *w)
 	w->verdict.sport = f->service_port;
 	f->seen_ns = now_coarse(w);
 	if (p->tcp_flags & (TCP_FIN | TCP_RST) && note_end(p, f, END_LOCAL_FIN))
-		server_event(w, f, EVENT_CLOSED, REASON_server_sends);
+		server_event(w, f, EVENT_CLOSED);
 	return REASON_server_sends;
 }
 

@@ -113,7 +113,8 @@ struct flow {
 	u8 ends;                  /* enum flow_end */
 	u8 tries;                 /* SYNs repeated */
 	u8 aware;                 /* the SYN bore REDIRECT */
-	u32 pad;
+	u8 reason;                /* enum reason, by which the connection came to be */
+	u8 pad[3];
 	u64 started_ns, established_ns, seen_ns; /* kernel's monotonic clock */
 };
 ASSERT_SIZE(struct flow, 64);

@@ -10,7 +10,7 @@ enum hook { HOOK_FROM_POD = 0, HOOK_TO_POD = 1, HOOK_FROM_NET = 2, HOOK_COUNT = 
 enum outcome { OUTCOME_PASS = 0, OUTCOME_DELIVER, OUTCOME_FORWARD, OUTCOME_DROP, OUTCOME_REFLECT, OUTCOME_STACK, OUTCOME_NOTE };
 
 enum role { ROLE_CLIENT = 1, ROLE_BALANCER = 2, ROLE_SERVER = 3 };
-enum event_kind { EVENT_NONE = 0, EVENT_BALANCED = 1, EVENT_ESTABLISHED = 2, EVENT_CLOSED = 3 };
+enum event_kind { EVENT_NONE = 0, EVENT_BALANCED = 1, EVENT_CLOSED = 2 };
 
 /* What telemetry learns of a connection; the one record that crosses from kernel to agent while packets flow. */
 struct event {
@@ -18,8 +18,8 @@ struct event {
 	struct addr client, virtual, server;     /* zero where the role cannot know: a server does not see the virtual address */
 	u32 scope, isn, ifindex;
 	be16 client_port, redirect_port, service_port, target_port;
-	u8 kind, role, reason, ends;             /* enum event_kind, role, reason; bits of flow_end */
-	u8 proto, pad[7];
+	u8 kind, role, reason, ends;             /* enum event_kind, role, reason that the connection came to be by; bits of flow_end */
+	u8 proto, aware, pad[6];
 };
 ASSERT_SIZE(struct event, 104);
 

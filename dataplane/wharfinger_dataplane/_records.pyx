@@ -71,8 +71,7 @@ class EventKind(IntEnum):
     """work.h, enum event_kind."""
 
     BALANCED = 1
-    ESTABLISHED = 2
-    CLOSED = 3
+    CLOSED = 2
 
 
 class EventRole(IntEnum):
@@ -154,6 +153,7 @@ class Event(NamedTuple):
     redirect_port: int
     service_port: int
     target_port: int
+    aware: bool
 
 
 cdef core.addr to_addr(str text) except *:
@@ -354,7 +354,7 @@ def unpack_event(bytes record) -> Event:
     return Event(EventKind(e.kind), EventRole(e.role), e.reason, e.ends, e.time_ns, e.started_ns, e.established_ns,
                  known(&e.client), known(&e.virtual), known(&e.server), e.scope, e.isn, e.ifindex,
                  core.from_be16(e.client_port), core.from_be16(e.redirect_port), core.from_be16(e.service_port),
-                 core.from_be16(e.target_port))
+                 core.from_be16(e.target_port), bool(e.aware))
 
 
 def ended_flows(items, uint64_t now_ns, uint64_t idle_ns, uint64_t wire_ns, dict gone) -> list:

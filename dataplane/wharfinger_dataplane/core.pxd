@@ -37,8 +37,7 @@ cdef extern from "host_engine.h" nogil:
         addr other
         uint32_t scope, isn, server_isn
         uint16_t redirect_port, service_port
-        uint8_t state, ends, tries, aware
-        uint32_t pad
+        uint8_t state, ends, tries, aware, reason
         uint64_t started_ns, established_ns, seen_ns
     cdef struct event:
         uint64_t time_ns, started_ns, established_ns
@@ -47,7 +46,7 @@ cdef extern from "host_engine.h" nogil:
         addr server
         uint32_t scope, isn, ifindex
         uint16_t client_port, redirect_port, service_port, target_port
-        uint8_t kind, role, reason, ends, proto
+        uint8_t kind, role, reason, ends, proto, aware
     cdef struct option:
         uint8_t flags, len
         uint16_t port

@@ -20,7 +20,7 @@ KIND_AT = 92  # struct event (work.h)
 ISN_AT = slice(76, 80)
 ESTABLISHED_AT = slice(16, 24)
 NO_ISN, NO_TIME = bytes(4), bytes(8)
-CLOSED, ESTABLISHED = EventKind.CLOSED.value, EventKind.ESTABLISHED.value
+CLOSED = EventKind.CLOSED.value
 
 
 @dataclass
@@ -69,13 +69,10 @@ class ConnectionSpans:
         key, threshold, spans, sampled_out = self._key, self._sampling.threshold, [], 0
         for record in records:
             try:
-                kind = record[KIND_AT]
-                if kind == ESTABLISHED:  # the closing record repeats it
-                    continue
                 trace = trace_id_of_record(key, record)
                 if trace & MASK < threshold:
                     sampled_out += 1
-                elif kind == CLOSED and record[ISN_AT] == NO_ISN and record[ESTABLISHED_AT] == NO_TIME:
+                elif record[KIND_AT] == CLOSED and record[ISN_AT] == NO_ISN and record[ESTABLISHED_AT] == NO_TIME:
                     self.seen.unidentified += 1
                 else:
                     spans.append(connection_span(unpack_event(record), trace, offset_ns, self._names, self._emitter))

@@ -63,7 +63,8 @@ def span_ids(event: Event, trace: int) -> tuple[int, int]:
     balancer = span_id(trace, EventRole.BALANCER, server, event.redirect_port)
     if event.role is EventRole.BALANCER:
         return balancer, client
-    return span_id(trace, EventRole.SERVER, server, event.service_port), balancer
+    own = span_id(trace, EventRole.SERVER, server, event.service_port)
+    return own, balancer if event.aware else 0  # nobody else traces what an unaware client began
 
 
 def established(event: Event, offset_ns: int) -> tuple[SpanEvent, ...]:

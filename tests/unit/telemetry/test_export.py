@@ -161,7 +161,7 @@ def test_a_slow_collector_costs_spans_and_they_are_counted(running, collector):
     assert time.monotonic() - started < collector.delay_s
     telemetry.close(1.5)
     await_true(lambda: sum(telemetry.counters()[f"spans_{fate}"] for fate in ("exported", "dropped", "lost")) == 300)
-    assert telemetry.counters()["records"] == 500
+    assert telemetry.counters()["records"] == 300
     assert telemetry.counters()["spans_dropped"] > 100
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import count
 
 from wharfinger_api import Assignment, RedirectPortPool, ServicePortSlice, TargetPorts
 
 from .allocate import Allocator, Ledger, rested
 from .resolve import Resolved, Server, members
 from .states import ASSIGNED, NEXT, READY, RESTING, Standing, standing
-from .view import View, slice_number
+from .view import View
 
 SLICE_LIMIT = 100
 """maxItems of spec.assignments in crds/serviceportslices.yaml."""
@@ -186,8 +187,7 @@ class _Shelf:
     def __init__(self, resolved: Resolved, view: View, drafts: list[Draft]) -> None:
         self._pool = resolved.pool
         self._drafts = drafts
-        self._names = {name for namespace, name in view.snapshot.slices if namespace == self._pool.metadata.namespace}
-        self._names.update(draft.name for draft in drafts)
+        self._slices = view.snapshot.slices
         self._first = 0
 
     def with_room(self) -> Draft:
@@ -198,11 +198,10 @@ class _Shelf:
         return self.new()
 
     def new(self) -> Draft:
-        used = {slice_number(draft.name) for draft in self._drafts}
-        number = next(number for number in range(len(self._names) + 1)
-                      if number not in used and f"{self._pool.metadata.name}-{number}" not in self._names)
-        draft = Draft(f"{self._pool.metadata.name}-{number}", None)
-        self._names.add(draft.name)
+        namespace, pool = self._pool.key
+        used = {draft.name for draft in self._drafts}
+        names = (f"{pool}-{number}" for number in count())
+        draft = Draft(next(name for name in names if name not in used and (namespace, name) not in self._slices), None)
         self._drafts.append(draft)
         return draft
 

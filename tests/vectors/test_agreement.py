@@ -12,7 +12,7 @@ from vectors.vector import CLIENT, INTERFACES, ISN, OTHER, PODS, SERVER, SERVER_
 from wharfinger_dataplane._engine import HOOKS, Engine
 
 BOUNDED = settings(
-    max_examples=60,
+    max_examples=200,
     derandomize=True,
     deadline=None,
     database=None,
@@ -40,9 +40,9 @@ def ipv4(least: int) -> st.SearchStrategy[bytes]:
 
 @st.composite
 def mutated(draw: st.DrawFn) -> bytes:
-    """A frame of the vectors with some octets changed, and cut or lengthened."""
+    """A frame of the vectors with some octets behind the link header changed, and cut or lengthened."""
     frame = bytearray(draw(st.sampled_from(CORPUS)))
-    for at, octet in draw(st.lists(st.tuples(st.integers(0, len(frame) - 1), st.integers(0, 255)), max_size=6)):
+    for at, octet in draw(st.lists(st.tuples(st.integers(LINK, len(frame) - 1), st.integers(0, 255)), max_size=6)):
         frame[at] = octet
     frame += draw(st.binary(max_size=40))
     return bytes(frame[: draw(st.integers(LEAST, len(frame)))])

@@ -37,7 +37,7 @@ class Twins:
 
     def __init__(self, pins: Path, interfaces: Mapping[str, int], capacity: Mapping[str, int]) -> None:
         self.interfaces, self._capacity = interfaces, dict(capacity)
-        self.object = _bpf.Object(OBJECT, pins, max_entries={"flows": 4096, **capacity})
+        self.object = _bpf.Object(OBJECT, pins, max_entries={**dict.fromkeys(_engine.TABLES, 1024), **capacity})
         self.maps = self.object.maps
         self._programs = {PROGRAMS[name]: program for name, program in self.object.programs.items()}
         self._stride = self.maps["counters"].max_entries // len(_engine.HOOKS)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 import structlog
+from wharfinger_api import API_VERSION
 
 from .client import Client, ClientError
 from .handlers import WATCHED, take
@@ -26,7 +27,7 @@ async def list_all(client: Client, snapshot: Snapshot, namespace: str, clock: Ca
     for kind in (*WATCHED, "Lease"):
         items, version = await client.list(kind, namespace if kind == "Lease" else "")
         # A listing's items have no kind of their own; our readers ask for it.
-        named = [{"apiVersion": "wharfinger.io/v1alpha1", "kind": kind, **item} for item in items]
+        named = [{"apiVersion": API_VERSION, "kind": kind, **item} for item in items]
         changed |= snapshot.reconcile(kind, named, version, clock())
     return changed
 

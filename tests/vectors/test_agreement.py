@@ -25,7 +25,7 @@ CORPUS = sorted(
         for module in (ends, establishing, opening, outsiders, unaware)
         for vector in module.VECTORS
         for step in vector.steps
-        if isinstance(step, Step) and len(step.frame) >= 34
+        if isinstance(step, Step) and len(step.frame) >= 34 and step.frame[12:14] == b"\x08\x00"
     }
 )
 LINK = 14

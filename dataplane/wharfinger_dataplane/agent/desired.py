@@ -5,6 +5,7 @@ Rules:
 - A client is an injected pod. One whose address the API server does not tell yet is a client already when it asks at the start gate, as
   long as an injected pod of this node is awaited; the API server's word, once it comes, goes before.
 - What is attached stays as long as the API server tells of its pod: that its namespace is not found is no proof that it is gone.
+- An address that two pods claim is the younger one's: the older is ending, and its address was given away.
 - Pods of the host's network, and pods that have ended, are neither.
 """
 
@@ -36,6 +37,8 @@ class LocalPod:
     ended: bool
     host_network: bool
     gate_since: datetime | None = None
+    created: str = ""
+    """RFC 3339, in UTC, as the API server writes it: in order as text."""
 
     @property
     def reference(self) -> str:
@@ -73,6 +76,7 @@ def local_pod(raw: Mapping[str, Any]) -> LocalPod:
         ended=status.get("phase") in ENDED,
         host_network=bool(spec.get("hostNetwork")),
         gate_since=_started(status),
+        created=metadata.get("creationTimestamp") or "",
     )
 
 
@@ -92,26 +96,23 @@ def desire(node: str, slices: Iterable[ServicePortSlice], pods: Iterable[LocalPo
     serving, static = _servers(node, slices)
     attachments: dict[str, Attachment] = {}
     missing = []
-    awaited = False
-    for pod in sorted(pods, key=lambda pod: pod.reference):
-        if pod.host_network or pod.ended:
-            continue
-        awaited = awaited or (pod.injected and not pod.addresses)
-        for address in pod.addresses:
-            asking.pop(address, None)
+    live = sorted((pod for pod in pods if not pod.host_network and not pod.ended), key=lambda pod: (pod.created, pod.reference))
+    owners = {address: pod.uid for pod in live for address in pod.addresses}
+    for pod in live:
         roles = (Role.CLIENT if pod.injected else Role(0)) | (Role.SERVER if serving.get(pod.uid, "") in pod.addresses else Role(0))
-        if not roles:
+        addresses = [address for address in pod.addresses if owners[address] == pod.uid]
+        if not roles or not addresses:
             continue
-        placed = {address: found.get(address) or attached.get(address, 0) for address in pod.addresses}
-        placed = {address: interface for address, interface in placed.items() if interface}
-        for address, interface in placed.items():
-            attachments[address] = Attachment(interface, roles, AttachedPod(pod=pod.reference, uid=pod.uid, address=address))
-        if pod.addresses and not placed:
+        placed = {address: found.get(address) or attached.get(address, 0) for address in addresses}
+        if not any(placed.values()):
             missing.append(pod)
+        for address, interface in placed.items():
+            if interface:
+                attachments[address] = Attachment(interface, roles, AttachedPod(pod=pod.reference, uid=pod.uid, address=address))
     for address in static.keys() & found.keys() - attachments.keys():
         attachments[address] = Attachment(found[address], Role.SERVER, AttachedPod(pod=static[address], address=address))
-    if awaited:
-        for address in asking.keys() - attachments.keys():
+    if any(pod.injected and not pod.addresses for pod in live):
+        for address in asking.keys() - owners.keys() - attachments.keys():
             attachments[address] = Attachment(asking[address], Role.CLIENT, None)
     return Desired(attachments, tuple(missing))
 

@@ -23,7 +23,7 @@ from wharfinger_dataplane.agent.heartbeat import Heartbeat
 from wharfinger_dataplane.agent.log import configure
 from wharfinger_dataplane.agent.metrics import agent_metrics, kernel_metrics
 from wharfinger_dataplane.agent.namespaces import Namespaces
-from wharfinger_dataplane.agent.reflector import Reflector
+from wharfinger_dataplane.agent.reflector import Misread, Reflector
 from wharfinger_dataplane.agent.report import Reporter
 from wharfinger_dataplane.agent.settings import SettingError, Settings, settings_from
 from wharfinger_dataplane.agent.watcher import Uplinks, Watcher
@@ -48,13 +48,12 @@ def agent_version() -> str:
         return "0"
 
 
-def read_slice(raw: Json) -> ServicePortSlice | None:
-    """A slice, or None when it is not understood: the others must not suffer, and the operator misses its acknowledgement."""
+def read_slice(raw: Json) -> ServicePortSlice:
+    """A slice. Misread when it is none; its former version then stays programmed, and acknowledged as such."""
     try:
         return parse(raw)
     except ApiError as error:
-        structlog.get_logger().error("slice not understood", error=str(error))
-        return None
+        raise Misread(str(error)) from error
 
 
 class Agent:

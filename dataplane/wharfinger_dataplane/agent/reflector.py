@@ -30,14 +30,19 @@ PAGE = 500
 GONE = 410
 
 
-class Reflector(Generic[T]):
-    """`read` turns a raw object into what is kept, or None for what is not wanted (it says why itself). `changed` is called, in the
-    reflector's own thread, after each change of the copy."""
+class Misread(Exception):
+    """An object does not have the shape that it should; the message says which and how."""
 
-    def __init__(self, cluster: Cluster, path: str, query: dict[str, str | int], read: Callable[[Json], T | None],
+
+class Reflector(Generic[T]):
+    """`read` turns a raw object into what is kept, or raises Misread: then the object's former version stays, if there was one, and
+    `misread` says so. `changed` is called, in the reflector's own thread, after each change of the copy."""
+
+    def __init__(self, cluster: Cluster, path: str, query: dict[str, str | int], read: Callable[[Json], T],
                  changed: Callable[[], None]) -> None:
         self._cluster, self._path, self._query, self._read, self._changed = cluster, path, query, read, changed
         self._objects: dict[str, T] = {}
+        self._misread: dict[str, str] = {}
         self._version = ""
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -53,6 +58,11 @@ class Reflector(Generic[T]):
         """The copy, now."""
         with self._lock:
             return list(self._objects.values())
+
+    def misread(self) -> list[str]:
+        """What is wrong with objects that were not understood, in words."""
+        with self._lock:
+            return list(self._misread.values())
 
     def start(self) -> None:
         """Begins, in a thread of its own (a daemon: it may be waiting for the server when the process ends)."""
@@ -79,18 +89,19 @@ class Reflector(Generic[T]):
 
     def _list(self) -> None:
         found: dict[str, T] = {}
+        misread: dict[str, str] = {}
         query = {**self._query, "limit": PAGE}
         while True:
             page = self._cluster.request("GET", f"{self._path}?{urlencode(query)}")
             kind = {"apiVersion": page.get("apiVersion", ""), "kind": str(page.get("kind", "")).removesuffix("List")}
             for raw in page.get("items") or ():
-                self._keep(found, {**kind, **raw})
+                self._keep(found, misread, {**kind, **raw})
             token = page["metadata"].get("continue")
             if not token:
                 break
             query["continue"] = token
         with self._lock:
-            self._objects = found
+            self._objects, self._misread = found, misread
         self._version = page["metadata"]["resourceVersion"]
         self._synced.set()
         self._changed()
@@ -111,18 +122,23 @@ class Reflector(Generic[T]):
             with self._lock:
                 if kind == "DELETED":
                     self._objects.pop(_key(raw), None)
+                    self._misread.pop(_key(raw), None)
                 else:
-                    self._keep(self._objects, raw)
+                    self._keep(self._objects, self._misread, raw)
         self._version = raw["metadata"]["resourceVersion"]
         if kind != "BOOKMARK":
             self._changed()
 
-    def _keep(self, into: dict[str, T], raw: Json) -> None:
-        kept = self._read(raw)
-        if kept is None:
-            into.pop(_key(raw), None)
-        else:
-            into[_key(raw)] = kept
+    def _keep(self, into: dict[str, T], misread: dict[str, str], raw: Json) -> None:
+        key = _key(raw)
+        try:
+            into[key] = self._read(raw)
+            misread.pop(key, None)
+        except Misread as error:
+            self._log.error("object not understood", error=str(error))
+            misread[key] = str(error)
+            if key in self._objects:
+                into[key] = self._objects[key]
 
 
 def _key(raw: Json) -> str:

@@ -119,7 +119,8 @@ class Worker:
         self.claimed = frozenset(address for pod in pods for address in pod.addresses)
         present = {address: pod.ifindex for address, pod in self._pods.items()}
         desired = desire(self._node, slices, pods, self._sources.namespaces.snapshot(), present)
-        faults = [f"{pod.reference}: no interface of this node leads to {', '.join(pod.addresses)}" for pod in desired.missing]
+        faults = [*self._sources.slices.misread()]
+        faults += [f"{pod.reference}: no interface of this node leads to {', '.join(pod.addresses)}" for pod in desired.missing]
         started_ns = time.time_ns()
         attached, changed = self._attach(desired, faults)
         writes = self._write_tables(slices, faults)

@@ -88,6 +88,14 @@ def test_a_found_namespace_goes_before_what_is_attached():
     assert attachments(pods=[pod(injected=True)], namespaces=[found(SHOP, 12)], attached={SHOP: 9}.items())[SHOP].interface == 12
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_an_address_that_was_given_away_is_the_younger_pods(order):
+    ending, fresh = pod("a", injected=True, created="2026-11-21T10:00:00Z"), pod("b", created="2026-11-21T10:00:01Z")
+    pods = [ending, fresh][::order]
+    assert attachments([pool_slice({"a": SHOP})], pods, [found(SHOP)]) == {}
+    assert attachments([pool_slice({"b": SHOP})], pods, [found(SHOP)])[SHOP].pod.pod == "test/b"
+
+
 def static_slice(node):
     raw = pool_slice({"a": SHOP}).model_dump(mode="json", by_alias=True)
     raw["spec"]["assignments"][0].update(podUID="", node=node, server="db")

@@ -5,7 +5,7 @@ import queue
 import pytest
 from unit.agent.apiserver import change, listing
 from wharfinger_dataplane.agent import reflector as module
-from wharfinger_dataplane.agent.reflector import Reflector
+from wharfinger_dataplane.agent.reflector import Misread, Reflector
 
 
 class Copy:
@@ -16,7 +16,9 @@ class Copy:
         self.reflector = Reflector(cluster, "/api/v1/pods", {"fieldSelector": "x=y"}, self.read, self.changed)
 
     def read(self, raw):
-        return None if raw["metadata"]["name"] == "unwanted" else raw["metadata"]["name"]
+        if raw["metadata"].get("bad"):
+            raise Misread(f"{raw['metadata']['name']} is bad")
+        return raw["metadata"]["name"]
 
     def changed(self):
         self.changes.put(sorted(self.reflector.objects()))
@@ -37,7 +39,7 @@ def copy(api, cluster, monkeypatch):
 
 
 def test_a_list_is_taken_page_by_page(api, copy):
-    api.lists = [listing("5", "a", "b", more="token"), listing("5", "c", "unwanted")]
+    api.lists = [listing("5", "a", "b", more="token"), listing("5", "c")]
     assert not copy.reflector.synced
     copy.reflector.start()
     assert copy.next() == ["a", "b", "c"]
@@ -86,3 +88,19 @@ def test_the_copy_stays_while_the_server_fails(api, copy):
     assert copy.reflector.objects() == ["a"]
     api.watch.put(None)
     assert copy.next() == ["z"]
+
+
+def test_an_object_that_is_not_understood_keeps_its_former_version_and_is_told_of(api, copy):
+    api.lists = [listing("5", "a")]
+    copy.reflector.start()
+    copy.next()
+    for name in ("a", "b"):
+        event = change("MODIFIED", name, "6")
+        event["object"]["metadata"]["bad"] = True
+        api.watch.put(event)
+    assert [copy.next(), copy.next()] == [["a"], ["a"]]
+    assert copy.reflector.misread() == ["a is bad", "b is bad"]
+    api.watch.put(change("MODIFIED", "a", "7"))
+    api.watch.put(change("DELETED", "b", "8"))
+    assert [copy.next(), copy.next()] == [["a"], ["a"]]
+    assert copy.reflector.misread() == []

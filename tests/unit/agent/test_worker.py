@@ -72,7 +72,7 @@ class Scene:
         self.interfaces = Interfaces(self.store.journal, {index: POD_PROGRAMS for _, index in adopted})
         for address, index in adopted:
             Tables(self.store).put_pod(address, index, Role.CLIENT)
-        self.slices, self.pods, self.namespaces = [], [], []
+        self.slices, self.pods, self.namespaces, self.misread = [], [], [], []
         self.synced = SimpleNamespace(slices=True, pods=True, namespaces=True)
         self.reports, self.events, self.gone, self.spans = [], [], [], []
         collector = SimpleNamespace(pod_gone=lambda address, now_ns: self.gone.append(address))
@@ -97,6 +97,9 @@ class Scene:
                 return getattr(scene, name)
 
             snapshot = objects
+
+            def misread(self):
+                return scene.misread
 
         return Source()
 
@@ -193,6 +196,12 @@ def test_a_slice_whose_tables_are_full_is_not_acknowledged(scene, monkeypatch):
     monkeypatch.undo()
     scene.round()
     assert [found.name for found in scene.reports[-1].slices] == ["shop-0"]
+
+
+def test_a_slice_that_is_not_understood_is_told_of(scene):
+    scene.misread = ["ServicePortSlice test/shop-0: spec: missing"]
+    scene.round()
+    assert scene.reports[-1].conditions[0].message == "ServicePortSlice test/shop-0: spec: missing"
 
 
 def test_a_pod_whose_address_moves_to_another_interface_leaves_its_flows_behind(scene):

@@ -48,9 +48,9 @@ CLOSING = [
             FIN_BACK_ARRIVES,
             client(tcp(C, VX, "A", seq=ISN + 2, ack=SERVER_ISN + 2), "client_sends", tcp(C, SY, "A", seq=ISN + 2, ack=SERVER_ISN + 2)),
             to_server(
-                tcp(C, SY, "A", seq=ISN + 2, ack=SERVER_ISN + 2), "server_unentered", tcp(C, SP, "A", seq=ISN + 2, ack=SERVER_ISN + 2)
+                tcp(C, SY, "A", seq=ISN + 2, ack=SERVER_ISN + 2), "server_receives", tcp(C, SP, "A", seq=ISN + 2, ack=SERVER_ISN + 2)
             ),
-        ][:-1],
+        ],
     ),
     Vector("the server may close first", [*SETTLED, FIN_BACK, FIN_BACK_ARRIVES, FIN, FIN_ARRIVES]),
     Vector(

@@ -49,9 +49,8 @@ RULES = [
     unaware("a SYN whose options are ended is unaware", "no_room", MSS + END * 4),
     unaware("a SYN with more padding than is walked is unaware", "no_room", NOP * 20),
     unaware("a SYN that bears our option already is unaware", "no_room", TAG),
-    unaware("a SYN with a malformed option is unaware", "no_room", b"\x02\x00\x00\x00"),
+    unaware("a SYN with an option of no length is unaware", "no_room", b"\x02\x00\x00\x00", malformed=True),
 ]
-RULES[-1] = unaware("a SYN with an option of no length is unaware", "no_room", b"\x02\x00\x00\x00", malformed=True)
 
 
 def malformed(sentence: str, options: bytes) -> Vector:

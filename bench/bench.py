@@ -68,17 +68,38 @@ def paths(cluster: Cluster, rounds: int, console: Console) -> dict[str, dict[str
                      for path, values in of.items()} for figure, of in seen.items()}
 
 
-def change_to_table(cluster: Cluster, rounds: int) -> dict[str, float]:
-    """Milliseconds from asking the API server for a pool's change to the last agent's table write, by the agents' own logs."""
-    took = []
-    api = kubernetes.client.CustomObjectsApi(kubernetes.config.new_client_from_config(str(cluster.kubeconfig)))
+def change_to_table(cluster: Cluster, rounds: int) -> dict[str, dict[str, float]]:
+    """Milliseconds from asking the API server for a change to the last agent's table write, by the agents' own logs: of a pool (its policy)
+    and of a server (its pod is deleted, so that it drains)."""
+    took: dict[str, list[float]] = {"pool": [], "server": []}
+    client = kubernetes.config.new_client_from_config(str(cluster.kubeconfig))
+    pools, pods = kubernetes.client.CustomObjectsApi(client), kubernetes.client.CoreV1Api(client)
     for number in range(rounds):
         policy = {"spec": {"policy": ("Random", "Hash")[number % 2]}}
         asked = time.time()
-        api.patch_namespaced_custom_object("wharfinger.io", "v1alpha1", "bench", "redirectportpools", "bench", policy)
-        stamps = wait_for(lambda since=asked: table_writes(cluster, since), "every agent's table write in its log")
-        took.append((max(stamps) - asked) * 1000)
-    return {"p50_ms": statistics.median(took), "max_ms": max(took)}
+        pools.patch_namespaced_custom_object("wharfinger.io", "v1alpha1", "bench", "redirectportpools", "bench", policy)
+        took["pool"].append(last_write_ms(cluster, asked))
+        (pod,) = pods.list_namespaced_pod("bench", label_selector="app=server").items
+        asked = time.time()
+        pods.delete_namespaced_pod(pod.metadata.name, "bench")
+        took["server"].append(last_write_ms(cluster, asked))
+        wait_for(lambda gone=pod.metadata.uid: settled(pods, gone), "the server's successor")
+        cluster.kubectl("-n", "bench", "wait", "serviceportpool/bench", "--for=condition=Programmed", "--timeout=60s")
+        time.sleep(2)  # what follows the change (acknowledgements, Resting) must not be taken for the next one's
+    return {what: {"p50_ms": statistics.median(values), "max_ms": max(values)} for what, values in took.items()}
+
+
+def settled(pods: kubernetes.client.CoreV1Api, gone: str) -> bool:
+    """Whether one ready server is there, and it is another than `gone` (uid)."""
+    found = pods.list_namespaced_pod("bench", label_selector="app=server").items
+    return len(found) == 1 and found[0].metadata.uid != gone and any(
+        condition.type == "Ready" and condition.status == "True" for condition in found[0].status.conditions or ())
+
+
+def last_write_ms(cluster: Cluster, asked: float) -> float:
+    """Milliseconds from `asked` (seconds since 1970) to the last of the agents' first table writes after it."""
+    stamps = wait_for(lambda: table_writes(cluster, asked), "every agent's table write in its log")
+    return (max(stamps) - asked) * 1000
 
 
 def table_writes(cluster: Cluster, since: float) -> list[float]:
@@ -124,7 +145,8 @@ def show(result: dict, console: Console) -> None:
     for hook, of in result["programs"].items():
         table.add_row(hook, f"{of['ours_ns']:.0f}", f"{of['forward_only_ns']:.0f}", f"{of['ratio']:.2f}")
     console.print(table)
-    console.print(f"a pool's change to the last node's table write: p50 {result['change']['p50_ms']:.0f} ms, max {result['change']['max_ms']:.0f} ms")
+    for what, took in result["change"].items():
+        console.print(f"a {what}'s change to the last node's table write: p50 {took['p50_ms']:.0f} ms, max {took['max_ms']:.0f} ms")
     console.print("resident memory (MB): " + ", ".join(f"{name} {size:.0f}" for name, size in result["memory"].items()))
 
 

@@ -9,19 +9,21 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from wharfinger_api import ServicePortSlice
+from wharfinger_api import Assignment, Redirect, ServicePortSlice
 
 from wharfinger_dataplane import _records as records
 from wharfinger_dataplane._maglev import maglev
 
 ServerId = tuple[int, str]  # scope, address
-SetId = tuple[int, str]     # scope, name of the redirect pool
+SetId = tuple[int, str]     # scope, SET and the name of the redirect pool
 STATES = {"Ready": records.ServerState.READY, "Draining": records.ServerState.DRAINING}
 POLICIES = {"Hash": records.Policy.HASH, "Random": records.Policy.RANDOM, "RoundRobin": records.Policy.ROUND_ROBIN}
+RANKS = {"Assigned": 0, "Draining": 1, "Ready": 2}
+SET = "set:"
 WRITE_ORDER = ("server_ports", "servers", "sets", "pages", "addresses")
 
 
@@ -56,45 +58,62 @@ NOTHING = Fragment()
 
 
 def compile_pool(slices: Iterable[ServicePortSlice]) -> Fragment:
-    """The fragment of one pool from all its slices. Pure; TCP only: other protocols' targets make no entries yet."""
+    """The fragment of one pool from all its slices. Pure; TCP only: other protocols' targets make no entries yet.
+
+    A server may have several records (docs/architecture.md, "Make before break"): all their service ports work, and it is as ready as the
+    readiest; it names the ports of that one alone.
+    """
     out = Fragment()
-    members: dict[SetId, list[ServerId]] = {}
+    named: dict[tuple[SetId, str], Offer] = {}
     for piece in slices:
-        scope = piece.spec.scope
         redirects = {redirect.name: redirect for redirect in piece.spec.redirects if redirect.protocol == "TCP"}
         ports: dict[int, ServerId | SetId] = {}
         for name, redirect in redirects.items():
-            members.setdefault((scope, name), [])
-            out.sets.setdefault((scope, name), WantedSet(POLICIES[redirect.policy], ()))
-            ports.update({port: (scope, f"set:{name}") for span in redirect.ports for port in span})
+            identity = piece.spec.scope, f"{SET}{name}"
+            out.sets[identity] = WantedSet(POLICIES[redirect.policy], ())
+            ports.update({port: identity for span in redirect.ports for port in span})
         for assignment in piece.spec.assignments:
-            if assignment.state == "Resting":
-                continue
-            server = (scope, assignment.address)
-            state = STATES.get(assignment.state)
-            if state is not None:
-                out.servers[server] = state
-            for target in assignment.targets:
-                if target.protocol != "TCP":
-                    continue
-                for port in target.service_ports:
-                    out.server_ports[records.pack_server_port_key(assignment.address, port)] = records.pack_server_port(scope, target.target_port)
-                    if state is not None:
-                        ports[port] = server
-                for redirect in (redirects[name] for name in assignment.redirects if name in redirects):
-                    if redirect.target != target.name:
-                        continue
-                    value = records.pack_server_port(scope, target.target_port, target.service_ports)
-                    for span in redirect.ports:
-                        for port in span:
-                            out.server_ports[records.pack_server_port_key(assignment.address, port, scope)] = value
-                    if state is records.ServerState.READY:
-                        members[scope, redirect.name].append(server)
+            if assignment.state != "Resting":
+                _compile_record(piece.spec.scope, assignment, redirects, ports, named, out)
         for address in piece.spec.virtual_addresses:
             out.ports.setdefault(address, {}).update(ports)
-    for name, servers in members.items():
-        out.sets[name] = WantedSet(out.sets[name].policy, tuple(sorted(set(servers))))
+    for (identity, _), offer in sorted(named.items()):
+        if offer.rank == RANKS["Ready"]:
+            wanted = out.sets[identity]
+            out.sets[identity] = WantedSet(wanted.policy, (*wanted.members, (identity[0], offer.address)))
     return out
+
+
+@dataclass
+class Offer:
+    """What a server names for a redirect port: the service ports of its readiest records."""
+
+    rank: int
+    address: str
+    ports: list[int]
+
+
+def _compile_record(scope: int, record: Assignment, redirects: Mapping[str, Redirect], ports: dict[int, ServerId | SetId],
+                    named: dict[tuple[SetId, str], Offer], out: Fragment) -> None:
+    server, rank, state = (scope, record.address), RANKS[record.state], STATES.get(record.state)
+    if state is not None and out.servers.get(server) is not records.ServerState.READY:
+        out.servers[server] = state
+    for target in (target for target in record.targets if target.protocol == "TCP"):
+        for port in target.service_ports:
+            out.server_ports[records.pack_server_port_key(record.address, port)] = records.pack_server_port(scope, target.target_port)
+            if state is not None:
+                ports[port] = server
+        for name in record.redirects:
+            if name not in redirects or redirects[name].target != target.name:
+                continue
+            offer = named.setdefault(((scope, f"{SET}{name}"), record.address), Offer(rank, record.address, []))
+            if rank > offer.rank:
+                offer.rank, offer.ports = rank, []
+            if rank == offer.rank:
+                offer.ports.extend(target.service_ports)
+                value = records.pack_server_port(scope, target.target_port, sorted(offer.ports)[:records.SERVICE_PORTS_MAX])
+                for span in redirects[name].ports:
+                    out.server_ports.update({records.pack_server_port_key(record.address, port, scope): value for port in span})
 
 
 class Indexes:
@@ -224,8 +243,8 @@ class Tables:
         pages: dict[int, dict[int, tuple[records.PortKind, int]]] = {}
         for port, (scope, name) in ports.items():
             page = pages.setdefault(port // records.PAGE_PORTS, {})
-            if name.startswith("set:"):
-                page[port % records.PAGE_PORTS] = records.PortKind.SET, self._indexes["sets"].of((scope, name[4:]))
+            if name.startswith(SET):
+                page[port % records.PAGE_PORTS] = records.PortKind.SET, self._indexes["sets"].of((scope, name))
             else:
                 page[port % records.PAGE_PORTS] = records.PortKind.SERVER, self._indexes["servers"].of((scope, name))
         for number, page in pages.items():

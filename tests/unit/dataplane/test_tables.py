@@ -239,3 +239,16 @@ def test_after_any_changes_the_tables_mean_what_a_fresh_compile_means_and_never_
             tables.adopt()
         tables.apply(slices)
         assert store.meaning() == fresh(*slices)
+
+
+def test_a_server_with_a_draining_and_a_ready_record_is_ready_and_names_the_ready_ones_port():
+    both = pool_slice({"old": "10.0.0.1", "new": "10.0.0.1"}, states={"old": "Draining", "new": "Ready"})
+    for pieces in ([both], [both.model_copy(update={"spec": both.spec.model_copy(update={"assignments": both.spec.assignments[::-1]})})]):
+        fragment = compile_pool(pieces)
+        assert list(fragment.servers.values()) == [records.ServerState.READY]
+        (wanted,) = fragment.sets.values()
+        assert wanted.members == ((7, "10.0.0.1"),)
+        named = records.unpack_server_port(fragment.server_ports[records.pack_server_port_key("10.0.0.1", 80, 7)])
+        assert named.services == (20_002,)
+        assert {fragment.server_ports[records.pack_server_port_key("10.0.0.1", port)] for port in (20_001, 20_002)} == {
+            records.pack_server_port(7, 8080)}

@@ -118,16 +118,15 @@ class Demo:
         lines: list[dict] = []
         command = [str(self.cluster.program("kubectl")), "-n", "shop", "exec", "deploy/client", "-c", "client", "--",
                    "python3", "/shop/client.py", "download", f"http://{address}:80/", str(total), str(DOWNLOAD_RATE)]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=self.cluster.environment())
-        reader = threading.Thread(target=lambda: [lines.append(json.loads(line)) for line in process.stdout], daemon=True)
-        reader.start()
-        wait_for(lambda: lines, "the download's first second")
-        for pod in self.agents():
-            moved = self.kill(pod, lines)
-            self.say(f"  {pod} killed and replaced; meanwhile {moved:,} bytes arrived")
-            assert moved > 0, f"no byte arrived while {pod} was away"
-        process.wait(timeout=DOWNLOAD_SECONDS + 60)
-        reader.join(timeout=10)
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=self.cluster.environment()) as process:
+            reader = threading.Thread(target=lambda: [lines.append(json.loads(line)) for line in process.stdout], daemon=True)
+            reader.start()
+            wait_for(lambda: lines, "the download's first second")
+            for pod in self.agents():
+                moved = self.kill(pod, lines)
+                self.say(f"  {pod} killed and replaced; meanwhile {moved:,} bytes arrived")
+                assert moved > 0, f"no byte arrived while {pod} was away"
+            reader.join(timeout=DOWNLOAD_SECONDS + 60)
         result = lines[-1]
         self.say(f"  {result}")
         assert result["checksum"] == "right" and result["resets"] == 0, result

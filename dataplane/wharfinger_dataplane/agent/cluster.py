@@ -11,16 +11,16 @@ import ssl
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 import urllib3
 
+from wharfinger_dataplane.agent.access import Access, service_account
+
 Json = dict[str, Any]
 MERGE_PATCH = "application/merge-patch+json"
-SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 TOKEN_S = 60.0
 CONNECT_S, READ_S = 3.0, 10.0
 KEEPALIVE = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10),
@@ -36,35 +36,8 @@ class Refused(Exception):
         self.status = status
 
 
-class NoAccess(Exception):
-    """Nothing says where the API server is, or who we are to it."""
-
-
 class Unreachable(Exception):
     """No answer: the API server or the way to it is down."""
-
-
-@dataclass(frozen=True)
-class Access:
-    """Where the API server is and who asks: by a token that is read again when its file changes, or by a client certificate."""
-
-    server: str
-    ca: str
-    """Certificates of authorities, PEM; empty: the system's."""
-    token_file: Path | None = None
-    token: str = ""
-    certificate: str = ""
-    """A client's certificate and key, PEM; empty: none."""
-
-
-def service_account(environment: Mapping[str, str], directory: Path = SERVICE_ACCOUNT) -> Access:
-    """What every pod is given (Kubernetes documentation, "Accessing the Kubernetes API from a Pod"). NoAccess when this is no pod."""
-    try:
-        host, port = environment["KUBERNETES_SERVICE_HOST"], environment["KUBERNETES_SERVICE_PORT"]
-        ca = (directory / "ca.crt").read_text()
-    except (KeyError, OSError) as error:
-        raise NoAccess(f"no API server is known: neither KUBECONFIG nor a pod's service account ({error})") from error
-    return Access(f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}", ca, token_file=directory / "token")
 
 
 class Cluster:
@@ -86,9 +59,10 @@ class Cluster:
     def connect(cls, environment: Mapping[str, str]) -> Cluster:
         """By the kubeconfig that KUBECONFIG names, else as the pod's service account. NoAccess when there is neither."""
         if environment.get("KUBECONFIG"):
-            from wharfinger_dataplane.agent.kubeconfig import access  # for developers: needs PyYAML, which the agent's image has no use for
+            # For developers, and so imported only then: it needs PyYAML, which the agent's image has no use for.
+            from wharfinger_dataplane.agent.kubeconfig import kubeconfig
 
-            return cls(access(Path(environment["KUBECONFIG"])))
+            return cls(kubeconfig(Path(environment["KUBECONFIG"])))
         return cls(service_account(environment))
 
     def request(self, method: str, path: str, body: Json | None = None, *, content_type: str = "application/json") -> Json:

@@ -8,10 +8,10 @@ from typing import Any
 
 import yaml
 
-from wharfinger_dataplane.agent.cluster import Access, NoAccess
+from wharfinger_dataplane.agent.access import Access, NoAccess
 
 
-def access(path: Path) -> Access:
+def kubeconfig(path: Path) -> Access:
     """What `path` says of server, authority, token and client certificate. NoAccess when it says nothing of use."""
     try:
         raw = yaml.safe_load(path.read_text())

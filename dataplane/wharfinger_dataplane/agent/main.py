@@ -15,7 +15,8 @@ from wharfinger_api import GROUP, PLURALS, VERSION, ApiError, ServicePortSlice, 
 
 from wharfinger_dataplane import telemetry
 from wharfinger_dataplane._bpf import Ring
-from wharfinger_dataplane.agent.cluster import Cluster, Json, NoAccess
+from wharfinger_dataplane.agent.access import NoAccess
+from wharfinger_dataplane.agent.cluster import Cluster, Json
 from wharfinger_dataplane.agent.desired import LocalPod, local_pod
 from wharfinger_dataplane.agent.flows import FLOWS, Collector, Pass
 from wharfinger_dataplane.agent.health import Health, Metric

@@ -4,8 +4,9 @@ import base64
 
 import pytest
 import yaml
-from wharfinger_dataplane.agent.cluster import MERGE_PATCH, Access, Cluster, NoAccess, Refused, Unreachable, service_account
-from wharfinger_dataplane.agent.kubeconfig import access
+from wharfinger_dataplane.agent.access import Access, NoAccess, service_account
+from wharfinger_dataplane.agent.cluster import MERGE_PATCH, Cluster, Refused, Unreachable
+from wharfinger_dataplane.agent.kubeconfig import kubeconfig
 
 
 def test_an_answer_is_its_json(api, cluster):
@@ -52,10 +53,10 @@ def test_a_kubeconfigs_current_context_is_taken(tmp_path):
         "contexts": [{"name": "a", "context": {"cluster": "a", "user": "a"}}, {"name": "b", "context": {"cluster": "c", "user": "u"}}],
         "clusters": [{"name": "c", "cluster": {"server": "https://s", "certificate-authority-data": data("CA")}}],
         "users": [{"name": "u", "user": {"client-certificate-data": data("CERT\n"), "client-key-data": data("KEY\n")}}]}))
-    assert access(path) == Access("https://s", "CA", certificate="CERT\nKEY\n")
+    assert kubeconfig(path) == Access("https://s", "CA", certificate="CERT\nKEY\n")
 
 
 def test_a_file_that_is_no_kubeconfig_is_named(tmp_path):
     (tmp_path / "config").write_text("{}")
     with pytest.raises(NoAccess, match="config"):
-        access(tmp_path / "config")
+        kubeconfig(tmp_path / "config")

@@ -114,7 +114,8 @@ class Demo:
         """A paced download that outlasts the death of every agent."""
         address = self.address()
         total = DOWNLOAD_RATE * DOWNLOAD_SECONDS
-        self.title(f"A download of {total:,} bytes at {DOWNLOAD_RATE:,} a second, while every agent pod is killed and restarted in turn")
+        self.title(f"A download of {total:,} bytes at {DOWNLOAD_RATE:,} a second, while every agent pod is killed and restarted in turn "
+                   f"(about {DOWNLOAD_SECONDS} s)")
         lines: list[dict] = []
         command = [str(self.cluster.program("kubectl")), "-n", "shop", "exec", "deploy/client", "-c", "client", "--",
                    "python3", "/shop/client.py", "download", f"http://{address}:80/", str(total), str(DOWNLOAD_RATE)]

@@ -41,7 +41,9 @@ INLINE enum reason client_claim(struct work *w, const struct flow *f, be16 wire_
 	w->flow = *f;
 	w->flow.other = w->key.peer;
 	w->flow.redirect_port = w->key.peer_port;
-	return put_flows(w, &w->wire, &w->flow, PUT_ANY) ? REASON_table_full : REASON_none;
+	if (!put_flows(w, &w->wire, &w->flow, taken ? PUT_ANY : PUT_NEW))
+		return REASON_none;
+	return !taken && find_flows(w, &w->wire) ? REASON_port_taken : REASON_table_full; /* taken just now, on another processor */
 }
 
 INLINE enum reason syn_unaware_by_rule(const struct packet *p)

@@ -35,15 +35,19 @@ INLINE enum reason server_opens(struct work *w)
 		service_port = port->service[connection_hash(p, p->option.scope) % port->count & (SERVICE_PORTS_MAX - 1)];
 		reason = REASON_server_syn;
 	}
-	if (!port)
+	if (!port) { /* a SYN to the stack itself: what we remembered of this pair of ports is over */
+		set_key(&w->key, SIDE_SERVER_STACK, &p->dst, p->dport, &p->src, p->sport);
+		drop_half_open(w, &w->key);
 		return REASON_not_ours;
+	}
 
 	set_key(&w->key, SIDE_SERVER_STACK, &p->dst, port->target, &p->src, p->sport);
 	/* A SYN that comes twice does not undo the SYN+ACK between: the stack may not repeat that before step 3. */
 	const struct flow *half = find_half_open(w, &w->key);
-	u32 server_isn = half && half->state == FLOW_OPENING && half->isn == p->seq ? half->server_isn : 0;
-	w->flow = (struct flow){ .scope = port->scope, .isn = p->seq, .server_isn = server_isn, .redirect_port = p->dport,
-				 .service_port = service_port, .state = FLOW_OPENING, .aware = aware, .reason = reason };
+	int again = half && half->state == FLOW_OPENING && half->isn == p->seq;
+	w->flow = (struct flow){ .scope = port->scope, .isn = p->seq, .server_isn = again ? half->server_isn : 0, .redirect_port = p->dport,
+				 .service_port = service_port, .state = FLOW_OPENING, .tries = again ? half->tries : 0, .aware = aware,
+				 .reason = reason };
 	w->flow.started_ns = w->flow.seen_ns = now_exact(w);
 	put_half_open(w, &w->key, &w->flow);
 	w->verdict.dport = port->target;
@@ -51,15 +55,16 @@ INLINE enum reason server_opens(struct work *w)
 	return reason;
 }
 
-/* A packet to a service port of which no entry speaks. Step 3 makes the entry: any packet whose acknowledgement shows that its sender
- * saw the SYN+ACK. Anything else leaves a record, and only if the stack answers it as its own does an entry come of it. */
+/* A packet to a service port of which no entry speaks. Step 3 makes the entry: any packet that acknowledges the SYN+ACK and no more, as
+ * the stack has sent nothing else by then. Anything else leaves a record, and only if the stack answers it as its own does an entry come
+ * of it; so does step 3 when the table is full: the connection then lives by its record. */
 INLINE enum reason server_joins(struct work *w, u32 scope)
 {
 	const struct packet *p = &w->packet;
-	const struct flow *half = find_half_open(w, &w->key);
+	struct flow *half = find_half_open(w, &w->key);
 
 	if (half && half->state == FLOW_OPENING && half->service_port == p->dport && p->tcp_flags & TCP_ACK &&
-	    !(p->tcp_flags & TCP_RST) && p->ack - half->server_isn - 1 < 1u << 30) {
+	    !(p->tcp_flags & TCP_RST) && half->tries && p->ack == half->server_isn + 1) {
 		w->flow = *half;
 		w->flow.state = FLOW_ESTABLISHED;
 		w->flow.established_ns = w->flow.seen_ns = now_exact(w);
@@ -67,6 +72,7 @@ INLINE enum reason server_joins(struct work *w, u32 scope)
 			drop_half_open(w, &w->key);
 			return REASON_server_joined;
 		}
+		half->state = FLOW_UNENTERED;
 	}
 	if (!half) {
 		w->flow = (struct flow){ .scope = scope, .redirect_port = p->dport, .service_port = p->dport, .state = FLOW_UNENTERED };
@@ -107,9 +113,10 @@ INLINE enum reason server_answers(struct work *w)
 	const struct packet *p = &w->packet;
 	struct flow *half = find_half_open(w, &w->key);
 
-	if (!half || half->state != FLOW_OPENING)
+	if (!half || half->state != FLOW_OPENING || p->ack != half->isn + 1)
 		return REASON_not_ours;
 	half->server_isn = p->seq;
+	half->tries += half->tries < 255;
 	w->verdict.sport = half->redirect_port;
 	if (!half->aware)
 		return REASON_server_answers;
@@ -137,7 +144,7 @@ INLINE enum reason server_sends(struct work *w)
 		const struct flow *half = find_half_open(w, &w->key);
 		if (!half)
 			return REASON_not_ours;
-		w->verdict.sport = half->redirect_port;
+		w->verdict.sport = half->state == FLOW_UNENTERED ? half->service_port : half->redirect_port;
 		if (p->tcp_flags & TCP_RST)
 			return REASON_server_refuses;
 		if (half->state != FLOW_UNENTERED)
@@ -145,8 +152,8 @@ INLINE enum reason server_sends(struct work *w)
 		w->flow = *half;
 		w->flow.state = FLOW_ESTABLISHED;
 		w->flow.reason = REASON_server_rebuilt;
-		put_flows(w, &w->key, &w->flow, PUT_ANY);
-		drop_half_open(w, &w->key);
+		if (!put_flows(w, &w->key, &w->flow, PUT_ANY))
+			drop_half_open(w, &w->key);
 		return REASON_server_rebuilt;
 	}
 	w->verdict.sport = f->service_port;

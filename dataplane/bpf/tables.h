@@ -110,11 +110,10 @@ struct flow {
 	be16 redirect_port;       /* X */
 	be16 service_port;        /* Y; 0 until it is known */
 	u8 state;                 /* enum flow_state */
-	u8 ends;                  /* enum flow_end */
-	u8 tries;                 /* SYNs repeated */
+	u8 tries;                 /* at the client: SYNs repeated; at the server: SYN+ACKs seen, 255 at most */
 	u8 aware;                 /* the SYN bore REDIRECT */
 	u8 reason;                /* enum reason, by which the connection came to be */
-	u8 pad[3];
+	u32 ends;                 /* bits of enum flow_end, set atomically: both directions end at once on two processors */
 	u64 started_ns, established_ns, seen_ns; /* kernel's monotonic clock */
 };
 ASSERT_SIZE(struct flow, 64);

@@ -82,18 +82,19 @@ INLINE int has_room(const struct packet *p, u8 option_len)
 	return !(p->traits & SYN_ENDED) && p->tcp_len + option_len <= TCP_LEN_MAX;
 }
 
+INLINE int is_end(u32 ends)
+{
+	return ends & END_RESET || (ends & (END_LOCAL_FIN | END_PEER_FIN)) == (END_LOCAL_FIN | END_PEER_FIN);
+}
+
 /* A FIN or RST seen on a live connection: 1 when it is the one that ends it. FIN and RST only mark; the agent removes the entry when
  * the socket is gone (docs/protocol.md, "State of the ends"). */
 INLINE int note_end(const struct packet *p, struct flow *f, enum flow_end fin)
 {
-	u8 ends = f->ends;
+	u32 bits = (p->tcp_flags & TCP_RST ? END_RESET : 0) | (p->tcp_flags & TCP_FIN ? fin : 0);
+	u32 was = __sync_fetch_and_or(&f->ends, bits);
 
-	if (p->tcp_flags & TCP_RST)
-		ends |= END_RESET;
-	if (p->tcp_flags & TCP_FIN)
-		ends |= fin;
-	f->ends = ends;
-	if (f->state == FLOW_CLOSING || !(ends & END_RESET || (ends & (END_LOCAL_FIN | END_PEER_FIN)) == (END_LOCAL_FIN | END_PEER_FIN)))
+	if (is_end(was) || !is_end(was | bits))
 		return 0;
 	f->state = FLOW_CLOSING;
 	return 1;

@@ -37,7 +37,8 @@ cdef extern from "host_engine.h" nogil:
         addr other
         uint32_t scope, isn, server_isn
         uint16_t redirect_port, service_port
-        uint8_t state, ends, tries, aware, reason
+        uint8_t state, tries, aware, reason
+        uint32_t ends
         uint64_t started_ns, established_ns, seen_ns
     cdef struct event:
         uint64_t time_ns, started_ns, established_ns

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 from support.lab import inside
-from vectors import balancing, ends, establishing, opening, outsiders, unaware
+from vectors import balancing, ends, establishing, leftovers, opening, outsiders, unaware
 from vectors.vector import Step, Vector
 from wharfinger_dataplane._engine import REASONS
 
-VECTORS = [*opening.VECTORS, *establishing.VECTORS, *ends.VECTORS, *unaware.VECTORS, *balancing.VECTORS, *outsiders.VECTORS]
+VECTORS = [*opening.VECTORS, *establishing.VECTORS, *ends.VECTORS, *unaware.VECTORS, *balancing.VECTORS, *outsiders.VECTORS, *leftovers.VECTORS]
 OUTCOMES = {reason.name: reason.outcome for reason in REASONS}
 WITHOUT_VECTOR = {
     "none": "no decision; never counted",

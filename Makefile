@@ -9,6 +9,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 PIP := $(VENV)/bin/pip install --quiet --disable-pip-version-check
 STEP := python3 tests/step.py
+INSTALL := $(SUDO) sh -c 'apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$$@"' --
 PYTEST := $(SUDO) $(PYTHON) -m pytest
 TESTBED := cd tests/cluster && $(SUDO) ../../$(PYTHON) -m testbed
 EXTRAS := operator,dataplane,cli,dev
@@ -58,10 +59,12 @@ build: $(VENV)/.installed ## BPF programs and Cython extensions, in place
 
 packages: ## Debian packages that are missing
 	@missing=$$(for name in $$(grep -v '^#' $(PACKAGES)); do \
-		dpkg-query -W -f '$${Status}' $$name 2>/dev/null | grep -q 'ok installed' || echo $$name; done); \
-	if [ -n "$$missing" ]; then echo "Debian packages:" $$missing; \
-		$(STEP) "Installing Debian packages" 90 $(SUDO) sh -c "apt-get update -qq && \
-			DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$(echo $$missing)"; fi
+		dpkg-query -W -f '$${Status}' $$name 2>/dev/null | grep -q 'ok installed' || echo $$name; done | tr '\n' ' '); \
+	if [ -n "$$missing" ]; then \
+		echo "Debian packages: $$missing"; \
+		command -v python3 > /dev/null || { echo "Installing python3 first: takes about 15 s"; $(INSTALL) python3 > /dev/null; }; \
+		$(STEP) "Installing Debian packages" 90 $(INSTALL) $$missing; \
+	fi
 
 $(VENV)/.installed: pyproject.toml setup.py $(PACKAGES)
 	@$(MAKE) --no-print-directory packages
@@ -71,5 +74,5 @@ $(VENV)/.installed: pyproject.toml setup.py $(PACKAGES)
 	@touch $@
 
 clean: ## what was built in the tree; the caches stay
-	rm -rf build dist $(VENV) *.egg-info
-	find dataplane -name '*.so' -delete -o -name '*.bpf.o' -delete
+	$(SUDO) rm -rf build dist $(VENV) *.egg-info
+	$(SUDO) find dataplane -name '*.so' -delete -o -name '*.bpf.o' -delete

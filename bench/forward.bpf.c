@@ -25,6 +25,13 @@ static inline __attribute__((always_inline)) int forward(struct __sk_buff *skb)
 
 SEC("tcx/ingress") int plain_from_pod(struct __sk_buff *skb) { return forward(skb); }
 SEC("tcx/ingress") int plain_from_net(struct __sk_buff *skb) { return forward(skb); }
-SEC("tcx/egress") int plain_to_pod(struct __sk_buff *skb) { return -1; }
+/* To a pod there is nothing to send on: the same look at the packet, and the bridge's delivery goes on. */
+SEC("tcx/egress") int plain_to_pod(struct __sk_buff *skb)
+{
+	struct ipv4 ip;
+
+	bpf_skb_load_bytes(skb, 14, &ip, sizeof ip);
+	return -1;
+}
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -139,11 +139,18 @@ class Demo:
     def kill(self, pod: str, lines: list[dict]) -> int:
         """Kills an agent without notice, waits for its successor, and answers how many bytes arrived in between."""
         start = lines[-1]["bytes"]
+        node = self.kubectl("-n", NAMESPACE, "get", "pod", pod, "-o", "jsonpath={.spec.nodeName}")
         self.kubectl("-n", NAMESPACE, "delete", "pod", pod, "--grace-period=0", "--force", "--wait=false")
-        time.sleep(1)
-        self.kubectl("-n", NAMESPACE, "rollout", "status", "daemonset/wharfinger-agent", "--timeout=60s")
+        wait_for(lambda: self.ready_agent(node) not in (None, pod), f"another agent, ready, on {node}", seconds=60)
         assert "checksum" not in lines[-1], f"the download ended before {pod} was replaced: {lines[-1]}"
         return lines[-1]["bytes"] - start
+
+    def ready_agent(self, node: str) -> str | None:
+        """The name of the node's agent pod, if it is ready."""
+        found = json.loads(self.kubectl("-n", NAMESPACE, "get", "pods", "-l", "app.kubernetes.io/component=agent",
+                                        "--field-selector", f"spec.nodeName={node}", "-o", "json"))["items"]
+        return next((pod["metadata"]["name"] for pod in found for condition in pod["status"].get("conditions", ())
+                     if condition["type"] == "Ready" and condition["status"] == "True" and "deletionTimestamp" not in pod["metadata"]), None)
 
     def farewell(self) -> None:
         self.title("The cluster stays up")

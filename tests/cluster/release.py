@@ -72,7 +72,7 @@ def _digest(paths: Iterable[Path]) -> str:
 
 @dataclass(frozen=True)
 class Release:
-    """Wharfinger and its examples on a cluster. `ours`: a testbed whose nodes are given the images; else the cluster is the user's."""
+    """Wharfinger and its examples on a testbed's cluster, whose nodes are given the images."""
 
     cluster: Cluster
 

@@ -49,6 +49,12 @@ def test_the_names_in_readmes_ways_exist(heading, step):
             assert re.search(rf"\b{word}\b", known), f"{step}: there is no {word}"
 
 
+@pytest.mark.parametrize("page", [TOP / "README.md", *(TOP / "docs").glob("*.md"), *(TOP / "charts").rglob("README.md")], ids=lambda page: page.name)
+def test_links_between_pages_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+        assert (page.parent / target).exists(), f"{page.relative_to(TOP)} links {target}, which is not there"
+
+
 @pytest.mark.parametrize("package", sorted(ROOTS))
 def test_imports_go_one_way(package):
     for file in (TOP / ROOTS[package] / package).rglob("*.py*"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 from pathlib import Path
 
 import yaml
@@ -28,6 +29,8 @@ def write(settings: Settings, user: str, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch(mode=0o600)
     path.write_text(yaml.safe_dump(kubeconfig(settings, user), sort_keys=False))
+    if "SUDO_UID" in os.environ:  # whoever started this by sudo uses kubectl as himself
+        os.chown(path, int(os.environ["SUDO_UID"]), int(os.environ["SUDO_GID"]))
     return path
 
 

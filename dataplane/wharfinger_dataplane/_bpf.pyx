@@ -43,28 +43,17 @@ cdef object failed(int code, str what):
     return OSError(code, f"{what}: {os.strerror(code)}")
 
 
-cdef int info_of(int fd, uint32_t *info, str what) except -1:
-    """The first 64 bytes of a map's, program's or link's description (struct bpf_*_info)."""
+cdef int info_of(int fd, void *info, uint32_t size, str what) except -1:
+    """The kernel's description (struct bpf_*_info) of a map, program or link."""
     cdef uint32_t attr[16]
     cdef uint64_t where = <uint64_t>info
-    memset(info, 0, 64)
-    memset(attr, 0, sizeof(attr))
-    attr[0], attr[1] = fd, 64
-    memcpy(&attr[2], &where, 8)
-    if libbpf.syscall(libbpf.SYS_bpf, OBJ_GET_INFO_BY_FD, attr, sizeof(attr)) < 0:
-        raise failed(c_errno, what)
-    return 0
-
-
-cdef object_info(int fd, void *info, uint32_t size, str what):
-    """Fills `info` with the kernel's struct bpf_*_info of an object."""
-    cdef uint32_t attr[16]
-    cdef uint64_t where = <uint64_t>info
+    memset(info, 0, size)
     memset(attr, 0, sizeof(attr))
     attr[0], attr[1] = fd, size
     memcpy(&attr[2], &where, 8)
     if libbpf.syscall(libbpf.SYS_bpf, OBJ_GET_INFO_BY_FD, attr, sizeof(attr)) < 0:
-        raise failed(c_errno, f"{what}: reading what the kernel knows of it")
+        raise failed(c_errno, what)
+    return 0
 
 
 @contextmanager
@@ -104,7 +93,7 @@ cdef class Map:
         if fd < 0:
             raise failed(fd, f"opening the map pinned at {path}")
         cdef uint32_t[16] info
-        info_of(fd, info, f"reading the map pinned at {path}")
+        info_of(fd, info, sizeof(info), f"reading the map pinned at {path}")
         return Map(fd, os.path.basename(path), info[0], info[2], info[3], info[4])  # struct bpf_map_info: type, id, sizes, capacity
 
     def close(self):
@@ -243,8 +232,7 @@ cdef class Program:
     def totals(self) -> tuple[int, int]:
         """(nanoseconds, runs) since it was loaded, as the kernel counts them while `statistics` is on."""
         cdef uint64_t info[32]
-        memset(info, 0, sizeof(info))
-        object_info(self.fd, info, sizeof(info), f"program {self.name}")
+        info_of(self.fd, info, sizeof(info), f"reading what program {self.name} took")
         return info[24], info[25]  # struct bpf_prog_info: run_time_ns at 192, run_cnt at 200
 
 
@@ -387,7 +375,7 @@ cdef class Link:
     def ifindex(self) -> int:
         """The interface it is attached to; 0 when that interface is gone."""
         cdef uint32_t[16] info
-        info_of(self.fd, info, "reading a link's interface")
+        info_of(self.fd, info, sizeof(info), "reading a link's interface")
         return info[4]  # struct bpf_link_info: type, id, prog_id, (padding to 8), tcx.ifindex
 
     def detach(self):

@@ -29,8 +29,6 @@ struct counter {
 	u64 packets, bytes;
 };
 ASSERT_SIZE(struct counter, 16);
-#define COUNTER_REASONS 128
-_Static_assert(REASON_COUNT <= COUNTER_REASONS, "reasons outgrew the counters' table");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -48,7 +46,6 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } turns SEC(".maps");
 
-enum setting { SETTING_EVENTS = 0 /* 1: telemetry wants events */, SETTING_COUNT };
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, SETTING_COUNT);

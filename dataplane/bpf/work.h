@@ -9,6 +9,11 @@
 enum hook { HOOK_FROM_POD = 0, HOOK_TO_POD = 1, HOOK_FROM_NET = 2, HOOK_COUNT = 3 };
 enum outcome { OUTCOME_PASS = 0, OUTCOME_DELIVER, OUTCOME_FORWARD, OUTCOME_DROP, OUTCOME_REFLECT, OUTCOME_STACK, OUTCOME_NOTE };
 
+/* The kernel's table of counters has a row of this many a hook. */
+#define COUNTER_REASONS 128
+_Static_assert(REASON_COUNT <= COUNTER_REASONS, "reasons outgrew the counters' table");
+enum setting { SETTING_EVENTS = 0 /* 1: telemetry wants events */, SETTING_COUNT };
+
 enum role { ROLE_CLIENT = 1, ROLE_BALANCER = 2, ROLE_SERVER = 3 };
 enum event_kind { EVENT_NONE = 0, EVENT_BALANCED = 1, EVENT_CLOSED = 2 };
 

@@ -18,68 +18,77 @@ PAGE_PORTS = core.PAGE_PORTS
 PAGES = 65536 // core.PAGE_PORTS
 SERVICE_PORTS_MAX = core.SERVICE_PORTS_MAX
 TCP = core.PROTO_TCP
+END_RESET = core.END_RESET
+COUNTER_REASONS = core.COUNTER_REASONS
+SETTING_EVENTS = core.SETTING_EVENTS
+GATE = str(ipaddress.IPv4Address(core.GATE_ADDRESS)), core.GATE_PORT
+"""Whom the start gate's question is addressed to."""
+EVENT_KIND_AT = <size_t>&(<core.event *>NULL).kind
+EVENT_ISN_AT = <size_t>&(<core.event *>NULL).isn
+EVENT_ESTABLISHED_AT = <size_t>&(<core.event *>NULL).established_ns
+"""Where in a record of struct event these are."""
 
 
 class Role(IntFlag):
     """What a local pod is to us (tables.h, enum pod_role)."""
 
-    CLIENT = 1
-    SERVER = 2
+    CLIENT = core.POD_CLIENT
+    SERVER = core.POD_SERVER
 
 
 class Policy(IntEnum):
     """How a redirect set is drawn from (tables.h, enum policy)."""
 
-    HASH = 0
-    RANDOM = 1
-    ROUND_ROBIN = 2
+    HASH = core.POLICY_HASH
+    RANDOM = core.POLICY_RANDOM
+    ROUND_ROBIN = core.POLICY_ROUND_ROBIN
 
 
 class ServerState(IntEnum):
     """tables.h, enum server_state."""
 
-    READY = 1
-    DRAINING = 2
+    READY = core.SERVER_READY
+    DRAINING = core.SERVER_DRAINING
 
 
 class PortKind(IntEnum):
     """tables.h, enum port_kind."""
 
-    SERVER = 1
-    SET = 2
+    SERVER = core.PORT_SERVER
+    SET = core.PORT_SET
 
 
 class Side(IntEnum):
     """Which end's record, seen from where (tables.h, enum flow_side)."""
 
-    CLIENT_STACK = 1
-    CLIENT_WIRE = 2
-    SERVER_STACK = 3
+    CLIENT_STACK = core.SIDE_CLIENT_STACK
+    CLIENT_WIRE = core.SIDE_CLIENT_WIRE
+    SERVER_STACK = core.SIDE_SERVER_STACK
 
 
 class FlowState(IntEnum):
     """tables.h, enum flow_state."""
 
-    OPENING = 1
-    REDIRECTED = 2
-    ESTABLISHED = 3
-    CLOSING = 4
-    UNENTERED = 5
+    OPENING = core.FLOW_OPENING
+    REDIRECTED = core.FLOW_REDIRECTED
+    ESTABLISHED = core.FLOW_ESTABLISHED
+    CLOSING = core.FLOW_CLOSING
+    UNENTERED = core.FLOW_UNENTERED
 
 
 class EventKind(IntEnum):
     """work.h, enum event_kind."""
 
-    BALANCED = 1
-    CLOSED = 2
+    BALANCED = core.EVENT_BALANCED
+    CLOSED = core.EVENT_CLOSED
 
 
 class EventRole(IntEnum):
     """work.h, enum role."""
 
-    CLIENT = 1
-    BALANCER = 2
-    SERVER = 3
+    CLIENT = core.ROLE_CLIENT
+    BALANCER = core.ROLE_BALANCER
+    SERVER = core.ROLE_SERVER
 
 
 class Pod(NamedTuple):

@@ -15,12 +15,11 @@ from pathlib import Path
 
 from wharfinger_dataplane import _bpf
 from wharfinger_dataplane._engine import HOOKS, REASONS
+from wharfinger_dataplane._records import COUNTER_REASONS, SETTING_EVENTS
 
 OBJECT = Path(__file__).parent / "wharfinger.bpf.o"
 LAYOUT = 1
 """Raised when a map's contents change their meaning but not their size."""
-COUNTER_REASONS = 128  # host_bpf.h
-SETTING_EVENTS = 0     # host_bpf.h, enum setting
 CONNECTION_TABLES = ("flows", "half_open")
 
 

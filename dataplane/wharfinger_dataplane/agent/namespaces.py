@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wharfinger_dataplane import netlink
+from wharfinger_dataplane._records import GATE
 from wharfinger_dataplane.netlink import Interface
 
-GATE = ("169.254.87.70", 22342)  # wire.h, GATE_ADDRESS and GATE_PORT
 YOUNG_S = 60.0
 """How long a namespace may take to get its interfaces and its sidecar, before looks at it become rare."""
 SETTLED_S = 5.0

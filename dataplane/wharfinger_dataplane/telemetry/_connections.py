@@ -9,16 +9,15 @@ from dataclasses import dataclass
 
 from opentelemetry.sdk.trace import ReadableSpan
 
-from .._records import EventKind, unpack_event
+from .._records import EVENT_ESTABLISHED_AT, EVENT_ISN_AT, EVENT_KIND_AT, EventKind, unpack_event
 from ._export import SpanQueue
 from ._identity import trace_id_of_record
 from ._names import Names
 from ._sampling import MASK, Sampling
 from ._spans import Emitter, connection_span
 
-KIND_AT = 92  # struct event (work.h)
-ISN_AT = slice(76, 80)
-ESTABLISHED_AT = slice(16, 24)
+ISN_AT = slice(EVENT_ISN_AT, EVENT_ISN_AT + 4)
+ESTABLISHED_AT = slice(EVENT_ESTABLISHED_AT, EVENT_ESTABLISHED_AT + 8)
 NO_ISN, NO_TIME = bytes(4), bytes(8)
 CLOSED = EventKind.CLOSED.value
 
@@ -72,7 +71,7 @@ class ConnectionSpans:
                 trace = trace_id_of_record(key, record)
                 if trace & MASK < threshold:
                     sampled_out += 1
-                elif record[KIND_AT] == CLOSED and record[ISN_AT] == NO_ISN and record[ESTABLISHED_AT] == NO_TIME:
+                elif record[EVENT_KIND_AT] == CLOSED and record[ISN_AT] == NO_ISN and record[ESTABLISHED_AT] == NO_TIME:
                     self.seen.unidentified += 1
                 else:
                     spans.append(connection_span(unpack_event(record), trace, offset_ns, self._names, self._emitter))

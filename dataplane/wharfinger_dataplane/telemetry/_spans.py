@@ -17,12 +17,11 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
 
 from .._engine import REASONS
-from .._records import Event, EventKind, EventRole, pack_address
+from .._records import END_RESET, Event, EventKind, EventRole, pack_address
 from ._identity import UNKNOWN_ADDRESS, span_id
 from ._names import Names
 
 SAMPLED = TraceFlags(TraceFlags.SAMPLED)
-END_RESET = 4  # tables.h, enum flow_end
 ROLE_NAMES = {EventRole.CLIENT: "client", EventRole.BALANCER: "balancer", EventRole.SERVER: "server"}
 KINDS = {EventRole.CLIENT: SpanKind.CLIENT, EventRole.BALANCER: SpanKind.INTERNAL, EventRole.SERVER: SpanKind.SERVER}
 

@@ -50,7 +50,7 @@ def deploy(cluster: Cluster) -> dict[str, tuple[str, str, int]]:
 
 
 def paths(cluster: Cluster, rounds: int, console: Console) -> dict[str, dict[str, dict[str, float]]]:
-    """figure -> path -> {median, ratio}: the ratio to `direct` of the same round, so above 1 is more of it."""
+    """figure -> path -> summary: above 1 is more of it."""
     ways = deploy(cluster)
     seen: dict[str, dict[str, list[float]]] = {figure: {path: [] for path in PATHS} for figure in FIGURES}
     for number in range(rounds):
@@ -63,9 +63,13 @@ def paths(cluster: Cluster, rounds: int, console: Console) -> dict[str, dict[str
                 for figure, (kind, key, _) in FIGURES.items():
                     if kind == load:
                         seen[figure][path].append(got[key])
-    return {figure: {path: {"median": statistics.median(values),
-                            "ratio": statistics.median(a / b for a, b in zip(values, of["direct"], strict=True))}
-                     for path, values in of.items()} for figure, of in seen.items()}
+    return {figure: {path: summary(values, of["direct"]) for path, values in of.items()} for figure, of in seen.items()}
+
+
+def summary(values: list[float], direct: list[float]) -> dict[str, float]:
+    """The median, and the ratio to `direct` of the same round: its median, least and greatest."""
+    ratios = [value / other for value, other in zip(values, direct, strict=True)]
+    return {"median": statistics.median(values), "ratio": statistics.median(ratios), "least": min(ratios), "greatest": max(ratios)}
 
 
 def change_to_table(cluster: Cluster, rounds: int) -> dict[str, dict[str, float]]:
@@ -133,11 +137,11 @@ def memory(cluster: Cluster) -> dict[str, float]:
 
 
 def show(result: dict, console: Console) -> None:
-    table = Table(title="pod to pod, two nodes: medians, and ratios to direct of the same round")
+    table = Table(title="pod to pod, two nodes: medians, and ratios to direct of the same round (least to greatest)")
     for column in ("", *PATHS):
         table.add_column(column, justify="left" if not column else "right")
     for figure, of in result["paths"].items():
-        table.add_row(figure, *(f"{of[path]['median']:,.1f}  ({of[path]['ratio']:.3f})" for path in PATHS))
+        table.add_row(figure, *(f"{of[path]['median']:,.1f}  {of[path]['ratio']:.3f} ({of[path]['least']:.2f} to {of[path]['greatest']:.2f})" for path in PATHS))
     console.print(table)
     table = Table(title="nanoseconds a packet, by the kernel's own account")
     for column in ("program", "ours", "forward only", "ratio"):

@@ -141,7 +141,7 @@ def show(result: dict, console: Console) -> None:
     for column in ("", *PATHS):
         table.add_column(column, justify="left" if not column else "right")
     for figure, of in result["paths"].items():
-        table.add_row(figure, *(f"{of[path]['median']:,.1f}  {of[path]['ratio']:.3f} ({of[path]['least']:.2f} to {of[path]['greatest']:.2f})" for path in PATHS))
+        table.add_row(figure, *("{median:,.1f}  {ratio:.3f} ({least:.2f} to {greatest:.2f})".format(**of[path]) for path in PATHS))
     console.print(table)
     table = Table(title="nanoseconds a packet, by the kernel's own account")
     for column in ("program", "ours", "forward only", "ratio"):

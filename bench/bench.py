@@ -29,24 +29,44 @@ LOADS = {"connections": 3000, "latency": 4000, "bulk": 1_000_000_000}
 FIGURES = {"connections/s": ("connections", "per_second", 1), "latency p50 (µs)": ("latency", "p50_us", -1),
            "latency p99 (µs)": ("latency", "p99_us", -1), "bulk (Gb/s)": ("bulk", "gigabits_per_second", 1)}
 PATHS = ("direct", "wharfinger", "kube-proxy")
+CLIENTS = {"direct": "client-direct", "wharfinger": "client-aware", "kube-proxy": "client-proxied"}
+SERVERS = ("server", "direct-server", "proxied-server")
+
+
+def pod(name: str, node: str, *arguments: str, inject: bool = False) -> dict:
+    """A Deployment of one pod on a node. Each path has a client and a server of its own: two that end at the same pair of ports would
+    meet each other's TIME_WAIT and wait a second for the next SYN."""
+    return {
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name, "namespace": "bench"},
+        "spec": {"selector": {"matchLabels": {"app": name}}, "template": {
+            "metadata": {"labels": {"app": name, "wharfinger.io/inject": str(inject).lower()}},
+            "spec": {
+                "nodeName": node, "terminationGracePeriodSeconds": 1,
+                "containers": [{"name": "load", "image": "wharfinger.local/shop:dev", "imagePullPolicy": "IfNotPresent",
+                                "args": ["/bench/load.py", *arguments], "volumeMounts": [{"name": "bench", "mountPath": "/bench"}]}],
+                "volumes": [{"name": "bench", "configMap": {"name": "load"}}]}}}}
 
 
 def deploy(cluster: Cluster) -> dict[str, tuple[str, str, int]]:
     """The pods and pools of bench.yaml, ready; path -> (client deployment, address, port)."""
     near, far = cluster.nodes[0].name, cluster.nodes[1].name
-    text = Path(__file__).with_name("bench.yaml").read_text().replace("NODE_A", near).replace("NODE_B", far)
+    text = Path(__file__).with_name("bench.yaml").read_text()
     script = Path(__file__).with_name("load.py").read_text()
     cluster.kubectl("apply", "-f", "-", input=text.split("---")[0])
     config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "load", "namespace": "bench"}, "data": {"load.py": script}}
     cluster.kubectl("apply", "-f", "-", input=json.dumps(config))
     cluster.kubectl("apply", "-f", "-", input=text)
-    for name in ("server", "direct-server", "aware", "plain"):
+    pods = [pod(name, far, "serve", "8080") for name in SERVERS]
+    pods += [pod(name, near, "idle", inject=path == "wharfinger") for path, name in CLIENTS.items()]
+    cluster.kubectl("apply", "-f", "-", input=json.dumps({"apiVersion": "v1", "kind": "List", "items": pods}))
+    for name in (*SERVERS, *CLIENTS.values()):
         cluster.kubectl("-n", "bench", "rollout", "status", f"deployment/{name}", "--timeout=120s")
     cluster.kubectl("-n", "bench", "wait", "redirectportpool/bench", "--for=condition=Programmed", "--timeout=60s")
-    pod = cluster.kubectl("-n", "bench", "get", "pods", "-l", "app=direct-server", "-o", "jsonpath={.items[0].status.podIP}")
+    address = cluster.kubectl("-n", "bench", "get", "pods", "-l", "app=direct-server", "-o", "jsonpath={.items[0].status.podIP}")
     service = {name: cluster.kubectl("-n", "bench", "get", "service", name, "-o", "jsonpath={.spec.clusterIP}")
-               for name in ("server", "direct-server")}
-    return {"direct": ("plain", pod, 8080), "wharfinger": ("aware", service["server"], 80), "kube-proxy": ("plain", service["direct-server"], 80)}
+               for name in ("server", "proxied-server")}
+    targets = {"direct": (address, 8080), "wharfinger": (service["server"], 80), "kube-proxy": (service["proxied-server"], 80)}
+    return {path: (CLIENTS[path], *target) for path, target in targets.items()}
 
 
 def paths(cluster: Cluster, rounds: int, console: Console) -> dict[str, dict[str, dict[str, float]]]:

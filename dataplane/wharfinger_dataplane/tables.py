@@ -24,6 +24,8 @@ STATES = {"Ready": records.ServerState.READY, "Draining": records.ServerState.DR
 POLICIES = {"Hash": records.Policy.HASH, "Random": records.Policy.RANDOM, "RoundRobin": records.Policy.ROUND_ROBIN}
 RANKS = {"Assigned": 0, "Draining": 1, "Ready": 2}
 SET = "set:"
+LAST_INDEX = {"servers": 131_071, "sets": 65_535, "pages": 65_535}
+"""Indexes wrap here, at most at the table's capacity (tables.h)."""
 WRITE_ORDER = ("server_ports", "servers", "sets", "pages", "addresses")
 
 
@@ -60,6 +62,7 @@ NOTHING = Fragment()
 def compile_pool(slices: Iterable[ServicePortSlice]) -> Fragment:
     """The fragment of one pool from all its slices. Pure; TCP only: other protocols' targets make no entries yet.
 
+    ValueError: a redirect pool has more ready servers than a set has slots.
     A server may have several records (docs/architecture.md, "Make before break"): all their service ports work, and it is as ready as the
     readiest; it names the ports of that one alone.
     """
@@ -81,6 +84,10 @@ def compile_pool(slices: Iterable[ServicePortSlice]) -> Fragment:
         if offer.rank == RANKS["Ready"]:
             wanted = out.sets[identity]
             out.sets[identity] = WantedSet(wanted.policy, (*wanted.members, (identity[0], offer.address)))
+    for (_, name), wanted in out.sets.items():
+        if len(wanted.members) > records.SET_SLOTS:
+            raise ValueError(f"redirect port pool {name.removeprefix(SET)} has {len(wanted.members)} ready servers; a set holds {records.SET_SLOTS}: "
+                             "share them out among several pools")
     return out
 
 
@@ -119,9 +126,10 @@ def _compile_record(scope: int, record: Assignment, redirects: Mapping[str, Redi
 class Indexes:
     """Small numbers for names, from 1; a number that is free is not the one freed last, so that late readers find nothing."""
 
-    def __init__(self, taken: Iterable[int]) -> None:
+    def __init__(self, taken: Iterable[int], last: int) -> None:
         self._by_name: dict[object, int] = {}
         self._taken = set(taken)
+        self._last = last
         self._next = 1
 
     def of(self, name: object) -> int:
@@ -131,7 +139,7 @@ class Indexes:
                 self._next += 1
             self._by_name[name] = self._next
             self._taken.add(self._next)
-            self._next = self._next + 1 if self._next < 65_535 else 1
+            self._next = self._next + 1 if self._next < self._last else 1
         return self._by_name[name]
 
     def release(self, name: object) -> None:
@@ -151,8 +159,10 @@ class Tables:
         self._stale: dict[str, set[bytes]] = {}
         self._written: dict[str, dict[bytes, bytes]] = {table: {} for table in WRITE_ORDER}
         self._fragments: dict[str, Fragment] = {}
-        self._signatures: dict[str, tuple] = {}
-        self._indexes = {table: Indexes(()) for table in ("servers", "sets", "pages")}
+        self._signatures: dict[str, tuple | None] = {}
+        self.faults: dict[str, str] = {}
+        """Pools (uid) whose last change could not be applied, and why."""
+        self._indexes = {table: Indexes((), last) for table, last in LAST_INDEX.items()}
 
     def adopt(self) -> None:
         """Learns what a former process left: it goes on serving until `apply` has written its successor beside it."""
@@ -160,22 +170,29 @@ class Tables:
             found = dict(self._store.items(table))
             self._stale[table] = set(found)
             if table in self._indexes:
-                self._indexes[table] = Indexes(records.unpack_index(key) for key in found)
+                self._indexes[table] = Indexes((records.unpack_index(key) for key in found), LAST_INDEX[table])
 
     def apply(self, slices: Iterable[ServicePortSlice]) -> int:
-        """Makes the tables those of `slices` (all of the cluster's); the number of values written or removed. OSError: a table is full."""
+        """Makes the tables those of `slices` (all of the cluster's); the number of values written or removed. OSError: a table is full.
+
+        A pool that cannot be compiled keeps the tables that it had, and is named in `faults`; no other pool feels it.
+        """
         pools: dict[str, list[ServicePortSlice]] = {}
         for piece in sorted(slices, key=lambda piece: (piece.metadata.namespace, piece.metadata.name)):
             pools.setdefault(piece.spec.pool.uid, []).append(piece)
         signatures = {uid: tuple((piece.metadata.uid, piece.metadata.generation) for piece in pieces) for uid, pieces in pools.items()}
         changed = [uid for uid in {*signatures, *self._signatures} if signatures.get(uid) != self._signatures.get(uid)]
-        fresh = {uid: compile_pool(pools[uid]) if uid in pools else NOTHING for uid in changed}
+        fresh, self.faults = {}, {}
+        for uid in changed:
+            try:
+                fresh[uid] = compile_pool(pools.get(uid, ()))
+            except ValueError as error:
+                self.faults[uid] = str(error)
         writes = self._write(fresh) if fresh or self._stale else 0
         self._fragments.update(fresh)
-        for uid in changed:
-            if uid not in pools:
-                del self._fragments[uid]
-        self._signatures = signatures
+        for uid in fresh.keys() - pools.keys():
+            del self._fragments[uid]
+        self._signatures = {uid: self._signatures.get(uid) if uid in self.faults else signature for uid, signature in signatures.items()}
         return writes
 
     def put_pod(self, address: str, ifindex: int, roles: records.Role) -> None:

@@ -129,7 +129,7 @@ class Worker:
         self._detach(desired, faults)
         if writes is not None:
             self._trace(slices, started_ns, ended_ns, writes)
-            self._programmed = slices
+            self._programmed = [piece for piece in slices if piece.spec.pool.uid not in self._tables.faults]
         self._acknowledge(attached, faults)
         self._tell_events(pods, datetime.now(UTC))
         names = [PodName(address, found.pod.pod, self._node) for address, found in attached.items() if found.pod]
@@ -191,6 +191,7 @@ class Worker:
         """Tables; the number of values written, or None when that failed."""
         try:
             writes = self._tables.apply(slices)
+            faults += [f"a pool keeps its former tables: {why}" for why in self._tables.faults.values()]
             if not self._renewed:
                 carried = self._kernel.replace_former(self._attacher.renew)
                 self._renewed = True

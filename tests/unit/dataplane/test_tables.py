@@ -252,3 +252,20 @@ def test_a_server_with_a_draining_and_a_ready_record_is_ready_and_names_the_read
         assert named.services == (20_002,)
         assert {fragment.server_ports[records.pack_server_port_key("10.0.0.1", port)] for port in (20_001, 20_002)} == {
             records.pack_server_port(7, 8080)}
+
+
+def test_a_pool_that_no_set_holds_keeps_its_former_tables_and_no_other_pool_feels_it():
+    engine = Engine()
+    tables = Tables(engine)
+    tables.apply([pool_slice(SHOP)])
+    crowd = {f"s{n}": f"10.{n // 65536}.{n // 256 % 256}.{n % 256}" for n in range(records.SET_SLOTS + 1)}
+    ports = {name: [1000 + n] for n, name in enumerate(crowd)}
+    other = pool_slice({"z": "10.9.9.9"}, scope=9, name="other", virtual=["10.96.0.99"])
+    sets = dict(engine.items("sets"))
+    tables.apply([pool_slice(crowd, ports=ports, generation=2), other])
+    assert list(tables.faults) == ["pool-shop"]
+    assert "4094 ready servers" in tables.faults["pool-shop"]
+    assert sets.items() <= dict(engine.items("sets")).items()
+    assert len(engine.items("addresses")) == 2
+    tables.apply([pool_slice(SHOP, generation=3), other])
+    assert tables.faults == {}

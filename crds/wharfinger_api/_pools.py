@@ -90,7 +90,6 @@ class ServicePortPoolSpec(Model):
     servers: ServerSource
     targets: tuple[Target, ...]
     pinned: tuple[Pinned, ...] = ()
-    default_server: str | None = None
     forwarding_mode: Literal["Network"] = "Network"
     rest_time: str = "60s"
     surge_percent: int = Field(default=25, ge=0, le=400)

@@ -77,7 +77,6 @@ class ServicePortSliceSpec(Model):
     scope: int = Field(ge=1, le=0xFFFFFFFF)
     forwarding_mode: str = "Network"
     virtual_addresses: tuple[str, ...]
-    default_server: str | None = None
     redirects: tuple[Redirect, ...] = ()
     assignments: tuple[Assignment, ...] = ()
 

@@ -212,14 +212,11 @@ def _wanted(entry: Resolved, redirects: list[RedirectPortPool], drafts: list[Dra
         Redirect(name=redirect.metadata.name, generation=redirect.metadata.generation, protocol=redirect.spec.protocol,
                  ports=redirect.spec.ports, target=redirect.spec.target, policy=redirect.spec.policy)
         for redirect in sorted(redirects, key=lambda redirect: redirect.metadata.name))
-    default = pool.spec.default_server
-    if default is not None and pool.spec.servers.static is None:
-        default = f"{metadata.namespace}/{default}"
     kept = [draft for draft in drafts if draft.records or _full(draft.piece)] or drafts[:1]
     return [
         SliceWanted(pool, draft.name, draft.piece, ServicePortSliceSpec(
             pool=reference, scope=scope, forwarding_mode=pool.spec.forwarding_mode, virtual_addresses=entry.virtual_addresses,
-            default_server=default, redirects=shared, assignments=tuple(draft.records)))
+            redirects=shared, assignments=tuple(draft.records)))
         for draft in kept]
 
 

@@ -94,9 +94,13 @@ def _virtual_addresses(pool: ServicePortPool, view: View, faults: list[Fault]) -
         return literal
     name = named.name if named else ""
     service = _service(pool, name, "spec.virtualAddresses.service", view, faults)
+    addresses = tuple(address for address in service.cluster_ips if ":" not in address) if service is not None else ()
+    if addresses:
+        return addresses
     if service is not None and service.cluster_ips:
-        return service.cluster_ips
-    if service is not None:
+        faults.append(Fault("Unsupported", f"spec.virtualAddresses.service: Service {name} has IPv6 cluster IPs only, and only IPv4 is supported; "
+                            "give it an IPv4 cluster IP (ipFamilyPolicy: PreferDualStack)"))
+    elif service is not None:
         faults.append(Fault("NoClusterIP", f"spec.virtualAddresses.service: Service {name} is headless; "
                             "name a Service with a cluster IP, or give literal addresses"))
     slices: list[ServicePortSlice] = view.slices_of.get(pool.metadata.uid, [])

@@ -99,6 +99,26 @@ def test_wrong_redirect_pool_says_what_and_programs_nothing(spec, aspect, reason
     assert world.condition("RedirectPortPool", "wrong", "Programmed")[:2] == ("False", "NotAccepted")
 
 
+def test_service_with_ipv6_cluster_ips_only_is_said_to_be_unsupported():
+    world = World()
+    world.pod("a")
+    world.service(addresses=("fd00::10",))
+    world.pool()
+    world.settle()
+    _, reason, message = world.condition("ServicePortPool", "web", "ResolvedRefs")
+    assert reason == "Unsupported" and "ipFamilyPolicy" in message
+    assert world.slices() == {}
+
+
+def test_dual_stack_service_is_served_at_its_ipv4_address():
+    world = World()
+    world.pod("a")
+    world.service(addresses=("fd00::10", "10.96.0.10"))
+    world.pool()
+    world.settle()
+    assert {tuple(piece["spec"]["virtualAddresses"]) for piece in world.slices().values()} == {("10.96.0.10",)}
+
+
 def test_missing_service_is_said_and_resolves_when_it_comes():
     world = World()
     world.pod("a")

@@ -135,11 +135,13 @@ class Indexes:
     def of(self, name: object) -> int:
         """The name's number, given now if it has none."""
         if name not in self._by_name:
+            if len(self._taken) >= self._last:
+                raise OSError(f"all {self._last} indexes of a table are taken")
             while self._next in self._taken:
-                self._next += 1
+                self._next = self._next % self._last + 1
             self._by_name[name] = self._next
             self._taken.add(self._next)
-            self._next = self._next + 1 if self._next < self._last else 1
+            self._next = self._next % self._last + 1
         return self._by_name[name]
 
     def release(self, name: object) -> None:
@@ -241,15 +243,18 @@ class Tables:
                     self._store.put(table, key, value)
                     written[key] = value
                     writes += 1
+        # A pool that could not be compiled, and of which this process has nothing, lives by what its predecessor wrote.
+        bereft = self.faults.keys() - self._fragments.keys()
         for table in reversed(WRITE_ORDER):
-            stale = self._stale.get(table, set()) - self._written[table].keys()
+            stale = set() if bereft else self._stale.get(table, set()) - self._written[table].keys()
             for key in gone[table] | stale:
                 self._store.delete(table, key)
                 self._written[table].pop(key, None)
                 writes += 1
                 if key in stale and table in self._indexes:
                     self._indexes[table].forget(records.unpack_index(key))
-        self._stale = {}
+        if not bereft:
+            self._stale = {}
         return writes
 
     def _write_address(self, address: str, fresh: dict[str, Fragment], puts: dict, gone: dict, released: list) -> None:

@@ -129,7 +129,10 @@ class Worker:
         self._detach(desired, faults)
         if writes is not None:
             self._trace(slices, started_ns, ended_ns, writes)
-            self._programmed = [piece for piece in slices if piece.spec.pool.uid not in self._tables.faults]
+            # What a faulty pool had goes on, and stays acknowledged at its own generation: its servers are attached and serve.
+            faulty = self._tables.faults
+            self._programmed = [*(piece for piece in slices if piece.spec.pool.uid not in faulty),
+                                *(piece for piece in self._programmed if piece.spec.pool.uid in faulty)]
         self._acknowledge(attached, faults)
         self._tell_events(pods, datetime.now(UTC))
         names = [PodName(address, found.pod.pod, self._node) for address, found in attached.items() if found.pod]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from support.slices import VIRTUAL, pool_slice
 from wharfinger_dataplane import _records as records
 from wharfinger_dataplane._engine import Engine
-from wharfinger_dataplane.tables import WRITE_ORDER, Tables, compile_pool
+from wharfinger_dataplane.tables import WRITE_ORDER, Indexes, Tables, compile_pool
 
 A, B, D = "10.0.0.1", "10.0.0.2", "10.0.0.3"
 SHOP = {"a": A, "b": B}
@@ -269,3 +269,26 @@ def test_a_pool_that_no_set_holds_keeps_its_former_tables_and_no_other_pool_feel
     assert len(engine.items("addresses")) == 2
     tables.apply([pool_slice(SHOP, generation=3), other])
     assert tables.faults == {}
+
+
+def test_a_new_process_that_cannot_compile_a_pool_leaves_its_predecessors_tables_alone():
+    engine = Engine()
+    Tables(engine).apply([pool_slice(SHOP)])
+    found = {table: dict(engine.items(table)) for table in WRITE_ORDER}
+    crowd = {f"s{n}": f"10.{n // 65536}.{n // 256 % 256}.{n % 256}" for n in range(records.SET_SLOTS + 1)}
+    overgrown = pool_slice(crowd, ports={name: [1000 + n] for n, name in enumerate(crowd)}, generation=2)
+    successor = Tables(engine)
+    successor.adopt()
+    successor.apply([overgrown])
+    assert {table: dict(engine.items(table)) for table in WRITE_ORDER} == found
+    successor.apply([pool_slice(SHOP, generation=3)])
+    assert {table: len(engine.items(table)) for table in WRITE_ORDER} == {table: len(of) for table, of in found.items()}
+
+
+def test_indexes_wrap_to_those_that_were_given_back_and_say_when_none_is_left():
+    indexes = Indexes({8, 9, 10}, 10)
+    assert [indexes.of(name) for name in "abcdefg"] == [1, 2, 3, 4, 5, 6, 7]
+    indexes.release("c")
+    assert indexes.of("h") == 3
+    with pytest.raises(OSError, match="all 10 indexes"):
+        indexes.of("i")

@@ -92,7 +92,7 @@ def passes_the_gate():
 
 
 @pytest.mark.parametrize("mode", list(Mode))
-def test_a_pod_passes_its_start_gate_once_programs_are_attached(kernel, pod, mode):
+def test_k02_a_pod_passes_its_start_gate_once_programs_are_attached(kernel, pod, mode):
     Tables(kernel).put_pod(ADDRESS, pod, Role.CLIENT)
     assert not passes_the_gate()
     attach(kernel, pod, mode)

@@ -54,7 +54,7 @@ def test_p03_connections_to_a_redirect_port_spread_over_its_servers_on_both_node
     assert lab.nodes[0].counts()["to_pod", "client_redirected"] == 60
 
 
-def test_p03_the_wire_has_redirect_then_confirm_with_y_and_then_only_y(lab, client, servers):
+def test_p03_p21_the_wire_has_redirect_then_confirm_with_y_and_then_only_y(lab, client, servers):
     offloads_off(client, *servers)
     serve(lab, [pool_slice({"a": servers[0].address})])
     with Capture(["nsenter", f"--net=/run/netns/{lab.nodes[0].name}", "tcpdump"], "uplink") as capture:

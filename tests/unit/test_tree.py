@@ -73,5 +73,13 @@ def test_the_sidecar_imports_the_standard_library_only():
             assert all(name.split(".")[0] in sys.stdlib_module_names | {"wharfinger_sidecar"} for name in names), (file.name, names)
 
 
+def test_k06_the_top_level_is_as_laid_out():
+    for name in ("operator", "dataplane", "charts", "crds", "tests", "pyproject.toml", "Tiltfile"):
+        assert (TOP / name).exists(), name
+    dependencies = (TOP / "pyproject.toml").read_text()
+    for name in ("kopf", "kubernetes", "pyroute2", "opentelemetry-sdk", "cython"):
+        assert f'"{name}>=' in dependencies, name
+
+
 def test_no_source_root_is_a_package():
     assert [root for root in {*ROOTS.values()} if (TOP / root / "__init__.py").exists()] == []

@@ -90,6 +90,8 @@ INLINE enum reason client_opens(struct work *w, struct flow *old)
 	rule = syn_unaware_by_rule(p);
 	if (rule != REASON_none)
 		return rule;
+	if (server_port_of(w, &p->src, p->sport, 0))
+		return REASON_port_taken; /* a service port of the pod's own: answers to it could not be told from its clients' packets */
 
 	struct flow f = { .other = c.server, .scope = c.scope, .isn = p->seq, .redirect_port = p->dport, .state = FLOW_OPENING, .aware = 1,
 			  .reason = c.reason };

@@ -26,10 +26,13 @@ INLINE enum reason icmp_returns(struct work *w, u32 roles)
 
 	if (roles & POD_SERVER) {
 		const struct server_port *port = server_port_of(w, &p->src, p->sport, 0);
-		if (port) {
+		be16 known = substitute_of(w, &p->src, p->sport, &p->dst, p->dport);
+		if (known)
+			w->verdict.dport = known;
+		if (port)
 			w->verdict.sport = port->target;
+		if (port || known)
 			return REASON_icmp_translated;
-		}
 	}
 	if (roles & POD_CLIENT) {
 		set_key(&w->wire, SIDE_CLIENT_WIRE, &p->src, p->sport, &p->dst, p->dport);
@@ -43,7 +46,7 @@ INLINE enum reason icmp_returns(struct work *w, u32 roles)
 	return REASON_not_ours;
 }
 
-INLINE enum reason decide_from_pod(struct work *w)
+INLINE enum reason decide_from_pod(frame *f, struct work *w)
 {
 	const struct packet *p = &w->packet;
 
@@ -68,7 +71,7 @@ INLINE enum reason decide_from_pod(struct work *w)
 	return pod->roles & POD_CLIENT ? client_sends(w) : REASON_not_ours;
 }
 
-INLINE enum reason decide_to_pod(struct work *w)
+INLINE enum reason decide_to_pod(frame *f, struct work *w)
 {
 	const struct packet *p = &w->packet;
 	const struct pod *pod = find_pods(w, p->icmp_error ? &p->src : &p->dst);
@@ -81,7 +84,8 @@ INLINE enum reason decide_to_pod(struct work *w)
 	if (p->proto != PROTO_TCP)
 		return REASON_not_tcp;
 	if (pod->roles & POD_SERVER) {
-		enum reason reason = server_receives(w);
+		w->netns = pod->netns;
+		enum reason reason = server_receives(f, w);
 		if (reason != REASON_not_ours)
 			return reason;
 	}
@@ -89,7 +93,7 @@ INLINE enum reason decide_to_pod(struct work *w)
 }
 
 /* From the network: packets of aware connections go straight to the pod, so that connection tracking never sees half of one. */
-INLINE enum reason decide_from_net(struct work *w)
+INLINE enum reason decide_from_net(frame *f, struct work *w)
 {
 	const struct packet *p = &w->packet;
 

@@ -6,9 +6,9 @@
 #include <linux/pkt_cls.h>
 #include <bpf/bpf_helpers.h>
 
-#include "work.h"
-
 typedef struct __sk_buff frame;
+
+#include "work.h"
 
 /* Every map is pinned by its name: an agent that restarts adopts what it finds. */
 #define MAP_SPARSE(n) __uint(type, BPF_MAP_TYPE_HASH); __uint(map_flags, BPF_F_NO_PREALLOC)
@@ -86,6 +86,22 @@ INLINE int put_half_open(struct work *w, const struct flow_key *k, const struct 
 	return bpf_map_update_elem(&half_open, k, f, BPF_ANY) != 0;
 }
 INLINE void drop_half_open(struct work *w, const struct flow_key *k) { bpf_map_delete_elem(&half_open, k); }
+
+INLINE int stack_holds(frame *f, struct work *w, const struct flow_key *k)
+{
+	struct bpf_sock_tuple pair = {
+		.ipv4 = { .saddr = k->peer.word[3], .daddr = k->local.word[3], .sport = k->peer_port, .dport = k->local_port },
+	};
+
+	if (w->netns < 0)
+		return 0;
+	struct bpf_sock *found = bpf_skc_lookup_tcp(f, &pair, sizeof pair.ipv4, (u32)w->netns, 0);
+	if (!found)
+		return 0;
+	int held = found->state != BPF_TCP_LISTEN;
+	bpf_sk_release(found);
+	return held;
+}
 
 INLINE u64 now_exact(struct work *w) { return bpf_ktime_get_ns(); }
 INLINE u64 now_coarse(struct work *w) { return bpf_ktime_get_coarse_ns(); }

@@ -6,6 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+struct engine;
+typedef struct engine frame;
+
 #include "work.h"
 
 /* A chained hash table whose values stay where they are while others come and go, as the kernel's do. */
@@ -27,6 +30,7 @@ enum engine_table_id { WHARFINGER_TABLES(WHARFINGER_TABLE_ID) TABLE_COUNT };
 #define ENGINE_PACKET_MAX 65536
 struct engine {
 	struct engine_table table[TABLE_COUNT];
+	struct engine_table held; /* the pods' sockets, by SERVER_STACK keys */
 	u32 turns[65536];
 	u64 now_ns;
 	u32 random;
@@ -34,7 +38,6 @@ struct engine {
 	u8 packet[ENGINE_PACKET_MAX];
 	struct work work;
 };
-typedef struct engine frame;
 
 static u32 engine_hash(const u8 *key, u32 len)
 {
@@ -143,19 +146,25 @@ static struct engine *engine_new(void)
 	e->table[TABLE_##name] = (struct engine_table){ sizeof(key), sizeof(value), size, ENGINE_BOUNDED_##kind, 0, 64, calloc(64, sizeof(void *)) };
 	WHARFINGER_TABLES(ENGINE_TABLE)
 #undef ENGINE_TABLE
+	e->held = (struct engine_table){ sizeof(struct flow_key), 1, 65536, 0, 0, 64, calloc(64, sizeof(void *)) };
 	for (int i = 0; i < TABLE_COUNT; i++)
 		if (!e->table[i].bucket)
 			return 0;
-	return e;
+	return e->held.bucket ? e : 0;
+}
+
+static void engine_empty(struct engine_table *t)
+{
+	while (t->count)
+		engine_evict(t);
+	free(t->bucket);
 }
 
 static void engine_free(struct engine *e)
 {
-	for (int i = 0; i < TABLE_COUNT; i++) {
-		while (e->table[i].count)
-			engine_evict(&e->table[i]);
-		free(e->table[i].bucket);
-	}
+	for (int i = 0; i < TABLE_COUNT; i++)
+		engine_empty(&e->table[i]);
+	engine_empty(&e->held);
 	free(e);
 }
 
@@ -177,6 +186,7 @@ INLINE int put_half_open(struct work *w, const struct flow_key *k, const struct 
 	return engine_put(&engine_of(w)->table[TABLE_half_open], k, f);
 }
 INLINE void drop_half_open(struct work *w, const struct flow_key *k) { engine_drop(&engine_of(w)->table[TABLE_half_open], k); }
+INLINE int stack_holds(frame *f, struct work *w, const struct flow_key *k) { return w->netns >= 0 && engine_find(&f->held, k); }
 INLINE u64 now_exact(struct work *w) { return engine_of(w)->now_ns; }
 INLINE u64 now_coarse(struct work *w) { return engine_of(w)->now_ns; }
 INLINE u32 draw_random(struct work *w) { return engine_of(w)->random; }
@@ -245,7 +255,7 @@ static int engine_run(struct engine *e, enum hook hook, u32 ifindex)
 		return REASON_not_ip;
 	reason = parse(&w->headers, &w->packet);
 	if (reason == REASON_none)
-		reason = hook == HOOK_FROM_POD ? decide_from_pod(w) : hook == HOOK_TO_POD ? decide_to_pod(w) : decide_from_net(w);
+		reason = hook == HOOK_FROM_POD ? decide_from_pod(e, w) : hook == HOOK_TO_POD ? decide_to_pod(e, w) : decide_from_net(e, w);
 	if ((engine_outcome[reason] == OUTCOME_DELIVER || engine_outcome[reason] == OUTCOME_FORWARD) && rewrite(e, w, 0))
 		reason = REASON_rewrite_failed;
 	if (engine_outcome[reason] == OUTCOME_REFLECT && rewrite_turned(e, w))

@@ -53,7 +53,9 @@
 	REASON(stack_too_big, STACK, "the packet is too big for the way, so the stack takes it") \
 	REASON(stack_ttl, STACK, "the time to live ends here, so the stack takes it") \
 	REASON(option_malformed, NOTE, "a malformed or unknown option was treated as absent") \
-	REASON(rewrite_failed, DROP, "the kernel refused to change the packet")
+	REASON(rewrite_failed, DROP, "the kernel refused to change the packet") \
+	REASON(server_direct, DELIVER, "a direct dial whose ports are taken goes on under a substitute client port") \
+	REASON(server_no_substitute, DROP, "the client's port is taken and no substitute is free")
 
 #define WHARFINGER_REASON_ENUM(name, outcome, words) REASON_##name,
 enum reason { WHARFINGER_REASONS(WHARFINGER_REASON_ENUM) REASON_COUNT };

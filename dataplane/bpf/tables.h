@@ -25,8 +25,9 @@ enum pod_role { POD_CLIENT = 1, POD_SERVER = 2 };
 struct pod {
 	u32 ifindex;              /* the host's side of the pod's interface */
 	u32 roles;                /* enum pod_role */
+	__s32 netns;              /* its network namespace, as the node's numbers it; -1: not known, so its stack is not asked */
 };
-ASSERT_SIZE(struct pod, 8);
+ASSERT_SIZE(struct pod, 12);
 
 struct address_key {
 	struct addr addr;
@@ -90,7 +91,8 @@ ASSERT_SIZE(struct server_port, 40);
 enum flow_side {
 	SIDE_CLIENT_STACK = 1,    /* local: the pod; peer: virtual address:X, as the client's stack sees it */
 	SIDE_CLIENT_WIRE = 2,     /* local: the pod; peer: server:X or server:Y, as the wire has it */
-	SIDE_SERVER_STACK = 3,    /* local: the server at its target port; peer: the client */
+	SIDE_SERVER_STACK = 3,    /* local: the server at its target port; peer: the client, or its substitute port */
+	SIDE_SERVER_WIRE = 4,     /* local: the server at the port that the wire has; peer: the client, whose port has a substitute */
 };
 struct flow_key {
 	struct addr local, peer;
@@ -103,11 +105,14 @@ ASSERT_SIZE(struct flow_key, 40);
 enum flow_state { FLOW_OPENING = 1, FLOW_REDIRECTED = 2, FLOW_ESTABLISHED = 3, FLOW_CLOSING = 4, FLOW_UNENTERED = 5 };
 enum flow_end { END_LOCAL_FIN = 1, END_PEER_FIN = 2, END_RESET = 4 };
 struct flow {
-	struct addr other;        /* CLIENT_STACK: the server; CLIENT_WIRE: the virtual address; SERVER_STACK: unused */
+	union {
+		struct addr other;        /* CLIENT_STACK: the server; CLIENT_WIRE: the virtual address */
+		be16 client_port;         /* SERVER_STACK: the client's on the wire, 0: as in the key; SERVER_WIRE: its substitute in the stack */
+	};
 	u32 scope;
 	u32 isn;                  /* the client's initial sequence number */
 	u32 server_isn;           /* SERVER_STACK, once the SYN+ACK passed */
-	be16 redirect_port;       /* X */
+	be16 redirect_port;       /* X; SERVER_WIRE: the target port */
 	be16 service_port;        /* Y; 0 until it is known */
 	u8 state;                 /* enum flow_state */
 	u8 tries;                 /* at the client: SYNs repeated; at the server: SYN+ACKs seen, 255 at most */

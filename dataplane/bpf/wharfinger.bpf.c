@@ -119,7 +119,7 @@ INLINE int finish(struct __sk_buff *skb, struct work *w, enum hook hook, enum re
 		} \
 		enum reason reason = parse(&w->headers, &w->packet); \
 		if (reason == REASON_none) \
-			reason = decide(w); \
+			reason = decide(skb, w); \
 		return finish(skb, w, hook, reason); \
 	}
 

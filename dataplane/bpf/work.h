@@ -40,7 +40,7 @@ struct verdict {
 struct work {
 	void *host;               /* the host's own; the chains never look at it */
 	u32 ifindex;              /* the interface at whose host side the hook is */
-	u32 pad;
+	__s32 netns;              /* of the pod behind it */
 	struct headers headers;
 	struct packet packet;
 	struct verdict verdict;
@@ -60,6 +60,7 @@ INLINE int put_flows(struct work *w, const struct flow_key *k, const struct flow
 INLINE void drop_flows(struct work *w, const struct flow_key *k);
 INLINE int put_half_open(struct work *w, const struct flow_key *k, const struct flow *f);
 INLINE void drop_half_open(struct work *w, const struct flow_key *k);
+INLINE int stack_holds(frame *f, struct work *w, const struct flow_key *k); /* a socket of the pod, TIME_WAIT included; a listener is none */
 INLINE u64 now_exact(struct work *w);
 INLINE u64 now_coarse(struct work *w);
 INLINE u32 draw_random(struct work *w);

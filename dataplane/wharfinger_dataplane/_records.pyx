@@ -64,6 +64,7 @@ class Side(IntEnum):
     CLIENT_STACK = core.SIDE_CLIENT_STACK
     CLIENT_WIRE = core.SIDE_CLIENT_WIRE
     SERVER_STACK = core.SIDE_SERVER_STACK
+    SERVER_WIRE = core.SIDE_SERVER_WIRE
 
 
 class FlowState(IntEnum):
@@ -94,6 +95,7 @@ class EventRole(IntEnum):
 class Pod(NamedTuple):
     ifindex: int
     roles: Role
+    netns: int = -1
 
 
 class RedirectSet(NamedTuple):
@@ -137,6 +139,7 @@ class Flow(NamedTuple):
     state: FlowState
     ends: int
     aware: bool
+    client_port: int
     started_ns: int
     established_ns: int
     seen_ns: int
@@ -206,16 +209,17 @@ def unpack_index(bytes record) -> int:
     return (<const uint32_t *><const char *>record)[0]
 
 
-def pack_pod(uint32_t ifindex, roles) -> bytes:
+def pack_pod(uint32_t ifindex, roles, netns=-1) -> bytes:
+    """`netns`: the pod's network namespace as the node's numbers it (NETNSA_NSID); -1: not known."""
     cdef core.pod out
-    out.ifindex, out.roles = ifindex, int(roles)
+    out.ifindex, out.roles, out.netns = ifindex, int(roles), netns
     return (<const char *>&out)[:sizeof(out)]
 
 
 def unpack_pod(bytes record) -> Pod:
     check(record, sizeof(core.pod))
     cdef const core.pod *p = <const core.pod *><const char *>record
-    return Pod(p.ifindex, Role(p.roles))
+    return Pod(p.ifindex, Role(p.roles), p.netns)
 
 
 def pack_address_key(str address, uint32_t proto=core.PROTO_TCP) -> bytes:
@@ -333,12 +337,14 @@ def unpack_flow_key(bytes record) -> FlowKey:
 
 
 def pack_flow(*, str other, uint32_t scope, uint32_t isn, uint16_t redirect_port, uint16_t service_port, int state,
-              uint64_t started_ns, uint64_t seen_ns) -> bytes:
+              uint64_t started_ns, uint64_t seen_ns, uint16_t client_port=0) -> bytes:
     """An aware connection's struct flow, as tests need it: only packets write them else."""
     cdef core.flow out
     memset(&out, 0, sizeof(out))
     out.other, out.scope, out.isn, out.state, out.aware = to_addr(other), scope, isn, <uint8_t>state, 1
     out.redirect_port, out.service_port = core.to_be16(redirect_port), core.to_be16(service_port)
+    if client_port:
+        out.client_port = core.to_be16(client_port)  # of the server's side, which has no other address
     out.started_ns, out.seen_ns = started_ns, seen_ns
     return (<const char *>&out)[:sizeof(out)]
 
@@ -347,7 +353,7 @@ def unpack_flow(bytes record) -> Flow:
     check(record, sizeof(core.flow))
     cdef const core.flow *f = <const core.flow *><const char *>record
     return Flow(from_addr(&f.other), f.scope, f.isn, core.from_be16(f.redirect_port), core.from_be16(f.service_port), FlowState(f.state),
-                f.ends, bool(f.aware), f.started_ns, f.established_ns, f.seen_ns)
+                f.ends, bool(f.aware), core.from_be16(f.client_port), f.started_ns, f.established_ns, f.seen_ns)
 
 
 cdef object known(const core.addr *a):
@@ -368,7 +374,7 @@ def unpack_event(bytes record) -> Event:
 
 def ended_flows(items, uint64_t now_ns, uint64_t idle_ns, uint64_t wire_ns, dict gone) -> list:
     """Of `flows`' (key, value) records, as they are, those that may have ended: closing, not seen for `idle_ns`, or of a pod that is gone
-    (`gone`: packed address -> since when, ns). CLIENT_WIRE records, which packets do not touch, when they are older than `wire_ns`."""
+    (`gone`: packed address -> since when, ns). The wire's records, which packets do not touch, when they are older than `wire_ns`."""
     cdef const core.flow_key *k
     cdef const core.flow *f
     cdef uint64_t seen, limit
@@ -380,7 +386,7 @@ def ended_flows(items, uint64_t now_ns, uint64_t idle_ns, uint64_t wire_ns, dict
             raise ValueError(f"a flow of {len(key)} and {len(value)} bytes")
         k, f = <const core.flow_key *><const char *>key, <const core.flow *><const char *>value
         seen, limit = f.seen_ns, idle_ns
-        if k.side == core.SIDE_CLIENT_WIRE:
+        if k.side in (core.SIDE_CLIENT_WIRE, core.SIDE_SERVER_WIRE):
             seen, limit = f.started_ns, wire_ns
         if f.state == core.FLOW_CLOSING or (now_ns > seen and now_ns - seen > limit) or (gone and f.started_ns < gone.get(key[:16], 0)):
             out.append(item)

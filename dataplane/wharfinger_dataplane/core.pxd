@@ -1,11 +1,12 @@
 # The C core as dataplane/bpf's headers declare it: the one way by which Cython sees them.
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef extern from "host_engine.h" nogil:
     cdef struct addr:
         uint8_t byte[16]
     cdef struct pod:
         uint32_t ifindex, roles
+        int32_t netns
     cdef struct address_key:
         addr addr
         uint32_t proto
@@ -39,6 +40,7 @@ cdef extern from "host_engine.h" nogil:
         uint16_t redirect_port, service_port
         uint8_t state, tries, aware, reason
         uint32_t ends
+        uint16_t client_port
         uint64_t started_ns, established_ns, seen_ns
     cdef struct event:
         uint64_t time_ns, started_ns, established_ns
@@ -66,6 +68,7 @@ cdef extern from "host_engine.h" nogil:
         engine_node **bucket
     cdef struct engine:
         engine_table *table
+        engine_table held
         uint64_t now_ns
         uint32_t random, packet_len
         uint8_t *packet
@@ -74,8 +77,8 @@ cdef extern from "host_engine.h" nogil:
     uint16_t to_be16(uint16_t n)
     uint16_t from_be16(uint16_t n)
     int SIDE_CLIENT_WIRE, FLOW_CLOSING
-    int POD_CLIENT, POD_SERVER, POLICY_HASH, POLICY_RANDOM, POLICY_ROUND_ROBIN, SERVER_READY, SERVER_DRAINING, SIDE_CLIENT_STACK, SIDE_SERVER_STACK, FLOW_OPENING
-    int FLOW_REDIRECTED, FLOW_ESTABLISHED, FLOW_UNENTERED, EVENT_BALANCED, EVENT_CLOSED, ROLE_CLIENT, ROLE_BALANCER, ROLE_SERVER
+    int POD_CLIENT, POD_SERVER, POLICY_HASH, POLICY_RANDOM, POLICY_ROUND_ROBIN, SERVER_READY, SERVER_DRAINING, SIDE_CLIENT_STACK
+    int SIDE_SERVER_STACK, SIDE_SERVER_WIRE, FLOW_OPENING, FLOW_REDIRECTED, FLOW_ESTABLISHED, FLOW_UNENTERED, EVENT_BALANCED, EVENT_CLOSED, ROLE_CLIENT, ROLE_BALANCER, ROLE_SERVER
     int END_RESET, COUNTER_REASONS, SETTING_EVENTS
     uint32_t GATE_ADDRESS, GATE_PORT
     int PROTO_TCP, SET_SLOTS, SERVICE_PORTS_MAX, PAGE_PORTS, PORT_INDEX_BITS, PORT_SERVER, PORT_SET, REASON_COUNT, TABLE_COUNT, HOOK_COUNT

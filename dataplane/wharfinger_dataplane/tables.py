@@ -197,9 +197,9 @@ class Tables:
         self._signatures = {uid: self._signatures.get(uid) if uid in self.faults else signature for uid, signature in signatures.items()}
         return writes
 
-    def put_pod(self, address: str, ifindex: int, roles: records.Role) -> None:
-        """A pod of this node bears our programs at `ifindex` (host side)."""
-        self._store.put("pods", records.pack_address(address), records.pack_pod(ifindex, roles))
+    def put_pod(self, address: str, ifindex: int, roles: records.Role, netns: int = -1) -> None:
+        """A pod of this node bears our programs at `ifindex` (host side); `netns`: its namespace as the node numbers it, -1: not known."""
+        self._store.put("pods", records.pack_address(address), records.pack_pod(ifindex, roles, netns))
 
     def remove_pod(self, address: str) -> None:
         self._store.delete("pods", records.pack_address(address))

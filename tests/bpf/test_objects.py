@@ -40,19 +40,19 @@ def test_the_counters_have_a_place_for_every_reason_of_every_hook():
 
 def test_p09_a_loader_adopts_the_maps_that_its_predecessor_pinned(load, pins):
     first = load()
-    first.maps["pods"].put(bytes(16), b"12345678")
+    first.maps["pods"].put(bytes(16), b"123456789012")
     first.maps["flows"].put(bytes(40), bytes(range(64)))
     first.close()
     second = load()
-    assert second.maps["pods"].get(bytes(16)) == b"12345678"
+    assert second.maps["pods"].get(bytes(16)) == b"123456789012"
     assert second.maps["flows"].items() == [(bytes(40), bytes(range(64)))]
     assert {path.name for path in pins.iterdir()} == set(LAYOUT) - {"works"}  # which lasts no longer than a packet
 
 
 def test_two_loaders_share_what_is_pinned(load):
     first, second = load(), load()
-    first.maps["pods"].put(bytes(16), b"12345678")
-    assert second.maps["pods"].get(bytes(16)) == b"12345678"
+    first.maps["pods"].put(bytes(16), b"123456789012")
+    assert second.maps["pods"].get(bytes(16)) == b"123456789012"
 
 
 def test_a_pinned_map_of_another_shape_is_refused_in_words(load):
@@ -63,10 +63,10 @@ def test_a_pinned_map_of_another_shape_is_refused_in_words(load):
 
 
 def test_a_pinned_map_opens_by_its_path(load, pins):
-    load().maps["pods"].put(bytes(16), b"12345678")
+    load().maps["pods"].put(bytes(16), b"123456789012")
     opened = _bpf.Map.open(pins / "pods")
-    assert (opened.name, opened.key_size, opened.value_size) == ("pods", 16, 8)
-    assert opened.items() == [(bytes(16), b"12345678")]
+    assert (opened.name, opened.key_size, opened.value_size) == ("pods", 16, 12)
+    assert opened.items() == [(bytes(16), b"123456789012")]
     opened.close()
     assert _bpf.Map.open(pins / "none") is None
 
@@ -84,12 +84,12 @@ def key(number: int) -> bytes:
 def test_a_map_is_a_dictionary_of_bytes(load):
     pods = load().maps["pods"]
     assert pods.get(key(1)) is None
-    pods.put(key(1), bytes(8))
-    pods.put(key(1), b"replaced")
-    assert pods.get(key(1)) == b"replaced"
-    assert not pods.put_new(key(1), bytes(8))
-    assert pods.put_new(key(2), bytes(8))
-    assert pods.take(key(1)) == b"replaced"
+    pods.put(key(1), bytes(12))
+    pods.put(key(1), b"replaced-it!")
+    assert pods.get(key(1)) == b"replaced-it!"
+    assert not pods.put_new(key(1), bytes(12))
+    assert pods.put_new(key(2), bytes(12))
+    assert pods.take(key(1)) == b"replaced-it!"
     assert pods.take(key(1)) is None
     assert pods.delete(key(2))
     assert not pods.delete(key(2))
@@ -99,18 +99,18 @@ def test_a_map_that_takes_several_batches_lists_every_entry_once(load):
     pods = load().maps["pods"]
     keys = {key(number) for number in range(pods.max_entries)}
     for each in keys:
-        pods.put(each, bytes(8))
+        pods.put(each, bytes(12))
     listed = [each for each, _ in pods.items()]
     assert len(listed) == len(keys)
     assert set(listed) == keys
     with pytest.raises(OSError, match=r"pods: write \(capacity 4096\)"):
-        pods.put(key(1 << 40), bytes(8))
+        pods.put(key(1 << 40), bytes(12))
 
 
 def test_keys_and_values_of_another_size_are_refused(load):
     pods = load().maps["pods"]
     for wrong in (
-        lambda: pods.put(b"short", bytes(8)),
+        lambda: pods.put(b"short", bytes(12)),
         lambda: pods.put(key(1), b"short"),
         lambda: pods.get(b"short"),
         lambda: pods.delete(b"short"),

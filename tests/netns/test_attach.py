@@ -259,6 +259,12 @@ def test_a_pods_address_leads_to_the_nodes_side_of_its_interface(namespaces, pod
     assert not look(namespaces)
 
 
+def test_a_namespace_has_the_number_by_which_the_node_finds_its_sockets(namespaces, pod):
+    look(namespaces)
+    listed = sh(f"ip -n {NODE} netns list-id").split("nsid ")[1:]
+    assert {found.key[0]: found.number for found in namespaces.snapshot()} == {"cni-1": int(listed[0].split()[0]), "cni-stale": -1}
+
+
 def test_a_namespace_that_is_not_ready_yet_is_looked_at_again(namespaces, pod):
     sh(f"ip -n {POD} addr flush dev eth0")
     look(namespaces)

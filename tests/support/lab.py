@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from pyroute2 import netns
-from wharfinger_dataplane import _bpf, _engine
+from wharfinger_dataplane import _bpf, _engine, netlink
 from wharfinger_dataplane._records import Role
 from wharfinger_dataplane.tables import Tables
 
 T = TypeVar("T")
 OBJECT = Path(_bpf.__file__).with_name("wharfinger.bpf.o")
+PREFIX = os.environ.get("WHARFINGER_LAB", "wharf-lab")
+"""Of the namespaces' names, so that two checkouts' tests can run at the same time."""
 PROGRAMS = {"wharf_from_pod": "from_pod", "wharf_to_pod": "to_pod", "wharf_from_net": "from_net"}
 
 
@@ -117,7 +119,7 @@ class Pod:
 class Lab:
     """Builds it all under one prefix, and takes all of it away again."""
 
-    def __init__(self, pins: Path, prefix: str = "wharf-lab") -> None:
+    def __init__(self, pins: Path, prefix: str = PREFIX) -> None:
         self.prefix, self.pins = prefix, pins
         self.nodes: list[Node] = []
         self.pods: dict[str, Pod] = {}
@@ -180,7 +182,7 @@ class Lab:
         ifindex = _ifindex(node.name, f"v-{name}")
         if roles is not None:
             self._attach(node, f"v-{name}", "wharf_from_pod", "wharf_to_pod")
-            node.tables.put_pod(address, ifindex, roles)
+            node.tables.put_pod(address, ifindex, roles, inside(node.name, lambda: netlink.interface(ifindex)).peer_namespace)
         self.pods[name] = Pod(full, node, address, ifindex)
         return self.pods[name]
 

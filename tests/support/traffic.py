@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import socket
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,13 +28,23 @@ def checksum(length: int) -> str:
     return digest.hexdigest()
 
 
+def received(connection: socket.socket) -> bytes:
+    """What is next; nothing at the end, which a client's reset is as well."""
+    try:
+        return connection.recv(65536)
+    except ConnectionResetError:
+        return b""
+
+
 def _serve(connection: socket.socket, name: str) -> None:
     with connection:
         words = b""
-        while chunk := connection.recv(65536):
+        while chunk := received(connection):
             words += chunk
             while b"\n" in words:
                 line, words = words.split(b"\n", 1)
+                if line == b"bye":
+                    return
                 if line.startswith(b"get "):
                     for piece in stream(int(line[4:])):
                         connection.sendall(piece)
@@ -44,7 +55,7 @@ def _serve(connection: socket.socket, name: str) -> None:
 
 @contextmanager
 def server(pod: Pod, port: int = 8080) -> Iterator[None]:
-    """Answers each line with its name, the client as its stack sees it, and the line; `get N` with N bytes."""
+    """Answers each line with its name, the client as its stack sees it, and the line; `get N` with N bytes; `bye` by closing first."""
     def listen() -> socket.socket:
         return socket.create_server((pod.address, port), backlog=512)
 
@@ -75,7 +86,16 @@ class Client:
 
     def __init__(self, pod: Pod, address: str, port: int, *, timeout: float = 5, source_port: int = 0) -> None:
         def connect() -> socket.socket:
-            return socket.create_connection((address, port), timeout=timeout, source_address=(pod.address, source_port))
+            made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+            made.settimeout(timeout)
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one port to several addresses
+            try:
+                made.bind((pod.address, source_port))
+                made.connect((address, port))
+            except OSError:
+                made.close()
+                raise
+            return made
         self.socket = pod.run(connect)
         self._read = self.socket.makefile("rb")
 
@@ -96,6 +116,17 @@ class Client:
             digest.update(chunk)
             length -= len(chunk)
         return digest.hexdigest()
+
+    def bye(self) -> None:
+        """Lets the server close first, so that its end goes to TIME_WAIT."""
+        self.socket.sendall(b"bye\n")
+        assert self._read.read() == b""
+        self.close()
+
+    def reset(self) -> None:
+        """Ends it with a RST."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close()
 
     def close(self) -> None:
         self._read.close()

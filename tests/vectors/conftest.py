@@ -9,14 +9,16 @@ from pathlib import Path
 import pytest
 from pyroute2 import netns
 from support.lab import bpffs, inside, sh
+from vectors import stacks
 from vectors.twins import Twins
-from vectors.vector import INTERFACES
+from vectors.vector import INTERFACES, PODS
 
 
 @pytest.fixture(scope="session")
 def namespace() -> Iterator[str]:
     name = f"wharf-vec-{os.getpid()}"
     netns.create(name)
+    netns.create(f"{name}-stacks")
     try:
         for interface in INTERFACES:
             sh(f"ip -n {name} link add {interface} type veth peer name {interface}-end")
@@ -25,8 +27,10 @@ def namespace() -> Iterator[str]:
         inside(name, lambda: Path("/proc/sys/net/ipv4/ip_forward").write_text("1"))
         sh(f"ip -n {name} link set u mtu 1400")
         sh(f"ip -n {name} route add 10.99.2.0/24 dev u")
+        stacks.make(f"{name}-stacks", name, PODS)
         yield name
     finally:
+        netns.remove(f"{name}-stacks")
         netns.remove(name)
 
 
@@ -40,7 +44,7 @@ def load(namespace: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
         def twins(capacity: Mapping[str, int]) -> Twins:
             key = tuple(sorted(capacity.items()))
             if key not in loaded:
-                loaded[key] = Twins(pins / str(len(loaded)), interfaces, capacity)
+                loaded[key] = Twins(pins / str(len(loaded)), interfaces, f"{namespace}-stacks", capacity)
             return loaded[key]
 
         yield twins

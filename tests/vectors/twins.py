@@ -6,14 +6,17 @@ Both are filled by the same compile code, get the same frames, and must agree in
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from support.lab import OBJECT, PROGRAMS, Store
-from support.packets import at_hop
-from vectors.vector import DROPPED, REDIRECTED, UNCHANGED, Step, Vector
+from support.packets import at_hop, ends
+from vectors.stacks import NUMBER as STACKS
+from vectors.stacks import sockets
+from vectors.vector import DROPPED, REDIRECTED, UNCHANGED, Change, Step, Vector
 from wharfinger_dataplane import _bpf, _engine
-from wharfinger_dataplane._records import pack_index
+from wharfinger_dataplane._records import Side, pack_flow_key, pack_index
 from wharfinger_dataplane.tables import Tables
 
 NEXT, SHOT, REDIRECT = -1, 2, 7  # TCX_NEXT, TC_ACT_SHOT, TC_ACT_REDIRECT
@@ -33,10 +36,12 @@ class Ran:
 
 
 class Twins:
-    """`interfaces`: name -> index. Calls that run programs belong into the namespace of those interfaces."""
+    """`interfaces`: name -> index; `stacks`: the namespace that has the pods' sockets.
 
-    def __init__(self, pins: Path, interfaces: Mapping[str, int], capacity: Mapping[str, int]) -> None:
-        self.interfaces, self._capacity = interfaces, dict(capacity)
+    Calls that run programs belong into the namespace of those interfaces."""
+
+    def __init__(self, pins: Path, interfaces: Mapping[str, int], stacks: str, capacity: Mapping[str, int]) -> None:
+        self.interfaces, self._stacks, self._capacity = interfaces, stacks, dict(capacity)
         self.object = _bpf.Object(OBJECT, pins, max_entries={**dict.fromkeys(_engine.TABLES, 1024), **capacity})
         self.maps = self.object.maps
         self._programs = {PROGRAMS[name]: program for name, program in self.object.programs.items()}
@@ -60,7 +65,7 @@ class Twins:
         for tables in self._tables:
             tables.apply(slices)
             for address, (interface, roles) in pods.items():
-                tables.put_pod(address, self.interfaces[interface], roles)
+                tables.put_pod(address, self.interfaces[interface], roles, STACKS)
 
     def forget(self, table: str) -> None:
         for key, _ in self.maps[table].items():
@@ -126,16 +131,27 @@ class Twins:
     def play(self, vector: Vector) -> None:
         self.start()
         self.fill(vector.slices, vector.pods)
-        for step in vector.steps:
-            if isinstance(step, Step):
-                self.step(step)
-                continue
-            if step.slices is not None:
-                self.fill(step.slices, {})
-            for table in step.forget:
-                self.forget(table)
-                for key, _ in self.engine.items(table):
-                    self.engine.delete(table, key)
+        with ExitStack() as held:
+            self._hold(vector.held, held)
+            for step in vector.steps:
+                if isinstance(step, Step):
+                    self.step(step)
+                else:
+                    self._change(step, held)
+
+    def _hold(self, pairs: Iterable[tuple[str, str]], until: ExitStack) -> None:
+        until.enter_context(sockets(self._stacks, pairs))
+        for local, peer in pairs:
+            self.engine.hold(pack_flow_key(Side.SERVER_STACK, *ends(local, peer)))
+
+    def _change(self, change: Change, held: ExitStack) -> None:
+        if change.slices is not None:
+            self.fill(change.slices, {})
+        self._hold(change.held, held)
+        for table in change.forget:
+            self.forget(table)
+            for key, _ in self.engine.items(table):
+                self.engine.delete(table, key)
 
     def close(self) -> None:
         self.object.close()

@@ -48,19 +48,23 @@ class Step:
 
 @dataclass(frozen=True)
 class Change:
-    """Between two packets: other slices, or connections that are forgotten."""
+    """Between two packets: other slices, connections that are forgotten, or sockets of the pods' stacks."""
 
     slices: Sequence[ServicePortSlice] | None = None
     forget: Sequence[str] = ()
+    held: Sequence[tuple[str, str]] = ()
 
 
 @dataclass(frozen=True)
 class Vector:
+    """`held`: connections that the pods' stacks have beside ours, as (local, peer)."""
+
     sentence: str
     steps: Sequence[Step | Change]
     slices: Sequence[ServicePortSlice] = (pool_slice({"a": SERVER}),)
     pods: Mapping[str, tuple[str, Role]] = field(default_factory=lambda: PODS)
     capacity: Mapping[str, int] = field(default_factory=dict)
+    held: Sequence[tuple[str, str]] = ()
 
 
 def client(frame: bytes, reason: str, out: bytes | None = UNCHANGED, **more: object) -> Step:

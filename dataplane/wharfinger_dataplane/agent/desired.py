@@ -49,11 +49,12 @@ class LocalPod:
 @dataclass(frozen=True)
 class Attachment:
     """An address of a pod at this node: its interface (index of the host's side), what it is to us, and whose it is. `pod` is None while
-    only the pod itself has spoken, at the start gate."""
+    only the pod itself has spoken, at the start gate. `namespace`: what the node's namespace calls the pod's, -1: not known."""
 
     interface: int
     roles: Role
     pod: AttachedPod | None
+    namespace: int = -1
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,8 @@ def _started(status: Mapping[str, Any]) -> datetime | None:
 def desire(node: str, slices: Iterable[ServicePortSlice], pods: Iterable[LocalPod], namespaces: Iterable[Namespace],
            attached: Mapping[str, int]) -> Desired:
     """What shall be attached on `node`. `attached`: address -> interface of what is, which stands for a namespace that is not found."""
+    namespaces = tuple(namespaces)
+    numbers = {address: namespace.number for namespace in namespaces for address, _ in namespace.interfaces}
     found = {address: interface for namespace in namespaces for address, interface in namespace.interfaces}
     asking = {address: interface for namespace in namespaces if namespace.asks for address, interface in namespace.interfaces}
     serving, static = _servers(node, slices)
@@ -108,12 +111,13 @@ def desire(node: str, slices: Iterable[ServicePortSlice], pods: Iterable[LocalPo
             missing.append(pod)
         for address, interface in placed.items():
             if interface:
-                attachments[address] = Attachment(interface, roles, AttachedPod(pod=pod.reference, uid=pod.uid, address=address))
+                attachments[address] = Attachment(interface, roles, AttachedPod(pod=pod.reference, uid=pod.uid, address=address),
+                                                  numbers.get(address, -1))
     for address in static.keys() & found.keys() - attachments.keys():
-        attachments[address] = Attachment(found[address], Role.SERVER, AttachedPod(pod=static[address], address=address))
+        attachments[address] = Attachment(found[address], Role.SERVER, AttachedPod(pod=static[address], address=address), numbers[address])
     if any(pod.injected and not pod.addresses for pod in live):
         for address in asking.keys() - owners.keys() - attachments.keys():
-            attachments[address] = Attachment(asking[address], Role.CLIENT, None)
+            attachments[address] = Attachment(asking[address], Role.CLIENT, None, numbers[address])
     return Desired(attachments, tuple(missing))
 
 

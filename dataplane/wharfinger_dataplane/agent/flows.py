@@ -4,8 +4,8 @@ Rules (docs/protocol.md, "State of the ends"):
 - An entry goes when the pod's namespace has no socket of that connection, TIME_WAIT included, or when the namespace itself is gone.
 - Doubt keeps an entry: a namespace that is not found, of a pod that the API server still tells of, says nothing.
 - An entry is removed as it was judged: if a new connection took its place meanwhile, it is put back.
-- A CLIENT_WIRE record goes with its CLIENT_STACK entry; one that leads to none is removed when two sweeps in a row found it so, for
-  there is a moment between a record and the entry it leads to.
+- A wire's record goes with the stack's entry that it leads to; one that leads to none is removed when two sweeps in a row found it so,
+  for there is a moment between a record and the entry it leads to.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ LIST_FROM = 64
 SWEEP_EVERY = 12
 WIRE_AGE_NS = 10 * 10**9
 NEVER_NS = 2**63
+WIRES = (Side.CLIENT_WIRE, Side.SERVER_WIRE)
 PAUSE_S = 0.002
 """Between two batches of the table, for the agent's other threads."""
 
@@ -52,9 +53,30 @@ class Pass:
     restored: int = 0
 
 
+def stack_key(wire_key: FlowKey, wire: Flow) -> bytes:
+    """The key of the stack's entry that a wire's record leads to."""
+    if wire_key.side is Side.CLIENT_WIRE:
+        return records.pack_flow_key(Side.CLIENT_STACK, wire_key.local, wire_key.local_port, wire.other, wire.redirect_port)
+    return records.pack_flow_key(Side.SERVER_STACK, wire_key.local, wire.redirect_port, wire_key.peer, wire.client_port)
+
+
+def wire_keys(key: FlowKey, stack: Flow) -> list[bytes]:
+    """The keys of the wire's records that a stack's entry may have."""
+    if key.side is Side.CLIENT_STACK:
+        ports = {stack.redirect_port, stack.service_port} - {0}
+        return [records.pack_flow_key(Side.CLIENT_WIRE, key.local, key.local_port, stack.other, port) for port in ports]
+    if not stack.client_port:
+        return []
+    return [records.pack_flow_key(Side.SERVER_WIRE, key.local, stack.service_port, key.peer, stack.client_port)]
+
+
 def leads_to(wire_key: FlowKey, wire: Flow, stack: Flow | None) -> bool:
-    """Whether a CLIENT_WIRE record belongs to the CLIENT_STACK entry at the place that it names."""
-    return stack is not None and stack.other == wire_key.peer and wire_key.peer_port in (stack.redirect_port, stack.service_port)
+    """Whether a wire's record belongs to the stack's entry at the place that it names."""
+    if stack is None:
+        return False
+    if wire_key.side is Side.CLIENT_WIRE:
+        return stack.other == wire_key.peer and wire_key.peer_port in (stack.redirect_port, stack.service_port)
+    return (stack.service_port, stack.client_port) == (wire_key.local_port, wire_key.peer_port)
 
 
 def same_connection(judged: Flow, found: Flow) -> bool:
@@ -91,7 +113,7 @@ class Collector:
         wires = []
         for record in nominated:
             key, flow = records.unpack_flow_key(record[0]), records.unpack_flow(record[1])
-            if key.side is Side.CLIENT_WIRE:
+            if key.side in WIRES:
                 wires.append((key, flow, record))
             else:
                 by_address.setdefault(key.local, []).append((key, flow, record))
@@ -121,8 +143,7 @@ class Collector:
     def _collect_orphans(self, wires: list[tuple[FlowKey, Flow, Record]]) -> None:
         orphans = {}
         for key, flow, record in wires:
-            stack_key = records.pack_flow_key(Side.CLIENT_STACK, key.local, key.local_port, flow.other, flow.redirect_port)
-            stack = self._store.get(FLOWS, stack_key)
+            stack = self._store.get(FLOWS, stack_key(key, flow))
             if leads_to(key, flow, records.unpack_flow(stack) if stack else None):
                 continue
             if self._orphans.get(record[0]) == flow.started_ns:
@@ -132,15 +153,14 @@ class Collector:
         self._orphans = orphans
 
     def _remove(self, key: FlowKey, flow: Flow, record: Record) -> None:
-        if not self._take(flow, record) or key.side is not Side.CLIENT_STACK:
+        if not self._take(flow, record):
             return
-        for port in {flow.redirect_port, flow.service_port} - {0}:
-            wire_key = records.pack_flow_key(Side.CLIENT_WIRE, key.local, key.local_port, flow.other, port)
+        for wire_key in wire_keys(key, flow):
             wire = self._store.get(FLOWS, wire_key)
             if wire is None:
                 continue
             found = records.unpack_flow(wire)
-            if (found.other, found.redirect_port, found.started_ns) == (key.peer, key.peer_port, flow.started_ns):
+            if stack_key(records.unpack_flow_key(wire_key), found) == record[0] and found.started_ns == flow.started_ns:
                 self._take(found, (wire_key, wire))
 
     def _take(self, flow: Flow, record: Record) -> bool:

@@ -13,7 +13,7 @@ import math
 import os
 import socket
 from collections.abc import Callable, Container, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from wharfinger_dataplane import netlink
@@ -32,11 +32,13 @@ Key = tuple[str, int]
 
 @dataclass(frozen=True)
 class Namespace:
-    """A pod's namespace. `interfaces`: address and index of the host's side; `asks`: a socket was seen waiting at the start gate."""
+    """A pod's namespace. `interfaces`: address and index of the host's side; `asks`: a socket was seen waiting at the start gate;
+    `number`: what the node's namespace calls it, -1 until that is known."""
 
     key: Key
     interfaces: tuple[tuple[str, int], ...] = ()
     asks: bool = False
+    number: int = -1
 
 
 @dataclass
@@ -65,6 +67,15 @@ def next_look_s(now_s: float, age_s: float, found: bool) -> float:
     if found:
         return now_s + 0.5 if age_s < SETTLED_S else math.inf
     return now_s if age_s < YOUNG_S else now_s + 10.0
+
+
+def _number(interfaces: Iterable[tuple[str, int]]) -> int:
+    """Of the namespace at the other end of these interfaces of the node."""
+    for _, index in interfaces:
+        found = netlink.interface(index)
+        if found is not None and found.peer_namespace is not None:
+            return found.peer_namespace
+    return -1
 
 
 class Namespaces:
@@ -135,7 +146,7 @@ class Namespaces:
     def _find_interfaces(self, known: _Known, now_s: float) -> None:
         inside = self._enter(known.namespace.key, netlink.interfaces) or ()
         found = host_sides(inside, netlink.interface) or known.namespace.interfaces
-        known.namespace = Namespace(known.namespace.key, found, known.namespace.asks)
+        known.namespace = replace(known.namespace, interfaces=found, number=_number(found))
         known.next_s = next_look_s(now_s, now_s - known.seen_s, bool(found))
 
     def _look_at_gate(self, known: _Known, *, wanted: bool) -> None:
@@ -145,7 +156,7 @@ class Namespaces:
         if known.channel is None:
             known.channel = self._enter(known.namespace.key, netlink.diag_socket)
         if known.channel is not None and netlink.asks(known.channel, *GATE):
-            known.namespace = Namespace(known.namespace.key, known.namespace.interfaces, asks=True)
+            known.namespace = replace(known.namespace, asks=True)
             self._close(known)
 
     def _enter(self, key: Key, look: Callable[[], netlink.T]) -> netlink.T | None:

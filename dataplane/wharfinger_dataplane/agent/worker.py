@@ -147,7 +147,7 @@ class Worker:
         for address, found in sorted(desired.attachments.items(), key=lambda item: item[1].pod is not None):
             failure = self._attacher.attach({found.interface: POD_PROGRAMS}).failed.get(found.interface)
             try:
-                changes += self._put_pod(address, Pod(found.interface, found.roles)) if failure is None else 0
+                changes += self._put_pod(address, Pod(found.interface, found.roles, found.namespace)) if failure is None else 0
             except OSError as error:  # the table is full
                 failure = error
             if failure:
@@ -170,9 +170,11 @@ class Worker:
     def _put_pod(self, address: str, pod: Pod) -> bool:
         """Enters a pod; whether that changed anything."""
         former = self._pods.get(address)
+        if pod.netns < 0 and former and former.ifindex == pod.ifindex:
+            pod = pod._replace(netns=former.netns)  # its namespace is not found, as when its file was moved; it is still the one it was
         if former == pod:
             return False
-        self._tables.put_pod(address, pod.ifindex, pod.roles)
+        self._tables.put_pod(address, pod.ifindex, pod.roles, pod.netns)
         self._pods[address] = pod
         if former is None or former.ifindex != pod.ifindex:
             self._attached_at[address] = datetime.now(UTC)

@@ -146,6 +146,43 @@ def test_a_servers_entry_goes_when_its_socket_is_gone(collector, table, pods):
     assert set(table) == {server_key()}
 
 
+SUBSTITUTE = 50_000
+
+
+def add_substituted(table, **changes):
+    """A server's entry under a substitute of the client's port, and the wire's record that leads to it."""
+    table[server_key(SUBSTITUTE)] = flow(client_port=PORT, **changes)
+    table[substitute_key()] = flow(redirect_port=8080, client_port=SUBSTITUTE, **changes)
+
+
+def substitute_key():
+    return records.pack_flow_key(Side.SERVER_WIRE, SERVER, Y, CLIENT, PORT)
+
+
+def test_a_servers_entry_under_a_substitute_goes_with_its_wire_record(collector, table, pods):
+    pods.connections[SERVER] = {(SERVER, 8080, CLIENT, PORT)}
+    add_substituted(table, state=FlowState.CLOSING)
+    assert (collector.collect(NOW).removed, table) == (2, {})
+
+
+def test_a_servers_entry_under_a_substitute_stays_while_the_stack_has_the_substitute(collector, table, pods):
+    pods.connections[SERVER] = {(SERVER, 8080, CLIENT, SUBSTITUTE)}
+    add_substituted(table, state=FlowState.CLOSING, started_ns=1)
+    for n in range(3 * SWEEP_EVERY):
+        collector.collect(NOW + n)
+    assert len(table) == 2
+
+
+@pytest.mark.parametrize("entry", [{}, {"client_port": PORT + 1}, {"client_port": PORT, "service_port": Y + 1}])
+def test_a_servers_wire_record_that_leads_to_another_connection_goes_after_two_sweeps(collector, table, pods, entry):
+    pods.connections[SERVER] = {(SERVER, 8080, CLIENT, SUBSTITUTE)}
+    add_substituted(table)
+    table[server_key(SUBSTITUTE)] = flow(**entry)
+    for n in range(2 * SWEEP_EVERY):
+        collector.collect(NOW + n)
+    assert set(table) == {server_key(SUBSTITUTE)}
+
+
 def test_a_new_connection_in_an_old_ones_place_is_put_back(collector, table, pods):
     pods.connections[SERVER] = set()
     table[server_key()] = flow(state=FlowState.CLOSING)

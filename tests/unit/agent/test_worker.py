@@ -144,6 +144,17 @@ def test_programs_are_attached_and_pods_entered_before_tables_are_written(scene)
     assert scene.entered == {A: Pod(11, Role.SERVER)}
 
 
+def test_a_pod_is_entered_with_its_namespaces_number_and_keeps_it_when_the_namespace_is_not_found(scene):
+    scene.add("a", A, 11)
+    scene.slices = [pool_slice({"a": A})]
+    scene.namespaces = [Namespace(("a", 11), ((A, 11),), number=3)]
+    scene.round()
+    assert scene.entered == {A: Pod(11, Role.SERVER, 3)}
+    scene.namespaces = []
+    scene.round()
+    assert scene.entered == {A: Pod(11, Role.SERVER, 3)}
+
+
 def test_what_was_done_is_reported_once(scene):
     scene.add("a", A, 11)
     scene.slices = [pool_slice({"a": A}, generation=3)]

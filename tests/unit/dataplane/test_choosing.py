@@ -14,7 +14,7 @@ from wharfinger_dataplane.tables import Tables
 
 CLIENT, IFINDEX = "10.99.1.10", 5
 SERVERS = {name: f"10.99.2.{number}" for number, name in enumerate("abcd", 20)}
-DIALS = [tcp(f"{CLIENT}:{port}", f"{VIRTUAL}:80", "S", seq=port) for port in range(20_000, 21_000)]
+DIALS = [tcp(f"{CLIENT}:{port}", f"{VIRTUAL}:80", "S", seq=port) for port in range(30_000, 31_000)]
 
 
 def node(policy: str, servers: dict[str, str] = SERVERS, states: dict[str, str] | None = None) -> Engine:

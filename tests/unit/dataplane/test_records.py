@@ -23,9 +23,10 @@ def test_an_address_reads_back_as_written(address):
 @given(
     ifindex=words,
     roles=st.sampled_from([records.Role(0), records.Role.CLIENT, records.Role.SERVER, records.Role.CLIENT | records.Role.SERVER]),
+    netns=st.integers(-1, 2**31 - 1),
 )
-def test_a_pod_reads_back_as_written(ifindex, roles):
-    assert records.unpack_pod(records.pack_pod(ifindex, roles)) == (ifindex, roles)
+def test_a_pod_reads_back_as_written(ifindex, roles, netns):
+    assert records.unpack_pod(records.pack_pod(ifindex, roles, netns)) == (ifindex, roles, netns)
 
 
 @BOUNDED
@@ -102,7 +103,7 @@ def test_every_reason_has_words_and_a_name_of_its_own():
 def test_an_engine_refuses_what_is_no_key_value_or_table_of_its():
     engine = _engine.Engine()
     for call, error in [
-        (lambda: engine.put("pods", b"short", bytes(8)), ValueError),
+        (lambda: engine.put("pods", b"short", bytes(12)), ValueError),
         (lambda: engine.put("pods", bytes(16), b""), ValueError),
         (lambda: engine.get("no such", b""), KeyError),
         (lambda: engine.run("from_pod", bytes(65_537)), ValueError),
@@ -115,11 +116,11 @@ def test_an_engine_refuses_what_is_no_key_value_or_table_of_its():
 def test_a_full_table_of_the_engine_refuses_new_keys_and_takes_old_ones():
     engine = _engine.Engine(capacity={"pods": 2})
     for number in (1, 2):
-        engine.put("pods", bytes(15) + bytes([number]), bytes(8))
+        engine.put("pods", bytes(15) + bytes([number]), bytes(12))
     with pytest.raises(OSError, match="pods is full"):
-        engine.put("pods", bytes(16), bytes(8))
-    engine.put("pods", bytes(15) + b"\x01", bytes(7) + b"\x09")
-    assert sorted(value for _, value in engine.items("pods")) == [bytes(8), bytes(7) + b"\x09"]
+        engine.put("pods", bytes(16), bytes(12))
+    engine.put("pods", bytes(15) + b"\x01", bytes(11) + b"\x09")
+    assert sorted(value for _, value in engine.items("pods")) == [bytes(12), bytes(11) + b"\x09"]
 
 
 def test_a_bounded_table_of_the_engine_forgets_one_for_another():
@@ -134,7 +135,7 @@ def test_a_bounded_table_of_the_engine_forgets_one_for_another():
 def test_a_table_of_the_engine_is_a_dictionary(operations):
     engine, model = _engine.Engine(), {}
     for put, key, value in operations:
-        key, value = bytes(15) + key, bytes(7) + value
+        key, value = bytes(15) + key, bytes(11) + value
         if put:
             engine.put("pods", key, value)
             model[key] = value

@@ -200,7 +200,7 @@ def test_compiling_says_the_same_whatever_order_servers_are_listed_in():
 def test_pods_are_put_listed_and_removed():
     _, tables = filled()
     tables.put_pod(A, 4, records.Role.SERVER)
-    assert tables.pods() == {A: (4, records.Role.SERVER)}
+    assert tables.pods() == {A: (4, records.Role.SERVER, -1)}
     tables.remove_pod(A)
     assert tables.pods() == {}
 

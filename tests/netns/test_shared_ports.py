@@ -1,0 +1,157 @@
+"""docs/protocol.md, "State of the ends": no two connections may share what a stack sees. One client port, several ways to one server."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+
+import pytest
+from support.lab import Lab, Node, Pod, Role, sh
+from support.slices import VIRTUAL, pool_slice
+from support.traffic import Client, checksum, server
+
+TWIN = "10.96.0.11"
+PORTS = range(41_000, 41_060)
+
+
+@pytest.fixture
+def client(lab: Lab) -> Pod:
+    return lab.add_pod(lab.nodes[0], "client", Role.CLIENT)
+
+
+@pytest.fixture
+def pod(lab: Lab):
+    """The server."""
+    pod = lab.add_pod(lab.nodes[1], "a", Role.SERVER)
+    with server(pod):
+        yield pod
+
+
+def serve(lab: Lab, *slices) -> None:
+    for node in lab.nodes:
+        node.tables.apply(slices)
+
+
+def ask_at_once(pod: Pod, address: str, port: int, source: int) -> str:
+    """The server's name, from a connection that must come up by its first SYN."""
+    with Client(pod, address, port, source_port=source, timeout=0.9) as connection:
+        return connection.ask()[0]
+
+
+def fall_back(node: Node, address: str, pod: Pod) -> None:
+    """What kube-proxy does for those who are unaware: the virtual address becomes a server's."""
+    rules = ("add table ip proxy; add chain ip proxy p { type nat hook prerouting priority dstnat; };"
+             f"add rule ip proxy p ip daddr {address} tcp dport 80 dnat to {pod.address}:8080;"
+             "add chain ip proxy m { type nat hook postrouting priority srcnat; };"
+             f"add rule ip proxy m ip saddr {pod.address} ip daddr {pod.address} masquerade")
+    subprocess.run(["nsenter", f"--net=/run/netns/{node.name}", "nft", rules], check=True)
+
+
+def sockets(pod: Pod) -> str:
+    return subprocess.run(["nsenter", f"--net=/run/netns/{pod.name}", "ss", "-Htan"], capture_output=True, text=True, check=True).stdout
+
+
+def test_ports_in_time_wait_at_the_server_do_not_delay_a_connection(lab, client, pod):
+    serve(lab, pool_slice({"a": pod.address}))
+    for port in PORTS:
+        connection = Client(client, pod.address, 8080, source_port=port)
+        connection.bye()
+    while sockets(pod).count("TIME-WAIT") < len(PORTS):
+        time.sleep(0.05)
+    assert {ask_at_once(client, VIRTUAL, 80, port) for port in PORTS} == {"a"}
+    assert lab.nodes[1].counts()["to_pod", "server_joined"] == len(PORTS)
+
+
+def test_one_client_port_to_two_virtual_addresses_of_one_server_is_two_connections(lab, client, pod):
+    serve(lab, pool_slice({"a": pod.address}),
+          pool_slice({"a": pod.address}, virtual=[TWIN], redirect=[81], scope=9, name="twin", ports={"a": [20_009]}))
+    with Client(client, VIRTUAL, 80, source_port=41_000) as first, Client(client, TWIN, 81, source_port=41_000, timeout=0.9) as second:
+        assert first.ask()[1] == f"{client.address}:41000"
+        assert second.ask()[1] != f"{client.address}:41000"
+        assert [each.get(2_000_000) for each in (first, second, first)] == [checksum(2_000_000)] * 3
+        assert second.socket.getpeername() == (TWIN, 81)
+    assert lab.nodes[1].counts()["to_pod", "server_joined"] == 2
+
+
+def test_a_server_in_two_pools_with_the_same_redirect_port_serves_both(lab, client, pod):
+    serve(lab, pool_slice({"a": pod.address}), pool_slice({"a": pod.address}, virtual=[TWIN], scope=9, name="twin", ports={"a": [20_009]}))
+    with Client(client, VIRTUAL, 80) as first, Client(client, TWIN, 80) as second:
+        assert (first.ask()[0], second.ask()[0]) == ("a", "a")
+        assert [each.get(2_000_000) for each in (first, second, first)] == [checksum(2_000_000)] * 3
+    assert lab.nodes[0].counts()["to_pod", "client_redirected"] == 2
+
+
+def test_one_client_port_to_one_redirect_port_of_two_pools_of_a_server_goes_unaware(lab, client, pod):
+    serve(lab, pool_slice({"a": pod.address}), pool_slice({"a": pod.address}, virtual=[TWIN], scope=9, name="twin", ports={"a": [20_009]}))
+    fall_back(lab.nodes[0], TWIN, pod)
+    with Client(client, VIRTUAL, 80, source_port=41_000) as first, Client(client, TWIN, 80, source_port=41_000, timeout=0.9) as second:
+        assert (first.ask()[0], second.ask()[0]) == ("a", "a")
+        assert [each.get(2_000_000) for each in (first, second, first)] == [checksum(2_000_000)] * 3
+    assert lab.nodes[0].counts()["from_pod", "port_taken"] == 1
+    assert lab.nodes[1].counts()["from_pod", "server_direct"] > 0
+
+
+def test_a_direct_dial_from_the_port_of_an_aware_connection_is_a_connection_of_its_own(lab, client, pod):
+    serve(lab, pool_slice({"a": pod.address}))
+    with Client(client, VIRTUAL, 80, source_port=41_000) as aware, Client(client, pod.address, 8080, source_port=41_000, timeout=0.9) as direct:
+        assert [each.get(2_000_000) for each in (aware, direct, aware)] == [checksum(2_000_000)] * 3
+        direct.bye()
+        assert aware.get(2_000_000) == checksum(2_000_000)
+
+
+def test_an_aware_dial_from_the_port_of_a_direct_connection_is_a_connection_of_its_own(lab, client, pod):
+    serve(lab, pool_slice({"a": pod.address}))
+    with Client(client, pod.address, 8080, source_port=41_000) as direct, Client(client, VIRTUAL, 80, source_port=41_000, timeout=0.9) as aware:
+        assert [each.get(2_000_000) for each in (aware, direct, aware)] == [checksum(2_000_000)] * 3
+        aware.bye()
+        assert direct.get(2_000_000) == checksum(2_000_000)
+
+
+@pytest.mark.parametrize("closer", ["client", "server"])
+def test_a_client_port_is_used_again_at_once(lab, client, pod, closer):
+    serve(lab, pool_slice({"a": pod.address}))
+    for _ in range(20):
+        connection = Client(client, VIRTUAL, 80, source_port=41_000, timeout=0.9)
+        assert connection.ask()[0] == "a"
+        if closer == "server":
+            connection.bye()
+        else:
+            connection.reset()
+
+
+def test_direct_and_aware_connections_take_turns_on_one_port(lab, client, pod):
+    serve(lab, pool_slice({"a": pod.address}))
+    for _ in range(10):
+        for address, port in ((VIRTUAL, 80), (pod.address, 8080)):
+            connection = Client(client, address, port, source_port=41_000, timeout=0.9)
+            assert connection.get(100_000) == checksum(100_000)
+            connection.bye()
+
+
+def test_a_pod_calls_its_own_service_unaware(lab):
+    both = lab.add_pod(lab.nodes[0], "both", Role.CLIENT | Role.SERVER)
+    serve(lab, pool_slice({"both": both.address}))
+    fall_back(lab.nodes[0], VIRTUAL, both)
+    sh(f"ip -n {lab.nodes[0].name} link set v-both type bridge_slave hairpin on")
+    with server(both), Client(both, VIRTUAL, 80) as connection:
+        assert connection.ask()[0] == "both"
+    assert lab.nodes[0].counts()["from_pod", "own_server"] > 0
+
+
+def test_a_server_that_is_a_client_of_another_pool_does_both(lab, client, pod):
+    middle = lab.add_pod(lab.nodes[0], "middle", Role.CLIENT | Role.SERVER)
+    serve(lab, pool_slice({"middle": middle.address}), pool_slice({"a": pod.address}, virtual=[TWIN], scope=9, name="twin", ports={"a": [20_009]}))
+    with server(middle), Client(client, VIRTUAL, 80) as front, Client(middle, TWIN, 80) as back:
+        assert (front.ask()[0], back.ask()[0]) == ("middle", "a")
+        assert [each.get(2_000_000) for each in (front, back, front)] == [checksum(2_000_000)] * 3
+    assert lab.nodes[0].counts()["to_pod", "client_redirected"] == 2
+
+
+def test_a_server_may_dial_from_a_port_that_is_one_of_its_service_ports(lab, pod):
+    middle = lab.add_pod(lab.nodes[1], "middle", Role.CLIENT | Role.SERVER)
+    serve(lab, pool_slice({"middle": middle.address}), pool_slice({"a": pod.address}, virtual=[TWIN], scope=9, name="twin", ports={"a": [20_009]}))
+    fall_back(lab.nodes[1], TWIN, pod)
+    with server(middle):
+        for address, port in ((TWIN, 80), (pod.address, 8080)):
+            with Client(middle, address, port, source_port=20_001) as connection:
+                assert connection.get(2_000_000) == checksum(2_000_000)

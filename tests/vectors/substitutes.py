@@ -1,0 +1,270 @@
+"""docs/protocol.md, "State of the ends": a pair of ports that the server's stack has given away already, and who else may ask for it."""
+
+from __future__ import annotations
+
+from support.packets import CONFIRM, PORT, REDIRECT, icmp, option, tcp
+from support.slices import pool_slice
+from vectors.balancing import from_other
+from vectors.vector import (
+    AFTER,
+    ANSWER,
+    BACK,
+    CLIENT,
+    HINT,
+    ISN,
+    JOIN,
+    JOIN_ARRIVES,
+    NAMES_Y,
+    NUMBERS,
+    OPENED,
+    OTHER,
+    SERVER,
+    SERVER_ISN,
+    SETTLED,
+    SP,
+    SX,
+    SY,
+    SYN,
+    SYN_ARRIVES,
+    TAG,
+    VX,
+    C,
+    Change,
+    Role,
+    Step,
+    Vector,
+    blank,
+    server,
+    to_server,
+)
+
+TWINS = (pool_slice({"a": SERVER}), pool_slice({"a": SERVER}, redirect=[81], scope=9, name="twin", virtual=["10.96.0.11"], ports={"a": [20_009]}))
+OWN = (pool_slice({"a": SERVER, "b": OTHER}, policy="RoundRobin"),)
+SX2, SY2, TAG2 = f"{SERVER}:81", f"{SERVER}:20009", option(REDIRECT, scope=9)
+NAMES_Y2 = option(CONFIRM | PORT, 20_009)
+# What the hash makes of the client's address and port and of the port that it dials.
+S, S2 = f"{CLIENT}:56913", f"{CLIENT}:46575"
+STRAYS, DIALS = f"{CLIENT}:60980", f"{CLIENT}:55460"
+TAKEN = ((SP, C),)
+
+
+def after(first: str, port: int) -> list[tuple[str, str]]:
+    """The pairs of ports that a substitute is sought among, from the first."""
+    return [(SP, f"{first.split(':')[0]}:{port + n}") for n in range(8)]
+
+
+SYN_PLACED = to_server(SYN.out, "server_syn", tcp(S, SP, "S", seq=ISN, options=blank(12)))
+ANSWER_FROM_PLACE = server(tcp(SP, S, "SA", **NUMBERS), "server_answers", ANSWER.out)
+JOIN_PLACED = to_server(JOIN.out, "server_joined", tcp(S, SP, "A", **AFTER, options=blank(8)))
+OPENED_ELSEWHERE = (SYN_PLACED, ANSWER_FROM_PLACE, JOIN_PLACED)
+DATA = {"payload": b"some"}
+GOES_ON = (
+    to_server(tcp(C, SY, "PA", **AFTER, **DATA), "server_receives", tcp(S, SP, "PA", **AFTER, **DATA)),
+    server(tcp(SP, S, "PA", **BACK, **DATA), "server_sends", tcp(SY, C, "PA", **BACK, **DATA)),
+)
+# The same client port by another pool, while the first connection has it.
+SECOND = (
+    to_server(tcp(C, SX2, "S", seq=5, options=TAG2), "server_syn", tcp(S2, SP, "S", seq=5, options=blank(12))),
+    server(tcp(SP, S2, "SA", seq=9, ack=6), "server_answers", tcp(SX2, C, "SA", seq=9, ack=6, options=NAMES_Y2)),
+    to_server(tcp(C, SY2, "A", seq=6, ack=10, options=HINT), "server_joined", tcp(S2, SP, "A", seq=6, ack=10, options=blank(8))),
+)
+
+PLACES = [
+    Vector("a client port that the server's stack has in use gets a substitute", [*OPENED_ELSEWHERE, *GOES_ON], held=TAKEN),
+    Vector(
+        "a repeated SYN gets the substitute that the first got",
+        [SYN_PLACED, SYN_PLACED, ANSWER_FROM_PLACE, SYN_PLACED, JOIN_PLACED, *GOES_ON],
+        held=TAKEN,
+    ),
+    Vector(
+        "one client port to two pools of one server is two pairs of ports to its stack",
+        [
+            *SETTLED,
+            *SECOND,
+            to_server(tcp(C, SY, "A", **AFTER), "server_receives", tcp(C, SP, "A", **AFTER)),
+            to_server(tcp(C, SY2, "A", seq=6, ack=10), "server_receives", tcp(S2, SP, "A", seq=6, ack=10)),
+            server(tcp(SP, C, "A", **BACK), "server_sends", tcp(SY, C, "A", **BACK)),
+            server(tcp(SP, S2, "A", seq=10, ack=6), "server_sends", tcp(SY2, C, "A", seq=10, ack=6)),
+        ],
+        slices=TWINS,
+    ),
+    Vector(
+        "two pools' connections from one client port may open at the same time",
+        [SYN, SYN_ARRIVES, *SECOND, ANSWER, JOIN_ARRIVES],
+        slices=TWINS,
+    ),
+    Vector(
+        "a new connection on the ports of a substituted one gets the same substitute",
+        [
+            *OPENED_ELSEWHERE,
+            to_server(tcp(C, SY, "R", seq=ISN + 1), "server_receives", tcp(S, SP, "R", seq=ISN + 1)),
+            to_server(tcp(C, SX, "S", seq=77, options=TAG), "server_syn", tcp(S, SP, "S", seq=77, options=blank(12))),
+            server(tcp(SP, S, "SA", seq=9, ack=78), "server_answers", tcp(SX, C, "SA", seq=9, ack=78, options=NAMES_Y)),
+            to_server(tcp(C, SY, "A", seq=78, ack=10, options=HINT), "server_joined", tcp(S, SP, "A", seq=78, ack=10, options=blank(8))),
+        ],
+        held=TAKEN,
+    ),
+    Vector(
+        "a substitute that is taken as well is passed over",
+        [to_server(SYN.out, "server_syn", tcp(f"{CLIENT}:56914", SP, "S", seq=ISN, options=blank(12)))],
+        held=((SP, C), (SP, S)),
+    ),
+    Vector(
+        "without a free substitute a SYN is dropped",
+        [to_server(SYN.out, "server_no_substitute", b"")],
+        held=(*TAKEN, *after(S, 56913)),
+    ),
+    Vector(
+        "a refusal under a substitute reaches the client's own port",
+        [SYN_PLACED, server(tcp(SP, S, "RA", ack=ISN + 1), "server_refuses", tcp(SX, C, "RA", ack=ISN + 1))],
+        held=TAKEN,
+    ),
+    Vector(
+        "an error about a packet sent to the client's own port reaches the stack about the substitute",
+        [
+            *OPENED_ELSEWHERE,
+            to_server(
+                icmp("172.16.0.1", SERVER, tcp(SY, C, "PA", **BACK, payload=b"x" * 100)),
+                "icmp_translated",
+                icmp("172.16.0.1", SERVER, tcp(SP, S, "PA", **BACK, payload=b"x" * 100)),
+            ),
+        ],
+        held=TAKEN,
+    ),
+    Vector(
+        "a packet to another service port than the connection's is no packet of that connection",
+        [
+            *SETTLED,
+            to_server(tcp(C, SY2, "R", seq=ISN + 1), "server_unentered", tcp(STRAYS, SP, "R", seq=ISN + 1)),
+            to_server(tcp(C, SY2, "A", **AFTER), "server_unentered", tcp(STRAYS, SP, "A", **AFTER)),
+            server(tcp(SP, STRAYS, "R", seq=SERVER_ISN + 1), "server_refuses", tcp(SY2, C, "R", seq=SERVER_ISN + 1)),
+            to_server(tcp(C, SY, "A", **AFTER), "server_receives", tcp(C, SP, "A", **AFTER)),
+        ],
+        slices=TWINS,
+    ),
+    Vector(
+        "a packet to another service port is dropped when no substitute is free",
+        [*SETTLED, to_server(tcp(C, SY2, "R", seq=ISN + 1), "server_no_substitute", b"")],
+        slices=TWINS,
+        held=after(STRAYS, 60980),
+    ),
+]
+
+DIAL = tcp(C, SP, "S", seq=300)
+DIALLED = (
+    to_server(DIAL, "server_direct", tcp(DIALS, SP, "S", seq=300)),
+    server(tcp(SP, DIALS, "SA", seq=600, ack=301), "server_direct", tcp(SP, C, "SA", seq=600, ack=301)),
+    to_server(tcp(C, SP, "A", seq=301, ack=601), "server_joined", tcp(DIALS, SP, "A", seq=301, ack=601)),
+)
+PASSES = server(tcp(SP, C, "SA", seq=600, ack=301), "not_ours")
+SPEAKS = server(tcp(SP, C, "PA", seq=601, ack=301, payload=b"x"), "not_ours")
+DIRECT = [
+    Vector(
+        "a direct dial from the port of a connection of ours gets a substitute and leaves by the stack",
+        [
+            *SETTLED,
+            Change(held=TAKEN),
+            *DIALLED,
+            to_server(tcp(C, SP, "PA", seq=301, ack=601, payload=b"x"), "server_receives", tcp(DIALS, SP, "PA", seq=301, ack=601, payload=b"x")),
+            server(tcp(SP, DIALS, "FA", seq=601, ack=302), "server_direct", tcp(SP, C, "FA", seq=601, ack=302)),
+            to_server(tcp(C, SP, "FA", seq=302, ack=602), "server_receives", tcp(DIALS, SP, "FA", seq=302, ack=602)),
+            to_server(tcp(C, SY, "A", **AFTER), "server_receives", tcp(C, SP, "A", **AFTER)),
+            server(tcp(SP, C, "A", **BACK), "server_sends", tcp(SY, C, "A", **BACK)),
+        ],
+    ),
+    Vector(
+        "a direct dial that is refused under its substitute is refused from the port dialled",
+        [*SETTLED, Change(held=TAKEN), DIALLED[0], server(tcp(SP, DIALS, "RA", ack=301), "server_direct", tcp(SP, C, "RA", ack=301))],
+    ),
+    Vector(
+        "a direct dial from the port of an opening connection of ours gets a substitute",
+        [SYN, SYN_ARRIVES, Change(held=TAKEN), *DIALLED],
+    ),
+    Vector(
+        "a direct dial whose substitutes are all taken is left to the stack",
+        [*SETTLED, Change(held=(*TAKEN, *after(DIALS, 55460))), to_server(DIAL, "not_ours")],
+    ),
+    Vector(
+        "a direct dial stays as it is when the table is full",
+        [
+            to_server(SYN.out, "server_syn", SYN_ARRIVES.out),
+            ANSWER,
+            to_server(JOIN.out, "server_joined", JOIN_ARRIVES.out),
+            Change(held=TAKEN),
+            to_server(DIAL, "not_ours"),
+        ],
+        pods={SERVER: ("s", Role.SERVER)},
+        capacity={"flows": 1},
+    ),
+    Vector(
+        "a direct connection that the stack has opened on our entry's ports takes them",
+        [*SETTLED, to_server(DIAL, "not_ours"), PASSES, SPEAKS],
+    ),
+    Vector(
+        "a direct connection that the stack has opened on the ports of a record takes them",
+        [to_server(tcp(C, SY, "A", **AFTER), "server_unentered", tcp(C, SP, "A", **AFTER)), to_server(DIAL, "not_ours"), PASSES, SPEAKS],
+    ),
+    Vector(
+        "a SYN that comes again unaware is answered without translation",
+        [SYN, SYN_ARRIVES, ANSWER, to_server(tcp(C, SP, "S", seq=ISN), "not_ours"), server(tcp(SP, C, "SA", **NUMBERS), "not_ours")],
+    ),
+]
+
+OWN_PORT = f"{OTHER}:20002"
+OUTGOING = [
+    Vector(
+        "a client does not go aware from a port that is its own service port",
+        [from_other(tcp(OWN_PORT, VX, "S", seq=ISN), "port_taken")],
+        slices=OWN,
+    ),
+    Vector(
+        "an answer to a port that is the pod's own service port reaches the connection that began there",
+        [
+            Step("to_pod", "o", tcp(SP, OWN_PORT, "SA", **NUMBERS), "not_ours"),
+            Step("to_pod", "o", tcp(SP, f"{OTHER}:20002", "A", **BACK), "not_ours"),
+        ],
+        slices=OWN,
+        held=((OWN_PORT, SP),),
+    ),
+]
+
+REPEATED = [
+    Vector(
+        "a SYN+ACK that the stack repeats after step 3 goes out as the first did",
+        [*OPENED, JOIN, JOIN_ARRIVES, ANSWER, to_server(JOIN.out, "server_receives", JOIN_ARRIVES.out)],
+    ),
+]
+
+FULL = [
+    Vector(
+        "a connection that finds the server's table full lives by its record",
+        [
+            to_server(tcp(f"{OTHER}:1", SX, "S", seq=ISN, options=TAG), "server_syn", tcp(f"{OTHER}:1", SP, "S", seq=ISN, options=blank(12))),
+            server(
+                tcp(SP, f"{OTHER}:1", "SA", **NUMBERS), "server_answers", tcp(SX, f"{OTHER}:1", "SA", **NUMBERS, options=NAMES_Y)
+            ),
+            to_server(tcp(f"{OTHER}:1", SY, "A", **AFTER), "server_joined", tcp(f"{OTHER}:1", SP, "A", **AFTER)),
+            to_server(SYN.out, "server_syn", SYN_ARRIVES.out),
+            ANSWER,
+            to_server(JOIN.out, "server_unentered", JOIN_ARRIVES.out),
+            server(tcp(SP, C, "A", **BACK), "server_rebuilt", tcp(SY, C, "A", **BACK)),
+            to_server(tcp(C, SY, "A", **AFTER), "server_unentered", tcp(C, SP, "A", **AFTER)),
+            Change(forget=("flows",)),
+            server(tcp(SP, C, "A", **BACK), "server_rebuilt", tcp(SY, C, "A", **BACK)),
+            server(tcp(SP, C, "A", **BACK), "server_sends", tcp(SY, C, "A", **BACK)),
+        ],
+        capacity={"flows": 1},
+    ),
+    Vector(
+        "a substituted connection that finds the table full lives by its records",
+        [
+            *OPENED_ELSEWHERE[:2],
+            to_server(JOIN.out, "server_unentered", JOIN_PLACED.out),
+            server(tcp(SP, S, "A", **BACK), "server_rebuilt", tcp(SY, C, "A", **BACK)),
+            to_server(tcp(C, SY, "A", **AFTER), "server_receives", tcp(S, SP, "A", **AFTER)),
+        ],
+        held=TAKEN,
+        capacity={"flows": 1},
+    ),
+]
+VECTORS = [*PLACES, *DIRECT, *OUTGOING, *REPEATED, *FULL]

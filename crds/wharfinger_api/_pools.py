@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -41,12 +42,30 @@ class MatchExpression(Model):
     operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
     values: tuple[str, ...] = ()
 
+    def holds(self, labels: Mapping[str, str]) -> bool:
+        """Whether an object with these labels meets it; one without the key meets NotIn and DoesNotExist."""
+        value = labels.get(self.key)
+        match self.operator:
+            case "In":
+                return value in self.values
+            case "NotIn":
+                return value not in self.values
+            case "Exists":
+                return value is not None
+            case _:
+                return value is None
+
 
 class LabelSelector(Model):
-    """metav1.LabelSelector, but that an empty one selects nothing."""
+    """metav1.LabelSelector. An empty one holds for every object; what a pool's empty selector means is the operator's affair."""
 
     match_labels: dict[str, str] = Field(default_factory=dict)
     match_expressions: tuple[MatchExpression, ...] = ()
+
+    def holds(self, labels: Mapping[str, str]) -> bool:
+        """Whether it selects an object with these labels."""
+        return (all(labels.get(key) == value for key, value in self.match_labels.items())
+                and all(expression.holds(labels) for expression in self.match_expressions))
 
 
 class StaticServer(Model):

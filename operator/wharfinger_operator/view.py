@@ -6,7 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from datetime import datetime
 
-from wharfinger_api import Assignment, LabelSelector, MatchExpression, NodeReport, ServicePortSlice
+from wharfinger_api import Assignment, LabelSelector, NodeReport, ServicePortSlice
 
 from .records import Key, Pod
 from .snapshot import Departed, Snapshot
@@ -58,8 +58,7 @@ class View:
             candidates = min((self._by_label.get((namespace, *label), []) for label in labels), key=len)
         else:
             candidates = self._by_namespace.get(namespace, []) if selector.match_expressions else []
-        return [pod for pod in candidates if all(pod.labels.get(label) == value for label, value in labels)
-                and all(_holds(expression, pod) for expression in selector.match_expressions)]
+        return [pod for pod in candidates if selector.holds(pod.labels)]
 
     def acknowledged(self, node: str, piece: ServicePortSlice, generation: int) -> bool:
         """Whether the agent of `node` has programmed `piece` as of `generation` or later."""
@@ -115,16 +114,3 @@ def _node_view(report: NodeReport) -> NodeView:
         generations={entry.uid: entry.generation for entry in status.slices},
         uids=frozenset(entry.uid for entry in status.servers if entry.uid),
         addresses=frozenset(entry.address for entry in status.servers if not entry.uid))
-
-
-def _holds(expression: MatchExpression, pod: Pod) -> bool:
-    value = pod.labels.get(expression.key)
-    match expression.operator:
-        case "In":
-            return value in expression.values
-        case "NotIn":
-            return value not in expression.values
-        case "Exists":
-            return value is not None
-        case _:
-            return value is None

@@ -15,12 +15,17 @@ from kubernetes import client, config
 from wharfinger_api import AGENT_LEASE_PREFIX, GROUP, PLURALS, VERSION, MalformedObject, Resource, node_of_lease, parse
 
 from ._errors import CliError, ExitCode
+from ._problems import INSTALL
 from ._seen import AgentLease, AgentPod, Installation, Pools, Workload
+from ._surroundings import Surroundings, definitions, node, pod, version_of, webhooks
 
 TIMEOUT_S = (3.05, 15)  # to connect, to answer
 RELEASE = "app.kubernetes.io/name=wharfinger"
 COMPONENT = "app.kubernetes.io/component"
-NOT_INSTALLED = "Install it: helm install wharfinger charts/wharfinger --namespace wharfinger-system --create-namespace"
+CREATED = (("apiextensions.k8s.io", "customresourcedefinitions", False), ("admissionregistration.k8s.io", "mutatingwebhookconfigurations", False),
+           ("rbac.authorization.k8s.io", "clusterroles", False), ("rbac.authorization.k8s.io", "clusterrolebindings", False),
+           ("rbac.authorization.k8s.io", "roles", True), ("apps", "deployments", True), ("apps", "daemonsets", True), ("", "secrets", True))
+"""What an installation creates: API group, resource, whether in the release's namespace."""
 
 
 class Cluster:
@@ -69,6 +74,45 @@ class Cluster:
             leases=self._leases({workload.namespace for workload in workloads}),
         )
 
+    def surroundings(self, namespace: str) -> Surroundings:
+        """What Wharfinger is, or will be, installed into; `namespace` is the release's."""
+        pods = (pod(raw) for raw in self.items("/api/v1/pods"))
+        return Surroundings(
+            version=version_of(self.raw("/version")["gitVersion"]),
+            nodes=tuple(map(node, self.items("/api/v1/nodes"))),
+            namespaces={raw["metadata"]["name"]: raw["metadata"].get("labels") or {} for raw in self.items("/api/v1/namespaces")},
+            definitions=definitions(self.items("/apis/apiextensions.k8s.io/v1/customresourcedefinitions")),
+            webhooks=webhooks(self.items("/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations", labelSelector=RELEASE)),
+            pods=tuple(found for found in pods if found),
+            daemon_sets=tuple(raw["metadata"]["name"] for raw in self.items("/apis/apps/v1/daemonsets")),
+            denied=tuple(f"create {resource}" for group, resource, namespaced in CREATED
+                         if not self._may_create(group, resource, namespace if namespaced else "")),
+        )
+
+    def raw(self, path: str, **query: str) -> Any:
+        """What the API server answers to GET `path`, JSON parsed."""
+        return self._call(path, query, "object")
+
+    def items(self, path: str, **query: str) -> list[dict[str, Any]]:
+        """The items of the list at `path`."""
+        return self.raw(path, **query)["items"]
+
+    def text(self, path: str, **query: str) -> str:
+        """What the API server answers to GET `path`, such as a log."""
+        return self._call(path, query, "str")
+
+    def _call(self, path: str, query: dict[str, str], answer: str) -> Any:
+        with self._asking(path):
+            return self._api.call_api(path, "GET", query_params=list(query.items()), header_params={"Accept": "application/json, */*"},
+                                      response_type=answer, auth_settings=["BearerToken"], _return_http_data_only=True,
+                                      _request_timeout=TIMEOUT_S)
+
+    def _may_create(self, group: str, resource: str, namespace: str) -> bool:
+        attributes = client.V1ResourceAttributes(verb="create", group=group, resource=resource, namespace=namespace)
+        review = client.V1SelfSubjectAccessReview(spec=client.V1SelfSubjectAccessReviewSpec(resource_attributes=attributes))
+        with self._asking("your rights"):
+            return bool(client.AuthorizationV1Api(self._api).create_self_subject_access_review(review, **_patience()).status.allowed)
+
     def _leases(self, namespaces: set[str]) -> tuple[AgentLease, ...]:
         api, found = client.CoordinationV1Api(self._api), []
         for namespace in sorted(namespaces):
@@ -116,7 +160,7 @@ def _patience() -> dict[str, Any]:
 
 def _refused(error: client.ApiException, what: str, host: str) -> CliError:
     if error.status == 404:
-        return CliError(f"The API server {host} knows no {what}: Wharfinger's custom resources are missing.", NOT_INSTALLED)
+        return CliError(f"The API server {host} knows no {what}: Wharfinger's custom resources are missing.", f"Install it: {INSTALL}")
     if error.status in (401, 403):
         return CliError(f"You may not list {what} on {host} ({error.status} {error.reason}).",
                         "Ask for a role that may get and list them, or use another --context.")

@@ -1,5 +1,8 @@
 """The JSON keys of each command, as `--help` tells them: an interface, which tests/unit/cli compares with the views."""
 
+CHECK_KEYS = (
+    "JSON: installed, problems[] {where, what, remedy}, notes[] {where, what, remedy}, questions[] {question, well}."
+)
 STATUS_KEYS = (
     "JSON: problems[] {where, what, remedy}, components[] {component, namespace, name, version, ready, wanted}, nodes[] {node, agent, "
     "version, lease, leaseAgeS, slicesCurrent, slices, servers, clients}, poolsProgrammed, pools."

@@ -9,6 +9,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
+INSTALL = ("kubectl create namespace wharfinger-system; kubectl label namespace wharfinger-system pod-security.kubernetes.io/enforce=privileged; "
+           "helm install wharfinger charts/wharfinger --namespace wharfinger-system")
+"""The remedy for everything that is missing."""
+
 
 @dataclass(frozen=True)
 class Problem:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ._errors import EXIT_CODES, EXIT_CODES_EXPLAIN, CliError, ExitCode
-from ._keys import EXPLAIN_KEYS, POOLS_KEYS, STATUS_KEYS
+from ._keys import CHECK_KEYS, EXPLAIN_KEYS, POOLS_KEYS, STATUS_KEYS
 from ._output import Output, as_json, console
 
 if TYPE_CHECKING:
@@ -28,6 +28,24 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 @app.callback()
 def wharfinger() -> None:
     """Makes a lone command keep its name."""
+
+
+@app.command(epilog=f"{CHECK_KEYS}\n\n{EXIT_CODES}")
+def check(
+    namespace: Annotated[str, typer.Option("--namespace", "-n", help="Where the release is, or will be.", metavar="NAME")] = "wharfinger-system",
+    kubeconfig: Kubeconfig = None, context: Context = None, output: Format = Output.TEXT,
+) -> None:
+    """Before an installation: whether the cluster is fit for it. After: whether all of it is whole, and every selected pod injected."""
+    with _cluster(kubeconfig, context) as cluster:
+        from importlib.metadata import version
+
+        from .check import build_check, print_check
+
+        seen = cluster.surroundings(namespace)
+        pools = cluster.pools(None) if seen.is_defined else None
+        view = build_check(seen, cluster.installation(), pools, namespace, version("wharfinger"))
+        _show(view, print_check, output)
+        _leave(bool(view.problems))
 
 
 @app.command(epilog=f"{STATUS_KEYS}\n\n{EXIT_CODES}")

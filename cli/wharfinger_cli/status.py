@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING
 from wharfinger_api import NodeReport, ServicePortSlice
 
 from ._output import console, table
-from ._problems import Problem, print_problems
+from ._problems import INSTALL, Problem, print_problems
 from ._seen import AgentLease, AgentPod, Installation, Pools, Workload
 from .pools import PoolsView, build_pools
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-INSTALL = "helm install wharfinger charts/wharfinger --namespace wharfinger-system --create-namespace"
 CONSEQUENCES = {
     "operator": "ports are neither given nor freed; connections go on",
     "injector": "new pods start without the sidecar, and their connections unaware",

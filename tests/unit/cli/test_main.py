@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from unit.cli.objects import pools
 from wharfinger_cli import _keys
 from wharfinger_cli._output import plain
+from wharfinger_cli.check import CheckView
 from wharfinger_cli.explain import Explanation
 from wharfinger_cli.main import app
 from wharfinger_cli.pools import PoolsView, build_pools
@@ -89,7 +90,7 @@ def described(view):
 
 
 @pytest.mark.parametrize("told, view", [
-    (_keys.STATUS_KEYS, StatusView), (_keys.POOLS_KEYS, PoolsView), (_keys.EXPLAIN_KEYS, Explanation)])
+    (_keys.CHECK_KEYS, CheckView), (_keys.STATUS_KEYS, StatusView), (_keys.POOLS_KEYS, PoolsView), (_keys.EXPLAIN_KEYS, Explanation)])
 def test_the_keys_that_help_tells_are_those_of_the_views(told, view):
     assert told == f"JSON: {described(view)}."
 

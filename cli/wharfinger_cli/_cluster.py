@@ -101,6 +101,22 @@ class Cluster:
         """What the API server answers to GET `path`, such as a log."""
         return self._call(path, query, "str")
 
+    def execute(self, namespace: str, pod: str, command: list[str]) -> str:
+        """What `command` prints in the pod's first container; CliError also when it fails."""
+        from kubernetes.stream import stream
+
+        with self._asking(f"pod {namespace}/{pod}"):
+            # A client of its own: the stream changes how its client sends requests.
+            api = client.CoreV1Api(client.ApiClient(self._api.configuration))
+            answer = stream(api.connect_get_namespaced_pod_exec, pod, namespace, command=command, stdout=True, stderr=True,
+                            _preload_content=False, _request_timeout=TIMEOUT_S[1])
+            answer.run_forever(timeout=TIMEOUT_S[1])
+            printed, complaint, code = answer.read_stdout(), answer.read_stderr(), answer.returncode
+            answer.close()
+        if code:
+            raise CliError(f"{' '.join(command)} in pod {namespace}/{pod} ended with {code}: {complaint.strip()[-500:]}", "See the pod's log.")
+        return printed
+
     def _call(self, path: str, query: dict[str, str], answer: str) -> Any:
         with self._asking(path):
             return self._api.call_api(path, "GET", query_params=list(query.items()), header_params={"Accept": "application/json, */*"},

@@ -16,6 +16,7 @@ class ExitCode(IntEnum):
 
 
 EXIT_CODES = "Exit codes: 0 all is well, 1 problems were found, 2 wrong use, 3 the cluster could not be asked."
+EXIT_CODES_DUMP = "Exit codes: 0 all of it could be had, 1 pieces are missing, 2 wrong use, 3 the cluster could not be asked."
 EXIT_CODES_EXPLAIN = "Exit codes: 0 redirected, 1 not redirected, 2 wrong use, 3 the cluster could not be asked."
 
 

@@ -3,6 +3,7 @@
 CHECK_KEYS = (
     "JSON: installed, problems[] {where, what, remedy}, notes[] {where, what, remedy}, questions[] {question, well}."
 )
+DUMP_KEYS = "JSON: file, pieces, missing."
 STATUS_KEYS = (
     "JSON: problems[] {where, what, remedy}, components[] {component, namespace, name, version, ready, wanted}, nodes[] {node, agent, "
     "version, lease, leaseAgeS, slicesCurrent, slices, servers, clients}, poolsProgrammed, pools."

@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ._errors import EXIT_CODES, EXIT_CODES_EXPLAIN, CliError, ExitCode
-from ._keys import CHECK_KEYS, EXPLAIN_KEYS, POOLS_KEYS, STATUS_KEYS
+from ._errors import EXIT_CODES, EXIT_CODES_DUMP, EXIT_CODES_EXPLAIN, CliError, ExitCode
+from ._keys import CHECK_KEYS, DUMP_KEYS, EXPLAIN_KEYS, POOLS_KEYS, STATUS_KEYS
 from ._output import Output, as_json, console
 
 if TYPE_CHECKING:
@@ -37,15 +38,32 @@ def check(
 ) -> None:
     """Before an installation: whether the cluster is fit for it. After: whether all of it is whole, and every selected pod injected."""
     with _cluster(kubeconfig, context) as cluster:
-        from importlib.metadata import version
+        from .check import print_check
 
-        from .check import build_check, print_check
-
-        seen = cluster.surroundings(namespace)
-        pools = cluster.pools(None) if seen.is_defined else None
-        view = build_check(seen, cluster.installation(), pools, namespace, version("wharfinger"))
+        view = _check(cluster, namespace)
         _show(view, print_check, output)
         _leave(bool(view.problems))
+
+
+@app.command(epilog=f"{DUMP_KEYS}\n\n{EXIT_CODES_DUMP}")
+def sysdump(
+    file: Annotated[Path | None, typer.Option(help="The archive to write; wharfinger-sysdump-TIME.tar.gz otherwise.", metavar="FILE")] = None,
+    namespace: Annotated[str, typer.Option("--namespace", "-n", help="Where the release is.", metavar="NAME")] = "wharfinger-system",
+    kubeconfig: Kubeconfig = None, context: Context = None, output: Format = Output.TEXT,
+) -> None:
+    """Writes resources, logs and every node's tables and counters into one archive, for those who help. No Secrets are in it."""
+    with _cluster(kubeconfig, context) as cluster:
+        from datetime import UTC, datetime
+
+        from .pools import build_pools
+        from .status import build_status
+        from .sysdump import dump_to, print_dump
+
+        views = {"check": lambda: _check(cluster, namespace), "pools": lambda: build_pools(cluster.pools(None)),
+                 "status": lambda: build_status(cluster.installation(), cluster.pools(None))}
+        view = dump_to(cluster, file, views, datetime.now(UTC))
+        _show(view, print_dump, output)
+        _leave(bool(view.missing))
 
 
 @app.command(epilog=f"{STATUS_KEYS}\n\n{EXIT_CODES}")
@@ -88,6 +106,16 @@ def explain(
         view = build_explanation(cluster.pools(namespace), to, source, probe)
         _show(view, print_explanation, output)
         _leave(view.reason.outcome != "forward")
+
+
+def _check(cluster: Cluster, namespace: str) -> Any:
+    from importlib.metadata import version
+
+    from .check import build_check
+
+    seen = cluster.surroundings(namespace)
+    pools = cluster.pools(None) if seen.is_defined else None
+    return build_check(seen, cluster.installation(), pools, namespace, version("wharfinger"))
 
 
 def _endpoints(dialled: str, client: str | None) -> tuple[Any, Any]:

@@ -1,9 +1,11 @@
 """The command line against a running release: what it says is what is so."""
 
+import base64
 import json
 import os
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -65,6 +67,60 @@ def test_of_a_release_that_works_status_says_that_all_is_well(run, wharfinger):
     assert {(node["node"], node["agent"], node["lease"]) for node in view["nodes"]} == {
         (node.name, "ready", "live") for node in wharfinger.cluster.nodes}
     assert all(node["slicesCurrent"] == node["slices"] > 0 for node in view["nodes"])
+
+
+def test_of_a_release_that_works_check_says_that_all_is_well(run):
+    code, text = eventually(lambda: (found := run("check"))[0] == 0 and found)
+    assert code == 0
+    assert text.endswith("All is well.\n")
+
+
+def test_check_names_the_pods_that_should_have_been_injected_and_were_not(run, wharfinger):
+    """Its pod was made while no injector answered: with failurePolicy Ignore it starts without the sidecar."""
+    kubectl, scale = wharfinger.cluster.kubectl, ("-n", "wharfinger-system", "scale", "deployment/wharfinger-injector")
+    replicas = kubectl("-n", "wharfinger-system", "get", "deployment/wharfinger-injector", "-o", "jsonpath={.spec.replicas}")
+    kubectl(*scale, "--replicas=0")
+    try:
+        eventually(lambda: not kubectl("-n", "wharfinger-system", "get", "pods", "-l", "app.kubernetes.io/component=injector", "-o", "name"))
+        kubectl("-n", "shop", "rollout", "restart", "deployment/client")
+        kubectl("-n", "shop", "rollout", "status", "deployment/client", "--timeout=120s", timeout_s=130)
+        code, text = run("check", "-o", "json")
+        found = {problem["where"]: problem for problem in json.loads(text)["problems"]}
+        assert code == 1
+        assert "without the sidecar" in found["Deployment shop/client"]["what"]
+        assert "rollout restart --namespace shop deployment/client" in found["Deployment shop/client"]["remedy"]
+        assert any(where.startswith("injector") for where in found)
+    finally:
+        kubectl(*scale, f"--replicas={replicas}")
+        kubectl("-n", "wharfinger-system", "rollout", "status", "deployment/wharfinger-injector", "--timeout=60s")
+        kubectl("-n", "shop", "rollout", "restart", "deployment/client")
+        kubectl("-n", "shop", "rollout", "status", "deployment/client", "--timeout=120s", timeout_s=130)
+    eventually(lambda: run("check")[0] == 0)
+
+
+def test_a_sysdump_has_every_nodes_kernel_every_log_and_no_secret(run, wharfinger, tmp_path):
+    code, text = run("sysdump", "--file", str(tmp_path / "dump"), "-o", "json")
+    view = json.loads(text)
+    assert (code, view["missing"]) == (0, {})
+    with tarfile.open(tmp_path / "dump") as archive:
+        found = {name.split("/", 1)[1]: archive.extractfile(name).read() for name in archive.getnames()}
+    secrets = json.loads(wharfinger.cluster.kubectl("-n", "wharfinger-system", "get", "secrets", "-o", "json"))["items"]
+    contents = [value for secret in secrets for value in (secret.get("data") or {}).values() if value not in json.dumps(bundles(wharfinger.cluster))]
+    assert contents
+    everything = b"".join(found.values())
+    assert not [value for value in contents if value.encode() in everything or base64.b64decode(value) in everything]
+    for node in wharfinger.cluster.nodes:
+        kernel = json.loads(found[f"kernel/{node.name}.json"])
+        (layout,) = kernel["layouts"].values()
+        assert layout["pods"]
+        assert kernel["links"]
+    assert {name.split(".")[-2] for name in found if name.startswith("logs/")} >= {"operator", "injector", "agent"}
+
+
+def bundles(cluster):
+    """The trust bundles, which are no secret."""
+    configurations = json.loads(cluster.kubectl("get", "mutatingwebhookconfigurations", "-o", "json"))["items"]
+    return [webhook["clientConfig"].get("caBundle") for found in configurations for webhook in found["webhooks"]]
 
 
 def test_pools_are_counted_as_the_api_server_has_them(run, wharfinger):

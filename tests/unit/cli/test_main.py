@@ -20,6 +20,7 @@ from wharfinger_cli.explain import Explanation
 from wharfinger_cli.main import app
 from wharfinger_cli.pools import PoolsView, build_pools
 from wharfinger_cli.status import StatusView
+from wharfinger_cli.sysdump import DumpView
 
 HELP_WITHIN_S = 1.0
 
@@ -90,7 +91,8 @@ def described(view):
 
 
 @pytest.mark.parametrize("told, view", [
-    (_keys.CHECK_KEYS, CheckView), (_keys.STATUS_KEYS, StatusView), (_keys.POOLS_KEYS, PoolsView), (_keys.EXPLAIN_KEYS, Explanation)])
+    (_keys.CHECK_KEYS, CheckView), (_keys.DUMP_KEYS, DumpView),
+    (_keys.STATUS_KEYS, StatusView), (_keys.POOLS_KEYS, PoolsView), (_keys.EXPLAIN_KEYS, Explanation)])
 def test_the_keys_that_help_tells_are_those_of_the_views(told, view):
     assert told == f"JSON: {described(view)}."
 

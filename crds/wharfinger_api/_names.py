@@ -21,6 +21,12 @@ TRACEPARENT_ANNOTATION = f"{GROUP}/traceparent"
 SIDECAR_CONTAINER = "wharfinger-sidecar"
 OPERATOR_LEASE = "wharfinger-operator"
 AGENT_LEASE_PREFIX = "wharfinger-agent-"
+UNINSTALL_MARKER = "wharfinger-uninstall"
+"""The ConfigMap of the release namespace at which agents leave their nodes."""
+GRACE_KEY = "gracePeriodSeconds"
+"""Of the marker's data."""
+DETACHED = "Detached"
+"""The condition of a NodeReport by which an agent acknowledges the marker."""
 
 
 def agent_lease(node: str) -> str:

@@ -391,3 +391,22 @@ def ended_flows(items, uint64_t now_ns, uint64_t idle_ns, uint64_t wire_ns, dict
         if f.state == core.FLOW_CLOSING or (now_ns > seen and now_ns - seen > limit) or (gone and f.started_ns < gone.get(key[:16], 0)):
             out.append(item)
     return out
+
+
+def open_flows(items) -> list:
+    """Of `flows`' (key, value) records, as they are, the stacks' entries of aware connections that are established and have not ended."""
+    cdef const core.flow_key *k
+    cdef const core.flow *f
+    cdef uint32_t fins = core.END_LOCAL_FIN | core.END_PEER_FIN
+    cdef bytes key, value
+    out = []
+    for item in items:
+        key, value = item
+        if len(key) != sizeof(core.flow_key) or len(value) != sizeof(core.flow):
+            raise ValueError(f"a flow of {len(key)} and {len(value)} bytes")
+        k, f = <const core.flow_key *><const char *>key, <const core.flow *><const char *>value
+        if k.side not in (core.SIDE_CLIENT_STACK, core.SIDE_SERVER_STACK) or not f.scope or f.state == core.FLOW_OPENING:
+            continue
+        if not (f.ends & core.END_RESET or (f.ends & fins) == fins):
+            out.append(item)
+    return out

@@ -119,6 +119,14 @@ class Attacher:
             self._detach(index, name)
         return len(others)
 
+    def detach_all(self) -> int:
+        """Leaves nothing of ours, nor the queueing disciplines that our filters were put in and nobody else uses; how many programs went."""
+        classic = {index for (index, _), mode in self._attached.items() if mode is Mode.CLSACT}
+        gone = self.detach_others({})
+        for index in classic:
+            netlink.drop_clsact(index)
+        return gone
+
     def _attach(self, index: int, name: str) -> None:
         if self._mode is not Mode.CLSACT:
             try:
@@ -150,8 +158,13 @@ class Attacher:
     def _detach(self, index: int, name: str) -> None:
         if self._attached.pop((index, name)) is Mode.CLSACT:
             netlink.drop_filter(index, _direction(self._programs[name]), PRIORITY)
-        else:
-            self._pin(index, name).unlink(missing_ok=True)  # the pin was the link's last holder
+            return
+        link = Link.adopt(self._pin(index, name))
+        if link is None:
+            return
+        with closing(link), suppress_gone():
+            link.detach()  # at once: without its pin it would go too, but some time later
+        self._pin(index, name).unlink()
 
     def _pin(self, index: int, name: str) -> Path:
         return self._links / f"{index}-{name}"

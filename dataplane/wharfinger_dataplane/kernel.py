@@ -136,6 +136,12 @@ class Kernel:
     def _former(self) -> list[Path]:
         return [path for path in self._root.glob("maps-*") if path != self._maps]
 
+    def unpin(self) -> None:
+        """Removes all that is pinned, of every layout, and the directory itself. A map is gone once this process lets go of it, too."""
+        for path in sorted(self._root.rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+        self._root.rmdir()
+
     def close(self) -> None:
         """Lets go of everything; what is pinned or attached lives on."""
         self._object.close()

@@ -28,8 +28,8 @@ CLONE_NEWNET = 0x40000000
 NS_GET_NSTYPE = 0xB703  # ioctl_ns(2)
 ARPHRD_ETHER = 1
 NETLINK_SOCK_DIAG = 4
-SOCK_DIAG_BY_FAMILY = 20
-NLM_F_REQUEST, NLM_F_DUMP = 0x1, 0x300
+SOCK_DIAG_BY_FAMILY, SOCK_DESTROY = 20, 21
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 TCP_LISTEN, TCP_CLOSE = 10, 7
 ESTABLISHED_ONLY = 1 << 1
@@ -203,6 +203,18 @@ def filter_names(index: int, direction: str) -> dict[str, int]:
     return names
 
 
+def drop_clsact(index: int) -> None:
+    """Removes an interface's clsact queueing discipline, if it is there and bears no filter of anybody's."""
+    with _route_socket() as routes:
+        try:
+            if any(next(iter(routes.get_filters(index=index, parent=parent)), None) for parent in CLSACT_PARENTS.values()):
+                return
+            routes.tc("del", kind="clsact", index=index)
+        except NetlinkError as error:
+            if error.code not in (errno.ENOENT, errno.ENODEV, errno.EINVAL):
+                raise
+
+
 def clsact_interfaces() -> set[int]:
     """Indexes of the interfaces that have a clsact queueing discipline."""
     with _route_socket() as routes:
@@ -231,18 +243,35 @@ def connected(channel: socket.socket, connection: Connection) -> bool:
 
     A listing can miss a connection while others of its hash bucket end; this look-up cannot.
     """
-    local, local_port, peer, peer_port = connection
-    family = socket.AF_INET6 if ":" in local else socket.AF_INET
-    request = struct.pack("=BBBBI", family, socket.IPPROTO_TCP, 0, 0, CONNECTIONS) + struct.pack(
-        "!HH16s16s", local_port, peer_port, socket.inet_pton(family, local), socket.inet_pton(family, peer)) + bytes(4) + b"\xff" * 8
-    channel.send(struct.pack("=IHHII", 16 + len(request), SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST, 1, 0) + request)
-    data = channel.recv(1 << 12)
+    data = _ask_about(channel, connection, SOCK_DIAG_BY_FAMILY, 0)
     if struct.unpack_from("=H", data, 4)[0] == NLMSG_ERROR:
         number = -struct.unpack_from("=i", data, 16)[0]
         if number == errno.ENOENT:
             return False
         raise OSError(number, f"looking for a socket: {os.strerror(number)}")
     return data[17] not in (TCP_LISTEN, TCP_CLOSE)  # inet_diag_msg: family, state
+
+
+def end(channel: socket.socket, connection: Connection) -> bool:
+    """Ends this very TCP connection of the namespace of `channel`, with a RST to its peer; whether there was one.
+
+    OSError: the kernel does not do so (CONFIG_INET_DIAG_DESTROY), or does not let us.
+    """
+    data = _ask_about(channel, connection, SOCK_DESTROY, NLM_F_ACK)
+    number = -struct.unpack_from("=i", data, 16)[0]
+    if number and number != errno.ENOENT:
+        raise OSError(number, f"ending a connection: {os.strerror(number)}")
+    return not number
+
+
+def _ask_about(channel: socket.socket, connection: Connection, kind: int, flags: int) -> bytes:
+    """The answer to a request about one connection: inet_diag_req_v2, with all its cookie's bits set for any."""
+    local, local_port, peer, peer_port = connection
+    family = socket.AF_INET6 if ":" in local else socket.AF_INET
+    request = struct.pack("=BBBBI", family, socket.IPPROTO_TCP, 0, 0, CONNECTIONS) + struct.pack(
+        "!HH16s16s", local_port, peer_port, socket.inet_pton(family, local), socket.inet_pton(family, peer)) + bytes(4) + b"\xff" * 8
+    channel.send(struct.pack("=IHHII", 16 + len(request), kind, NLM_F_REQUEST | flags, 1, 0) + request)
+    return channel.recv(1 << 12)
 
 
 def asks(channel: socket.socket, address: str, port: int) -> bool:

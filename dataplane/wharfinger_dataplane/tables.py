@@ -182,7 +182,8 @@ class Tables:
         pools: dict[str, list[ServicePortSlice]] = {}
         for piece in sorted(slices, key=lambda piece: (piece.metadata.namespace, piece.metadata.name)):
             pools.setdefault(piece.spec.pool.uid, []).append(piece)
-        signatures = {uid: tuple((piece.metadata.uid, piece.metadata.generation) for piece in pieces) for uid, pieces in pools.items()}
+        signatures = {uid: tuple((piece.metadata.uid, piece.metadata.generation, piece.spec.virtual_addresses) for piece in pieces)
+                      for uid, pieces in pools.items()}
         changed = [uid for uid in {*signatures, *self._signatures} if signatures.get(uid) != self._signatures.get(uid)]
         fresh, self.faults = {}, {}
         for uid in changed:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from pyroute2 import netns
-from support.lab import bpffs, inside, sh
+from support.lab import PREFIX, bpffs, inside, sh
 from wharfinger_dataplane import _records as records
 from wharfinger_dataplane import attach as attach_module
 from wharfinger_dataplane import netlink
@@ -21,7 +21,7 @@ from wharfinger_dataplane.attach import POD_PROGRAMS, Attacher, Mode
 from wharfinger_dataplane.kernel import Kernel, layout_name
 from wharfinger_dataplane.tables import Tables
 
-NODE, POD, ADDRESS, HOST = "wharf-agent-node", "wharf-agent-pod", "10.98.0.2", "10.98.0.1"
+NODE, POD, ADDRESS, HOST = f"{PREFIX}-agent-node", f"{PREFIX}-agent-pod", "10.98.0.2", "10.98.0.1"
 SMALL = {"flows": 1024, "half_open": 1024}
 GATE_PROBE = b"wharfinger" + bytes(6)
 SECOND = 10**9
@@ -366,6 +366,17 @@ def test_a_connection_to_a_socket_of_both_families_is_listed_and_found_as_ipv4(p
             accepted, _ = listener.accept()
             with accepted:
                 assert listed((ADDRESS, 8080, *client.getsockname())) == (True, True)
+
+
+def test_a_connection_that_is_ended_is_reset_at_the_other_end_too(connection):
+    client, server, name = connection
+    with closing(inside(POD, netlink.diag_socket)) as channel:
+        assert not netlink.end(channel, (*name[:3], name[3] + 1))
+        assert netlink.end(channel, name)
+    with pytest.raises(ConnectionAbortedError):
+        client.recv(1)
+    with pytest.raises(ConnectionResetError):
+        server.recv(1)
 
 
 @pytest.mark.parametrize("mode", ["open", "reset"])

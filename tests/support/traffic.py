@@ -29,10 +29,10 @@ def checksum(length: int) -> str:
 
 
 def received(connection: socket.socket) -> bytes:
-    """What is next; nothing at the end, which a client's reset is as well."""
+    """What is next; nothing at the end, which a reset from either side is as well."""
     try:
         return connection.recv(65536)
-    except ConnectionResetError:
+    except (ConnectionResetError, ConnectionAbortedError):
         return b""
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 
 import structlog
-from wharfinger_api import GROUP, PLURALS, VERSION, ApiError, ServicePortSlice, parse
+from wharfinger_api import GROUP, PLURALS, UNINSTALL_MARKER, VERSION, ApiError, ServicePortSlice, parse
 
 from wharfinger_dataplane import telemetry
 from wharfinger_dataplane._bpf import Ring
@@ -21,6 +21,7 @@ from wharfinger_dataplane.agent.desired import LocalPod, local_pod
 from wharfinger_dataplane.agent.flows import FLOWS, Collector, Pass
 from wharfinger_dataplane.agent.health import Health, Metric
 from wharfinger_dataplane.agent.heartbeat import Heartbeat
+from wharfinger_dataplane.agent.leave import Leave, Marker, read_marker
 from wharfinger_dataplane.agent.log import configure
 from wharfinger_dataplane.agent.metrics import agent_metrics, kernel_metrics
 from wharfinger_dataplane.agent.namespaces import Namespaces
@@ -76,9 +77,11 @@ class Agent:
         self._uplinks = Uplinks(settings.uplinks, lambda: self._heartbeat.node_addresses)
         self._reporter = Reporter(cluster, settings.node)
         self._collector = Collector(self.kernel, self._namespaces, self._told, int(settings.flow_idle_s * 1e9))
+        self._markers: Reflector[Marker] = Reflector(cluster, f"/api/v1/namespaces/{settings.namespace}/configmaps",
+                                                     {"fieldSelector": f"metadata.name={UNINSTALL_MARKER}"}, read_marker, self._wake)
         self._worker = Worker(settings.node, agent_version(), settings.late_s,
-                              Sources(self._slices, self._pods, self._namespaces, self._uplinks), self.kernel, self._attacher,
-                              self._collector, self._reporter, tracing)
+                              Sources(self._slices, self._pods, self._namespaces, self._uplinks, self._markers), self.kernel, self._attacher,
+                              self._collector, Leave(self.kernel, self._attacher, self._namespaces), self._reporter, tracing)
         self._watcher = Watcher(self._namespaces, self._uplinks, lambda: self._worker.claimed, self._wake)
         self._last = Pass()
         self._collected = {"removed": 0, "restored": 0}
@@ -87,14 +90,14 @@ class Agent:
     def run(self) -> None:
         """Everything, in this and other threads, until `stop`."""
         self._worker.adopt()
-        for part in (self._watcher, self._slices, self._pods, self._reporter, self._heartbeat, self._health):
+        for part in (self._watcher, self._slices, self._pods, self._markers, self._reporter, self._heartbeat, self._health):
             part.start()
         threading.Thread(target=self._collect, name="collector", daemon=True).start()
         if self._telemetry.wanted:
             threading.Thread(target=self._drain, args=(self.kernel.ring(),), name="events", daemon=True).start()
         self._log.info("started", node=self._settings.node, health_port=self._health.port)
         self._worker.run()
-        for part in (self._watcher, self._slices, self._pods, self._reporter, self._heartbeat, self._health):
+        for part in (self._watcher, self._slices, self._pods, self._markers, self._reporter, self._heartbeat, self._health):
             part.stop()
         self._telemetry.close(CLOSE_S)
 

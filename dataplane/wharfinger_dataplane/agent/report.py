@@ -33,8 +33,9 @@ REPORTS = f"/apis/{GROUP}/{VERSION}/{PLURALS['NodeReport']}"
 
 
 def node_report(version: str, slices: Iterable[ServicePortSlice], attachments: Mapping[str, Attachment], faults: Iterable[str],
-                before: NodeReportStatus | None, now: datetime) -> NodeReportStatus:
-    """What is programmed and attached. `faults` are what keeps the agent from doing all it should, in words; `before` the last report."""
+                before: NodeReportStatus | None, now: datetime, leaving: Condition | None = None) -> NodeReportStatus:
+    """What is programmed and attached. `faults` are what keeps the agent from doing all it should, in words; `before` the last report;
+    `leaving` how far this node has been left, while it is."""
     faults = sorted(faults)
     servers = [found.pod for found in attachments.values() if found.pod and found.roles & Role.SERVER]
     clients = [found.pod for found in attachments.values() if found.pod and found.roles & Role.CLIENT]
@@ -47,7 +48,7 @@ def node_report(version: str, slices: Iterable[ServicePortSlice], attachments: M
     return NodeReportStatus(
         agent_version=version,
         slices=tuple(_programmed(piece) for piece in sorted(slices, key=lambda piece: piece.key)[:SLICES_MAX]),
-        servers=_sorted(servers), clients=_sorted(clients), conditions=(ready,))
+        servers=_sorted(servers), clients=_sorted(clients), conditions=(ready, leaving) if leaving else (ready,))
 
 
 def _programmed(piece: ServicePortSlice) -> ProgrammedSlice:

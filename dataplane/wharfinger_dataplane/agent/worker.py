@@ -4,6 +4,7 @@ Rules:
 - Level-triggered: a round never asks what happened, only what is. What failed is tried again at the next round, 5 s later at the latest.
 - Order: programs attached, then pods and tables written, then what is superfluous detached, and only then is it reported.
 - Nothing is done before slices and pods were listed and namespaces looked at once: what a former agent left goes on serving.
+- While there is a marker, rounds lead out of the node (`leave`); once it is left, this process does nothing but wait for its end.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from wharfinger_dataplane._records import Pod, Role
 from wharfinger_dataplane.agent.desired import Attachment, Desired, LocalPod, desire
 from wharfinger_dataplane.agent.events import untimely
 from wharfinger_dataplane.agent.flows import Collector
+from wharfinger_dataplane.agent.leave import Leave, Marker, withdrawn
 from wharfinger_dataplane.agent.namespaces import Namespaces
 from wharfinger_dataplane.agent.reflector import Reflector
 from wharfinger_dataplane.agent.report import Reporter, event, node_report
@@ -31,7 +33,7 @@ from wharfinger_dataplane.tables import Tables
 from wharfinger_dataplane.telemetry import PodName, Telemetry
 
 DEBOUNCE_S = 0.003
-TICK_S = 5.0
+TICK_S, LEAVE_TICK_S = 5.0, 0.5
 ALWAYS = datetime.min.replace(tzinfo=UTC)
 
 
@@ -51,22 +53,24 @@ class Progress:
 
 @dataclass(frozen=True)
 class Sources:
-    """Where the loop looks. `uplinks` is asked for the indexes of the node's uplinks (OSError when the kernel does not tell)."""
+    """Where the loop looks. `uplinks` is asked for the indexes of the node's uplinks (OSError when the kernel does not tell); `markers` has
+    the one marker at which the node is left, or nothing."""
 
     slices: Reflector[ServicePortSlice]
     pods: Reflector[LocalPod]
     namespaces: Namespaces
     uplinks: Uplinks
+    markers: Reflector[Marker]
 
 
 class Worker:
     """The loop of one agent. `wake` may be called from any thread; `run` is the main thread's."""
 
     def __init__(self, node: str, version: str, late_s: float, sources: Sources, kernel: Kernel, attacher: Attacher, collector: Collector,
-                 reporter: Reporter, telemetry: Telemetry) -> None:
+                 leave: Leave, reporter: Reporter, telemetry: Telemetry) -> None:
         self._node, self._version, self._late_s = node, version, late_s
         self._sources, self._kernel, self._attacher, self._collector = sources, kernel, attacher, collector
-        self._reporter, self._telemetry = reporter, telemetry
+        self._leave, self._reporter, self._telemetry = leave, reporter, telemetry
         self._tables = Tables(kernel)
         self._pods: dict[str, Pod] = {}
         self._attached_at: dict[str, datetime] = {}
@@ -102,28 +106,37 @@ class Worker:
         self._woken.set()
 
     def run(self) -> None:
-        """Rounds until `stop`."""
+        """Rounds until `stop`, or until the marker at which the node was left is gone: another process then begins anew."""
         while not self._stopping:
-            self._woken.wait(TICK_S)
+            self._woken.wait(LEAVE_TICK_S if self._leave.condition else TICK_S)
             if self._stopping:
                 return
             time.sleep(DEBOUNCE_S)
             self._woken.clear()
             since_s, self._since_s = self._since_s, None
             self.progress.alive_s = time.monotonic()
-            if self._sources.slices.synced and self._sources.pods.synced and self._sources.namespaces.looked:
+            if self._leave.left:
+                if not self._sources.markers.objects():
+                    self._log.info("the marker is gone: ending, for another agent to begin anew")
+                    return
+            elif self._seen():
                 self._round(since_s)
 
+    def _seen(self) -> bool:
+        """Whether everything was seen once."""
+        listed = (self._sources.slices, self._sources.pods, self._sources.markers)
+        return all(source.synced for source in listed) and self._sources.namespaces.looked
+
     def _round(self, since_s: float | None) -> None:
-        slices, pods = self._sources.slices.objects(), self._sources.pods.objects()
+        slices, pods, markers = self._sources.slices.objects(), self._sources.pods.objects(), self._sources.markers.objects()
         self.claimed = frozenset(address for pod in pods for address in pod.addresses)
         present = {address: pod.ifindex for address, pod in self._pods.items()}
         desired = desire(self._node, slices, pods, self._sources.namespaces.snapshot(), present)
-        faults = [*self._sources.slices.misread()]
+        faults = [*self._sources.slices.misread(), *self._sources.markers.misread()]
         faults += [f"{pod.reference}: no interface of this node leads to {', '.join(pod.addresses)}" for pod in desired.missing]
         started_ns = time.time_ns()
         attached, changed = self._attach(desired, faults)
-        writes = self._write_tables(slices, faults)
+        writes = self._write_tables([withdrawn(piece) for piece in slices] if markers else slices, faults)
         ended_ns, ended_s = time.time_ns(), time.monotonic()
         changed += self._remove_pods(attached)
         self._detach(desired, faults)
@@ -133,6 +146,8 @@ class Worker:
             faulty = self._tables.faults
             self._programmed = [*(piece for piece in slices if piece.spec.pool.uid not in faulty),
                                 *(piece for piece in self._programmed if piece.spec.pool.uid in faulty)]
+        if markers and writes is not None:
+            self._step_out(markers[0], faults)
         self._acknowledge(attached, faults)
         self._tell_events(pods, datetime.now(UTC))
         names = [PodName(address, found.pod.pod, self._node) for address, found in attached.items() if found.pod]
@@ -218,13 +233,22 @@ class Worker:
         if detached:
             self._log.info("detached", programs=detached)
 
+    def _step_out(self, marker: Marker, faults: list[str]) -> None:
+        try:
+            self._leave.step(marker, time.monotonic())
+        except OSError as error:
+            faults.append(f"leaving: {error}")
+            self._log.error("not left", error=str(error), retry_s=LEAVE_TICK_S)
+
     def _acknowledge(self, attached: Mapping[str, Attachment], faults: list[str]) -> None:
-        """Reports what stands: the slices of the last write that succeeded, and what keeps the agent from more. A server whose service
-        ports could not be written is not reported as attached."""
+        """Reports what stands: the slices of the last write that succeeded, and what keeps the agent from more; nothing once the node is left.
+        A server whose service ports could not be written is not reported as attached."""
+        if self._leave.left:
+            self._programmed, attached = [], {}
         programmed = {(found.pod_uid, found.address) for piece in self._programmed for found in piece.spec.assignments}
         standing = {address: found if found.pod is None or (found.pod.uid, address) in programmed else replace(found, roles=found.roles & Role.CLIENT)
                     for address, found in attached.items()}
-        report = node_report(self._version, self._programmed, standing, faults, self._report, datetime.now(UTC))
+        report = node_report(self._version, self._programmed, standing, faults, self._report, datetime.now(UTC), self._leave.condition)
         if report != self._report:
             self._report = report
             self._reporter.report(report)

@@ -10,6 +10,7 @@ from wharfinger_api import AttachedPod
 from wharfinger_dataplane._engine import Engine
 from wharfinger_dataplane._records import Pod, Role, pack_address, pack_pod
 from wharfinger_dataplane.agent.desired import LocalPod
+from wharfinger_dataplane.agent.leave import Leave, Marker
 from wharfinger_dataplane.agent.namespaces import Namespace
 from wharfinger_dataplane.agent.worker import Sources, Worker
 from wharfinger_dataplane.attach import POD_PROGRAMS, UPLINK_PROGRAMS, Outcome
@@ -32,6 +33,12 @@ class Journal(Engine):
     def replace_former(self, switch):
         switch()
         return 0
+
+    def batches(self, table):
+        yield self.items(table)
+
+    def unpin(self):
+        self.journal.append("unpin")
 
 
 class Interfaces:
@@ -56,6 +63,9 @@ class Interfaces:
             self.journal.append(f"attach {index}")
         return outcome
 
+    def detach_all(self):
+        return self.detach_others({})
+
     def detach_others(self, wanted):
         gone = self.programs.keys() - wanted.keys()
         for index in gone:
@@ -72,15 +82,16 @@ class Scene:
         self.interfaces = Interfaces(self.store.journal, {index: POD_PROGRAMS for _, index in adopted})
         for address, index in adopted:
             Tables(self.store).put_pod(address, index, Role.CLIENT)
-        self.slices, self.pods, self.namespaces, self.misread = [], [], [], []
-        self.synced = SimpleNamespace(slices=True, pods=True, namespaces=True)
+        self.slices, self.pods, self.namespaces, self.markers, self.misread = [], [], [], [], []
+        self.synced = SimpleNamespace(slices=True, pods=True, namespaces=True, markers=True)
         self.reports, self.events, self.gone, self.spans = [], [], [], []
         collector = SimpleNamespace(pod_gone=lambda address, now_ns: self.gone.append(address))
         telemetry = SimpleNamespace(names=SimpleNamespace(update=lambda slices, pods: None),
                                     tables=SimpleNamespace(table_write=lambda *call: self.spans.append(call)))
         self.worker = Worker("node", "0.1.0", 10.0, Sources(self.source("slices"), self.source("pods"), self.source("namespaces"),
-                                                            SimpleNamespace(indexes=lambda: frozenset({UPLINK}))),
-                             self.store, self.interfaces, collector, SimpleNamespace(report=self.reports.append, tell=self.events.append), telemetry)
+                                                            SimpleNamespace(indexes=lambda: frozenset({UPLINK})), self.source("markers")),
+                             self.store, self.interfaces, collector, Leave(self.store, self.interfaces, None),
+                             SimpleNamespace(report=self.reports.append, tell=self.events.append), telemetry)
         self.worker.adopt()
 
     def source(self, name):
@@ -99,7 +110,7 @@ class Scene:
             snapshot = objects
 
             def misread(self):
-                return scene.misread
+                return scene.misread if name == "slices" else []
 
         return Source()
 
@@ -165,7 +176,7 @@ def test_what_was_done_is_reported_once(scene):
     assert report.servers == (AttachedPod(pod="test/a", uid="uid-a", address=A),)
 
 
-@pytest.mark.parametrize("missing", ["slices", "pods", "namespaces"])
+@pytest.mark.parametrize("missing", ["slices", "pods", "namespaces", "markers"])
 def test_nothing_is_done_before_everything_was_seen_once(missing):
     scene = Scene(adopted=[(A, 11)])
     setattr(scene.synced, missing, False)
@@ -242,3 +253,47 @@ def test_the_time_from_an_event_to_the_write_is_measured(scene):
     scene.round()
     assert 0 < scene.worker.progress.last_latency_s < 1
     assert scene.worker.progress.latencies == 1
+
+
+def test_at_the_marker_new_connections_become_unaware_and_all_else_goes_on(scene):
+    scene.add("a", A, 11)
+    scene.slices = [pool_slice({"a": A})]
+    scene.round()
+    scene.markers = [Marker(60)]
+    scene.round()
+    assert (scene.store.items("addresses"), scene.store.items("pages")) == ([], [])
+    assert len(scene.store.items("server_ports")) == 2
+    assert (scene.entered, scene.interfaces.programs.keys()) == ({A: Pod(11, Role.SERVER)}, {11, UPLINK})
+    ready, leaving = scene.reports[-1].conditions
+    assert (ready.status, leaving.type, leaving.status, leaving.reason) == ("True", "Detached", "False", "Draining")
+    assert [found.pod for found in scene.reports[-1].servers] == ["test/a"]
+
+
+def test_a_marker_that_is_taken_back_in_time_changes_nothing(scene):
+    scene.slices = [pool_slice({"a": A})]
+    scene.markers = [Marker(60)]
+    scene.round()
+    scene.markers = []
+    scene.round()
+    assert len(scene.store.items("addresses")) == 1
+
+
+def test_a_node_that_is_left_bears_nothing_and_says_so_and_stays_left(scene):
+    scene.add("a", A, 11)
+    scene.slices = [pool_slice({"a": A})]
+    scene.markers = [Marker(0)]
+    journal = scene.round()
+    assert (set(journal[-3:-1]), journal[-1]) == ({"detach 11", f"detach {UPLINK}"}, "unpin")
+    assert (scene.reports[-1].slices, scene.reports[-1].servers) == ((), ())
+    assert [(found.type, found.status) for found in scene.reports[-1].conditions] == [("Ready", "True"), ("Detached", "True")]
+    scene.store.journal.clear()
+    thread = threading.Thread(target=scene.worker.run)
+    thread.start()
+    scene.worker.wake()
+    time.sleep(0.1)
+    assert scene.store.journal == []
+    assert thread.is_alive()
+    scene.markers = []  # as when the uninstallation was called off: the process ends, and its successor begins anew
+    scene.worker.wake()
+    thread.join(timeout=5)
+    assert not thread.is_alive()

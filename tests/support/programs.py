@@ -1,0 +1,43 @@
+"""What the kernel itself says is attached and exists, asked by bpf(2): nothing that the project keeps is believed."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import struct
+
+SYS_BPF = 321  # x86-64
+BPF_PROG_QUERY, BPF_PROG_GET_FD_BY_ID, BPF_MAP_GET_FD_BY_ID = 16, 13, 14
+TCX = {"ingress": 46, "egress": 47}
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _bpf(command: int, attributes: ctypes.Array) -> int:
+    answer = _libc.syscall(SYS_BPF, command, attributes, ctypes.sizeof(attributes))
+    if answer < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return answer
+
+
+def attached(ifindex: int) -> list[int]:
+    """Ids of the programs that are attached by tcx to an interface of this network namespace, whoever attached them."""
+    found: list[int] = []
+    for kind in TCX.values():
+        ids = (ctypes.c_uint32 * 64)()
+        attributes = ctypes.create_string_buffer(struct.pack("=IIIIQII", ifindex, kind, 0, 0, ctypes.addressof(ids), 64, 0), 64)
+        _bpf(BPF_PROG_QUERY, attributes)
+        found += ids[:struct.unpack_from("=I", attributes, 24)[0]]
+    return found
+
+
+def exists(kind: str, number: int) -> bool:
+    """Whether there is a `program` or a `map` of this id."""
+    command = {"program": BPF_PROG_GET_FD_BY_ID, "map": BPF_MAP_GET_FD_BY_ID}[kind]
+    try:
+        os.close(_bpf(command, ctypes.create_string_buffer(struct.pack("=I", number), 64)))
+    except OSError as error:
+        if error.errno != errno.ENOENT:
+            raise
+        return False
+    return True

@@ -108,6 +108,16 @@ INLINE enum reason client_opens(struct work *w, struct flow *old)
 	return client_tags_syn(w, &f);
 }
 
+/* Whether the tables know that the server has lost the connection's service port: they know the virtual address, so they are no empty ones. */
+INLINE int server_is_gone(struct work *w, const struct flow *f)
+{
+	if (!f->service_port || server_port_of(w, &f->other, f->service_port, 0) ||
+	    (f->service_port == f->redirect_port && server_port_of(w, &f->other, f->service_port, f->scope)))
+		return 0;
+	w->address_key = (struct address_key){ .addr = w->key.peer, .proto = PROTO_TCP };
+	return find_addresses(w, &w->address_key) != 0;
+}
+
 /* From the pod: what its stack sends to virtual address:X. */
 INLINE enum reason client_sends(struct work *w)
 {
@@ -120,8 +130,14 @@ INLINE enum reason client_sends(struct work *w)
 	if (!f || !f->aware)
 		return REASON_no_entry;
 
-	w->verdict.dst = f->other;
 	f->seen_ns = now_coarse(w);
+	if ((p->tcp_flags & (TCP_ACK | TCP_RST)) == TCP_ACK && server_is_gone(w, f)) {
+		if (mark_end(f, END_RESET))
+			client_event(w, f, ROLE_CLIENT, EVENT_CLOSED);
+		answer_with_reset(w);
+		return REASON_client_server_gone;
+	}
+	w->verdict.dst = f->other;
 	if (p->tcp_flags & (TCP_FIN | TCP_RST) && note_end(p, f, END_LOCAL_FIN))
 		client_event(w, f, ROLE_CLIENT, EVENT_CLOSED);
 	if (!f->service_port)

@@ -260,6 +260,8 @@ static int engine_run(struct engine *e, enum hook hook, u32 ifindex)
 		reason = REASON_rewrite_failed;
 	if (engine_outcome[reason] == OUTCOME_REFLECT && rewrite_turned(e, w))
 		reason = REASON_rewrite_failed;
+	if (engine_outcome[reason] == OUTCOME_RESET && rewrite_reset(e, w))
+		reason = REASON_rewrite_failed;
 	return reason;
 }
 

@@ -55,7 +55,8 @@
 	REASON(option_malformed, NOTE, "a malformed or unknown option was treated as absent") \
 	REASON(rewrite_failed, DROP, "the kernel refused to change the packet") \
 	REASON(server_direct, DELIVER, "a direct dial whose ports are taken goes on under a substitute client port") \
-	REASON(server_no_substitute, DROP, "the client's port is taken and no substitute is free")
+	REASON(server_no_substitute, DROP, "the client's port is taken and no substitute is free") \
+	REASON(client_server_gone, RESET, "the server no longer has the connection's service port, so the client is reset")
 
 #define WHARFINGER_REASON_ENUM(name, outcome, words) REASON_##name,
 enum reason { WHARFINGER_REASONS(WHARFINGER_REASON_ENUM) REASON_COUNT };

@@ -141,17 +141,44 @@ INLINE int rewrite(frame *f, struct work *w, u32 hops)
 	return rewrite_ip(f, w, p->l3, src, dst, v->append.len, hops);
 }
 
-/* The start gate's probe goes back the way it came: both ends change places, which no checksum feels. */
-INLINE int rewrite_turned(frame *f, struct work *w)
+/* Link addresses change places: the frame goes back the way it came. */
+INLINE int rewrite_link(frame *f, struct work *w)
 {
-	const struct packet *p = &w->packet;
 	u8 mac[12];
 
 	for (int i = 0; i < 6; i++) {
 		mac[i] = w->headers.byte[6 + i];
 		mac[6 + i] = w->headers.byte[i];
 	}
-	return pkt_store(f, 0, mac, sizeof mac) || pkt_store(f, p->l3 + IP_SRC, &p->dst.word[3], 4) ||
+	return pkt_store(f, 0, mac, sizeof mac);
+}
+
+#define RESET_TTL 64
+/* The RST that a stack without the connection would answer with (RFC 9293, 3.10.7.1), between the ends that the verdict names. */
+INLINE int rewrite_reset(frame *f, struct work *w)
+{
+	const struct packet *p = &w->packet;
+	const struct verdict *v = &w->verdict;
+	be32 word[5] = { ports_of(v->sport, v->dport), to_be32(p->ack), 0, to_be32(5u << 28 | TCP_RST << 16), 0 };
+	u32 total = p->l4 - p->l3 + TCP_LEN, sum = 0, pseudo = 0;
+
+	for (u32 i = 0; i < 5; i++)
+		sum = sum_change(sum, 0, word[i]);
+	pseudo = sum_change(pseudo, 0, v->src.word[3]);
+	pseudo = sum_change(pseudo, 0, v->dst.word[3]);
+	pseudo = sum_change(pseudo, 0, to_be32(PROTO_TCP << 16 | TCP_LEN));
+	if (pkt_resize(f, p->l4 + TCP_LEN) || rewrite_link(f, w) || pkt_store(f, p->l4, word, sizeof word) ||
+	    pkt_sum(f, p->l4 + TCP_SUM, pseudo, SUM_PSEUDO) || pkt_sum(f, p->l4 + TCP_SUM, sum, 0))
+		return -1;
+	return rewrite_ip(f, w, p->l3, v->src.word[3], v->dst.word[3], total - u16_at(&w->headers, p->l3 + IP_TOTAL), p->ttl - RESET_TTL);
+}
+
+/* The start gate's probe goes back the way it came: both ends change places, which no checksum feels. */
+INLINE int rewrite_turned(frame *f, struct work *w)
+{
+	const struct packet *p = &w->packet;
+
+	return rewrite_link(f, w) || pkt_store(f, p->l3 + IP_SRC, &p->dst.word[3], 4) ||
 	       pkt_store(f, p->l3 + IP_DST, &p->src.word[3], 4) || pkt_store(f, p->l4, &p->dport, 2) || pkt_store(f, p->l4 + 2, &p->sport, 2);
 }
 

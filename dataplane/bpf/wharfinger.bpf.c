@@ -93,6 +93,8 @@ INLINE int finish(struct __sk_buff *skb, struct work *w, enum hook hook, enum re
 		return rewrite_turned(skb, w) ? TC_ACT_SHOT : bpf_redirect(skb->ifindex, 0);
 	if (w->event.kind)
 		tell(w);
+	if (outcome == OUTCOME_RESET)
+		return rewrite_reset(skb, w) ? TC_ACT_SHOT : bpf_redirect(skb->ifindex, 0);
 	if (outcome == OUTCOME_FORWARD) {
 		reason = find_way(skb, w, &fib);
 		direct = reason == REASON_none;

@@ -7,7 +7,7 @@
 #include "tables.h"
 
 enum hook { HOOK_FROM_POD = 0, HOOK_TO_POD = 1, HOOK_FROM_NET = 2, HOOK_COUNT = 3 };
-enum outcome { OUTCOME_PASS = 0, OUTCOME_DELIVER, OUTCOME_FORWARD, OUTCOME_DROP, OUTCOME_REFLECT, OUTCOME_STACK, OUTCOME_NOTE };
+enum outcome { OUTCOME_PASS = 0, OUTCOME_DELIVER, OUTCOME_FORWARD, OUTCOME_DROP, OUTCOME_REFLECT, OUTCOME_RESET, OUTCOME_STACK, OUTCOME_NOTE };
 
 /* The kernel's table of counters has a row of this many a hook. */
 #define COUNTER_REASONS 128
@@ -28,7 +28,8 @@ struct event {
 };
 ASSERT_SIZE(struct event, 104);
 
-/* What the packet shall say when it leaves: the chains start from what it says, and change what must change. */
+/* What the packet shall say when it leaves: the chains start from what it says, and change what must change. Of outcome reset the addresses
+ * and ports are those of the RST that answers it. */
 struct verdict {
 	struct addr src, dst;
 	be16 sport, dport;
@@ -93,17 +94,33 @@ INLINE int is_end(u32 ends)
 	return ends & END_RESET || (ends & (END_LOCAL_FIN | END_PEER_FIN)) == (END_LOCAL_FIN | END_PEER_FIN);
 }
 
-/* A FIN or RST seen on a live connection: 1 when it is the one that ends it. FIN and RST only mark; the agent removes the entry when
- * the socket is gone (docs/protocol.md, "State of the ends"). */
-INLINE int note_end(const struct packet *p, struct flow *f, enum flow_end fin)
+/* Bits of enum flow_end on a live connection: 1 when they are the ones that end it. */
+INLINE int mark_end(struct flow *f, u32 bits)
 {
-	u32 bits = (p->tcp_flags & TCP_RST ? END_RESET : 0) | (p->tcp_flags & TCP_FIN ? fin : 0);
 	u32 was = __sync_fetch_and_or(&f->ends, bits);
 
 	if (is_end(was) || !is_end(was | bits))
 		return 0;
 	f->state = FLOW_CLOSING;
 	return 1;
+}
+
+/* A FIN or RST seen on a live connection, likewise. They only mark; the agent removes the entry when the socket is gone
+ * (docs/protocol.md, "State of the ends"). */
+INLINE int note_end(const struct packet *p, struct flow *f, enum flow_end fin)
+{
+	return mark_end(f, (p->tcp_flags & TCP_RST ? END_RESET : 0) | (p->tcp_flags & TCP_FIN ? fin : 0));
+}
+
+/* The packet is answered by a RST, from the end that it went to. */
+INLINE void answer_with_reset(struct work *w)
+{
+	const struct packet *p = &w->packet;
+
+	w->verdict.src = p->dst;
+	w->verdict.dst = p->src;
+	w->verdict.sport = p->dport;
+	w->verdict.dport = p->sport;
 }
 
 #endif

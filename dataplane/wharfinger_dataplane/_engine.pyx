@@ -11,7 +11,7 @@ from libc.string cimport memcpy
 
 from wharfinger_dataplane cimport core
 
-OUTCOMES = ("pass", "deliver", "forward", "drop", "reflect", "stack", "note")
+OUTCOMES = ("pass", "deliver", "forward", "drop", "reflect", "reset", "stack", "note")
 HOOKS = ("from_pod", "to_pod", "from_net")
 TABLES = {core.engine_table_name[n].decode(): n for n in range(core.TABLE_COUNT)}
 

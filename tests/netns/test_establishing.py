@@ -9,7 +9,7 @@ import pytest
 from support.capture import Capture
 from support.lab import Lab, Node, Pod, Role, sh
 from support.slices import VIRTUAL, pool_slice
-from support.traffic import Client, checksum, server
+from support.traffic import Client, checksum, offloads_off, server
 from wharfinger_dataplane._records import Side, unpack_flow_key
 
 
@@ -33,13 +33,6 @@ def servers(lab: Lab):
 
 def addresses(pods: list[Pod]) -> dict[str, str]:
     return {pod.short: pod.address for pod in pods}
-
-
-def offloads_off(*pods: Pod) -> None:
-    """Whole checksums and real segments, as a physical wire would have them."""
-    for pod in pods:
-        subprocess.run(["nsenter", f"--net=/run/netns/{pod.name}", "ethtool", "-K", "eth0", "tx", "off", "tso", "off", "gso", "off", "gro", "off"],
-                       check=True, capture_output=True)
 
 
 def test_p03_connections_to_a_redirect_port_spread_over_its_servers_on_both_nodes(lab, client, servers):

@@ -49,15 +49,23 @@ def tcp(
     ttl: int = 64,
     ip: bytes = b"",
     flags_ip: str = "",
+    window: int = 8192,
     **fields: object,
 ) -> bytes:
     """A TCP frame. `options` and `ip` (IP options) are whole words of bytes; `fields` are Scapy's, of the IP header."""
     source, sport, target, dport = ends(src, dst)
     network = IP(src=source, dst=target, ttl=ttl, id=1, ihl=5 + len(ip) // 4, flags=flags_ip, **fields)
-    transport = TCP(sport=sport, dport=dport, flags=flags, seq=seq & 0xFFFFFFFF, ack=ack & 0xFFFFFFFF, dataofs=5 + len(options) // 4)
+    transport = TCP(sport=sport, dport=dport, flags=flags, seq=seq & 0xFFFFFFFF, ack=ack & 0xFFFFFFFF, window=window, dataofs=5 + len(options) // 4)
     if ip:
         return with_ip_options(Ether(**MACS) / network / transport / Raw(options + payload), ip)
     return bytes(Ether(**MACS) / network / transport / Raw(options + payload))
+
+
+def reset(src: str, dst: str, seq: int) -> bytes:
+    """The bare RST by which a frame is answered, on its way back."""
+    source, sport, target, dport = ends(src, dst)
+    link = Ether(src=MACS["dst"], dst=MACS["src"])
+    return bytes(link / IP(src=source, dst=target, id=1) / TCP(sport=sport, dport=dport, flags="R", seq=seq & 0xFFFFFFFF, window=0))
 
 
 def with_ip_options(packet: Ether, options: bytes) -> bytes:

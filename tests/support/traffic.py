@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from support.lab import Pod
+from support.lab import Pod, sh
 
 CHUNK = bytes(range(256)) * 256
 
@@ -51,6 +51,12 @@ def _serve(connection: socket.socket, name: str) -> None:
                 else:
                     peer = connection.getpeername()
                     connection.sendall(f"{name} {peer[0]}:{peer[1]} {line.decode()}\n".encode())
+
+
+def offloads_off(*pods: Pod) -> None:
+    """Whole checksums and real segments, as a physical wire would have them."""
+    for pod in pods:
+        sh(f"nsenter --net=/run/netns/{pod.name} ethtool -K eth0 tx off tso off gso off gro off")
 
 
 @contextmanager

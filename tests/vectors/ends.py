@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from support.packets import icmp, tcp, udp
+from support.packets import NOP, icmp, reset, tcp, udp
+from support.slices import pool_slice
 from vectors.vector import (
     AFTER,
     ANSWER,
@@ -10,6 +11,7 @@ from vectors.vector import (
     CLIENT,
     ESTABLISHED,
     ISN,
+    OTHER,
     SERVER,
     SERVER_ISN,
     SETTLED,
@@ -121,6 +123,74 @@ REBUILDING = [
     ),
 ]
 
+WORDS = {**AFTER, "payload": b"x" * 100}
+GONE = Change(slices=(pool_slice({"b": OTHER}, generation=2),))
+RESET = reset(VX, C, AFTER["ack"])
+SERVER_GONE = [
+    Vector(
+        "i5 a client whose server no longer has the port is reset at once, as if by that server",
+        [
+            *SETTLED,
+            GONE,
+            client(tcp(C, VX, "PA", **WORDS), "client_server_gone", RESET),
+            to_client(RESET, "not_ours"),
+            client(tcp(C, VX, "PA", **WORDS), "client_server_gone", RESET),
+        ],
+    ),
+    Vector(
+        "a keepalive, a FIN and a bare acknowledgement to a port that is gone are answered likewise",
+        [
+            *SETTLED,
+            GONE,
+            *(
+                client(tcp(C, VX, flags, seq=seq, ack=AFTER["ack"], options=options), "client_server_gone", RESET)
+                for flags, seq, options in (("A", ISN, NOP * 12), ("FA", ISN + 1, b""), ("A", ISN + 1, b""))
+            ),
+        ],
+    ),
+    Vector(
+        "a packet with IP options to a port that is gone is answered behind them",
+        [
+            *SETTLED,
+            GONE,
+            client(
+                tcp(C, VX, "A", **AFTER, ip=b"\x94\x04\x00\x00"),
+                "client_server_gone",
+                RESET[:12] + tcp(VX, C, "R", seq=AFTER["ack"], ip=b"\x94\x04\x00\x00", window=0)[12:],
+            ),
+        ],
+    ),
+    Vector(
+        "a reset to a port that is gone is not answered",
+        [*SETTLED, GONE, client(tcp(C, VX, "R", seq=ISN + 1), "client_sends", tcp(C, SY, "R", seq=ISN + 1))],
+    ),
+    Vector(
+        "a port that is gone and given back to its server is used again",
+        [
+            *SETTLED,
+            GONE,
+            Change(slices=(pool_slice({"a": SERVER}, generation=3),)),
+            client(tcp(C, VX, "PA", **WORDS), "client_sends", tcp(C, SY, "PA", **WORDS)),
+        ],
+    ),
+    Vector(
+        "a server that drains keeps its clients",
+        [
+            *SETTLED,
+            Change(slices=(pool_slice({"a": SERVER}, states={"a": "Draining"}, generation=2),)),
+            client(tcp(C, VX, "PA", **WORDS), "client_sends", tcp(C, SY, "PA", **WORDS)),
+        ],
+    ),
+    Vector(
+        "a server whose ports rest has lost them",
+        [
+            *SETTLED,
+            Change(slices=(pool_slice({"a": SERVER}, states={"a": "Resting"}, generation=2),)),
+            client(tcp(C, VX, "PA", **WORDS), "client_server_gone", RESET),
+        ],
+    ),
+]
+
 FROM_CLIENT, FROM_SERVER = tcp(C, SY, "PA", **AFTER, payload=b"x" * 100), tcp(SY, C, "PA", **BACK, payload=b"x" * 100)
 ROUTER = "172.16.0.1"
 ICMP = [
@@ -215,4 +285,4 @@ ICMP = [
     ),
     Vector("an error that embeds no IPv4 is not TCP", [to_client(icmp(ROUTER, CLIENT, bytes(60)), "not_tcp")]),
 ]
-VECTORS = [*CLOSING, *REBUILDING, *ICMP]
+VECTORS = [*CLOSING, *REBUILDING, *SERVER_GONE, *ICMP]

@@ -160,6 +160,6 @@ class Twins:
 def verdict(outcome: str, to_stack: bool) -> int:
     if outcome == "drop":
         return SHOT
-    if outcome == "reflect" or (outcome == "forward" and not to_stack):
+    if outcome in ("reflect", "reset") or (outcome == "forward" and not to_stack):
         return REDIRECT
     return NEXT

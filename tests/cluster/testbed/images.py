@@ -22,7 +22,7 @@ MERGED_USR = Path("/usr/share/mmdebstrap/hooks/merged-usr")
 LEFT_OUT = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/info/*", "/usr/share/locale/*", "/usr/share/lintian/*",
             "/usr/lib/*/gconv/*")
 EMPTIED = ("var/lib/apt/lists", "var/cache/apt", "var/log")
-ARCHIVES_KEPT = 3
+ARCHIVES_KEPT = 8
 
 
 def reference(name: str) -> str:
@@ -76,10 +76,11 @@ class Images:
             if scratch is None:
                 return archive
             with self._reporter.task(f"image-{name}", f"Building image {reference(name)}", 15):
-                self._build(reference(name), dockerfile, context, given)
-                self._buildah(["push", f"--signature-policy={self._policy()}", reference(name),
+                stored = f"{REGISTRY}/{name}:{key}"  # of its own, as another checkout may build its image of this name meanwhile
+                self._build(stored, dockerfile, context, given)
+                self._buildah(["push", f"--signature-policy={self._policy()}", stored,
                                f"oci-archive:{scratch / 'image.tar'}:{reference(name)}"], name)
-                self._buildah(["rmi", reference(name)], name)
+                self._buildah(["rmi", stored], name)
         keep_newest(self._folder, f"{name}-*[0-9a-f]", ARCHIVES_KEPT)
         return archive
 

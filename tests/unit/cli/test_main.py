@@ -1,10 +1,10 @@
 """The commands as they are called: output, exit codes, and what is said when the cluster cannot be asked."""
 
 import json
+import resource
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import fields, is_dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import get_args, get_type_hints
@@ -162,7 +162,7 @@ def test_help_loads_neither_clients_nor_engine_and_is_quick():
     code = ("import sys; from typer.testing import CliRunner; from wharfinger_cli.main import app; "
             "assert CliRunner().invoke(app, ['--help']).exit_code == 0; "
             "sys.exit(', '.join({'kubernetes', 'pydantic', 'wharfinger_dataplane'} & sys.modules.keys()) or None)")
-    started = time.monotonic()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert time.monotonic() - started < 3 * HELP_WITHIN_S
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < HELP_WITHIN_S

@@ -51,7 +51,7 @@ def advance(resolved: Resolved, redirects: Iterable[RedirectPortPool], view: Vie
     redirects = tuple(redirects)
     wanted = {server.identity: server for server in resolved.servers}
     result = Advanced([])
-    for piece in view.slices_of.get(resolved.pool.metadata.uid, ()):
+    for piece in view.slices_of(resolved.pool.metadata.uid):
         draft = Draft(piece.metadata.name, piece)
         for index, record in enumerate(piece.spec.assignments):
             server = wanted.get((record.server, record.pod_uid, record.address))
@@ -74,7 +74,7 @@ def _step(record: Assignment, draft: Draft, server: Server | None, lost: bool, r
     if state is record.state:
         over = state is RESTING and rested(record, piece, resolved.pool.spec.rest_seconds, view)
         return None if over else record
-    return record.model_copy(update={"state": state, "since": view.now, "since_generation": draft.next_generation})
+    return record.model_copy(update={"state": state, "since": view.clock(), "since_generation": draft.next_generation})
 
 
 def _standing(record: Assignment, piece: ServicePortSlice, server: Server | None, resolved: Resolved, view: View) -> Standing:
@@ -151,7 +151,7 @@ def _add(resolved: Resolved, redirects: tuple[RedirectPortPool, ...], view: View
         elif targets:
             draft = shelf.with_room()
             draft.records.append(Assignment(
-                server=server.name, address=server.address, node=server.node or None, pod_uid=server.uid, state=ASSIGNED, since=view.now,
+                server=server.name, address=server.address, node=server.node or None, pod_uid=server.uid, state=ASSIGNED, since=view.clock(),
                 since_generation=draft.next_generation, redirects=_memberships(redirects, server, targets), targets=targets))
             if server.ready:
                 result.waiting.append(server)
@@ -187,7 +187,7 @@ class _Shelf:
     def __init__(self, resolved: Resolved, view: View, drafts: list[Draft]) -> None:
         self._pool = resolved.pool
         self._drafts = drafts
-        self._slices = view.snapshot.slices
+        self._view = view
         self._first = 0
 
     def with_room(self) -> Draft:
@@ -201,7 +201,7 @@ class _Shelf:
         namespace, pool = self._pool.key
         used = {draft.name for draft in self._drafts}
         names = (f"{pool}-{number}" for number in count())
-        draft = Draft(next(name for name in names if name not in used and (namespace, name) not in self._slices), None)
+        draft = Draft(next(name for name in names if name not in used and not self._view.slice_stands((namespace, name))), None)
         self._drafts.append(draft)
         return draft
 

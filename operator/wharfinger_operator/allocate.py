@@ -53,15 +53,15 @@ class Ledger:
         return None if taken is None else (taken, held[taken])
 
 
-def ledger(view: View, slices: Iterable[ServicePortSlice], addresses: Mapping[str, tuple[str, ...]]) -> Ledger:
-    """All numbers in use. `slices` oldest pool first; `addresses` are the pools' present virtual addresses by uid."""
+def ledger(view: View, slices: Iterable[ServicePortSlice], departed: Iterable[Departed], addresses: Mapping[str, tuple[str, ...]]) -> Ledger:
+    """The numbers in use by these slices. `slices` oldest pool first; `addresses` are the pools' present virtual addresses by uid."""
     book = Ledger()
     for piece in slices:
         where = {*piece.spec.virtual_addresses, *addresses.get(piece.spec.pool.uid, ())}
         for index, record in enumerate(piece.spec.assignments):
             if not book.enter(record, where):
                 book.collided.add((piece.metadata.uid, index))
-    for entry in view.departed:
+    for entry in departed:
         if departed_rests(entry, view):
             for record in entry.slice.spec.assignments:
                 book.enter(record, entry.slice.spec.virtual_addresses)
@@ -75,13 +75,13 @@ def departed_until(entry: Departed) -> datetime:
 
 def departed_rests(entry: Departed, view: View) -> bool:
     """Whether those numbers rest still: by time, or because a node has not said that it dropped the slice."""
-    return view.now < departed_until(entry) or any(view.acknowledged(node, entry.slice, 0) for node in view.holders)
+    return not view.past(departed_until(entry)) or any(view.acknowledged(node, entry.slice, 0) for node in view.holders)
 
 
 def reserved_on(addresses: Iterable[str], view: View, redirects: Mapping[str, frozenset[int]]) -> frozenset[int]:
     """Numbers that are never service ports on these virtual addresses: the Services' own, and redirect ports."""
     none: frozenset[int] = frozenset()
-    return none.union(*(view.service_ports.get(address, none) | redirects.get(address, none) for address in addresses))
+    return none.union(*(view.service_ports(address) | redirects.get(address, none) for address in addresses))
 
 
 def pinned_fault(pool: ServicePortPool, reserved: frozenset[int]) -> Fault | None:
@@ -137,7 +137,7 @@ def capacity(pool: ServicePortPool, servers: Iterable[Server], reserved: frozens
 
 def rested(record: Assignment, piece: ServicePortSlice, rest_seconds: float, view: View) -> bool:
     """Whether a resting record may go: its time is over, and every agent that could still serve it has acknowledged that it rests."""
-    over = view.now >= record.since + timedelta(seconds=rest_seconds)
+    over = view.past(record.since + timedelta(seconds=rest_seconds))
     return over and not view.unacknowledged(piece, record.since_generation or piece.metadata.generation, view.holders)
 
 

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import blake2s
 from typing import Any
 
 import structlog
 from opentelemetry.trace import Span
-from wharfinger_api import API_VERSION, POOL_LABEL, TRACEPARENT_ANNOTATION, ServicePortPool, ServicePortSlice, dump
+from wharfinger_api import API_VERSION, POOL_LABEL, TRACEPARENT_ANNOTATION, ServicePortSlice, dump
 
 from .client import Client, ClientError, Conflict, Missing
+from .difference import PoolChange, difference
 from .plan import Plan, SliceWanted, StatusWanted
 from .report import EventWanted
 from .snapshot import Snapshot
@@ -28,40 +28,6 @@ PARALLEL = 16
 EVENT_AGAIN_S = 3600.0
 """An Event whose cause stands is posted again after this: the API server forgets Events after an hour."""
 EVENT_MESSAGE_LIMIT = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class PoolChange:
-    """What is to be written for one pool."""
-
-    pool: ServicePortPool
-    writes: list[SliceWanted] = field(default_factory=list)
-    deletions: list[ServicePortSlice] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """What is to be written. Empty when the plan stands already."""
-
-    pools: tuple[PoolChange, ...]
-    statuses: tuple[StatusWanted, ...]
-
-    def __bool__(self) -> bool:
-        return bool(self.pools or self.statuses)
-
-
-def difference(plan: Plan) -> Difference:
-    """What of `plan` does not stand yet. Pure."""
-    changes: dict[str, PoolChange] = {}
-    for item in plan.slices:
-        if item.piece is None or not item.piece.metadata.uid or item.piece.spec != item.spec:
-            changes.setdefault(item.pool.metadata.uid, PoolChange(item.pool)).writes.append(item)
-    pools = {item.pool.metadata.uid: item.pool for item in plan.slices}
-    for piece in plan.superfluous:
-        pool = pools[piece.spec.pool.uid]
-        changes.setdefault(pool.metadata.uid, PoolChange(pool)).deletions.append(piece)
-    statuses = tuple(item for item in plan.statuses if item.resource.status != item.status)
-    return Difference(tuple(changes.values()), statuses)
 
 
 def slice_body(item: SliceWanted, context: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -35,13 +35,14 @@ def joined(faults: Iterable[Fault]) -> Fault | None:
     return Fault(faults[0].reason, "; ".join(fault.message for fault in faults)) if faults else None
 
 
-def conditions(verdicts: Iterable[Verdict], previous: Iterable[Condition], generation: int, now: datetime) -> tuple[Condition, ...]:
-    """The verdicts as conditions on `generation`, keeping the transition time of those whose status is as it was."""
+def conditions(verdicts: Iterable[Verdict], previous: Iterable[Condition], generation: int,
+               clock: Callable[[], datetime]) -> tuple[Condition, ...]:
+    """The verdicts as conditions on `generation`, keeping the transition time of those whose status is as it was; `clock` is asked for others."""
     before = {condition.type: condition for condition in previous}
     made = []
     for verdict in verdicts:
         status, old = "True" if verdict.holds else "False", before.get(verdict.type)
-        since = old.last_transition_time if old is not None and old.status == status else now.replace(microsecond=0)
+        since = old.last_transition_time if old is not None and old.status == status else clock().replace(microsecond=0)
         message = verdict.message if len(verdict.message) <= MESSAGE_LIMIT else verdict.message[:MESSAGE_LIMIT - 3] + "..."
         made.append(Condition(type=verdict.type, status=status, reason=verdict.reason, message=message,
                               last_transition_time=since, observed_generation=generation))

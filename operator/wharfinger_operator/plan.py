@@ -1,15 +1,17 @@
-"""From everything seen to everything wanted: one pure function.
+"""From what is seen of some pools to what is wanted for them: one pure function.
 
-Rules: `plan` reads a snapshot and a moment and nothing else; what it wants depends on both alone, so that planning again after the
-writes wants nothing more. Existing slices are the truth about who has which number; a plan adds to them and steps their states. What
-cannot be done is said in conditions and Events with the remedy, and what ran goes on running.
+Rules: `plan_group` reads its view and nothing else; what it wants depends on that alone, so that planning again after the writes wants
+nothing more. Which pools are planned together, and when again, is planner.py's affair. Existing slices are the truth about who has which
+number; a plan adds to them and steps their states. What cannot be done is said in conditions and Events with the remedy, and what ran
+goes on running.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from hashlib import blake2s
 
 from wharfinger_api import (
@@ -25,20 +27,17 @@ from wharfinger_api import (
 
 from . import report
 from .advance import Advanced, Draft, advance, at_least_one
-from .allocate import Allocator, Ledger, capacity, departed_until, ledger, pinned_fault, reserved_on
+from .allocate import Allocator, Ledger, capacity, ledger, pinned_fault, reserved_on
 from .conflicts import age, pool_conflicts, redirect_conflicts
+from .index import places_of
 from .records import Key
 from .report import EventWanted, RedirectCase
-from .resolve import Fault, Resolved, resolve
-from .snapshot import Snapshot
-from .states import RESTING
+from .resolve import Fault, Resolved
 from .view import View
 
 MAX_SCOPE = 0xFFFFFFFF
 MAX_REDIRECTS = 64
 """maxItems of spec.redirects in crds/serviceportslices.yaml."""
-GRAIN = timedelta(milliseconds=10)
-"""Looks are this much late rather than a moment too early."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,22 +60,26 @@ class StatusWanted:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything wanted. `superfluous`: slices that are empty and to be deleted. `look_again`: when time alone may change the plan."""
+    """Everything wanted. `superfluous`: slices that are empty and to be deleted. `look_again`: when time alone may change what is wanted."""
 
-    slices: tuple[SliceWanted, ...]
-    superfluous: tuple[ServicePortSlice, ...]
-    statuses: tuple[StatusWanted, ...]
-    events: tuple[EventWanted, ...]
-    look_again: datetime | None
+    slices: tuple[SliceWanted, ...] = ()
+    superfluous: tuple[ServicePortSlice, ...] = ()
+    statuses: tuple[StatusWanted, ...] = ()
+    events: tuple[EventWanted, ...] = ()
+    look_again: datetime | None = None
 
 
-def plan(snapshot: Snapshot, now: datetime) -> Plan:
-    """What should stand in the API, given all that is seen at `now`."""
-    view = View(snapshot, now)
-    resolved = [resolve(pool, view) for pool in sorted(snapshot.pools.values(), key=age) if pool.metadata.deletion_timestamp is None]
+def plan_group(keys: Iterable[Key], resolved: Iterable[Resolved], view: View) -> Plan:
+    """What should stand for the pools under these names: `resolved` are those of them that live, `keys` also names only redirect pools use.
+
+    No pool outside the group may have an address or a scope in common with one of it (`anchors`).
+    """
+    resolved = sorted(resolved, key=lambda entry: age(entry.pool))
     scopes = _scopes([entry.pool for entry in resolved], view)
-    book = ledger(view, _oldest_first(resolved, view), {entry.pool.metadata.uid: entry.virtual_addresses for entry in resolved})
-    redirects = _redirects(resolved, snapshot, book)
+    places = {place for entry in resolved for place in _places(entry, view)}
+    book = ledger(view, [*(piece for entry in resolved for piece in view.slices_of(entry.pool.metadata.uid)), *view.orphans_at(places)],
+                  view.departed_at(places), {entry.pool.metadata.uid: entry.virtual_addresses for entry in resolved})
+    redirects = _redirects(resolved, [redirect for key in keys for redirect in view.redirects(key)], book)
     redirect_ports = _redirect_ports(redirects)
     conflicts = pool_conflicts(resolved)
     slices: list[SliceWanted] = []
@@ -92,7 +95,7 @@ def plan(snapshot: Snapshot, now: datetime) -> Plan:
         accepted = [case.redirect for case in mine if case.accepted][:MAX_REDIRECTS]
         reserved = reserved_on(entry.virtual_addresses, view, redirect_ports)
         room = capacity(pool, entry.servers, reserved)
-        running = bool(view.slices_of.get(pool.metadata.uid))
+        running = bool(view.slices_of(pool.metadata.uid))
         fault = conflicts.get(pool.metadata.uid) or pinned_fault(pool, reserved) or room.fault(running)
         advanced = _advance(entry, accepted, view, book, fault, running, reserved)
         wanted = _wanted(entry, accepted, advanced.drafts, scopes[pool.metadata.uid])
@@ -110,44 +113,49 @@ def plan(snapshot: Snapshot, now: datetime) -> Plan:
         told = report.redirect_report(case, None, [], view)
         statuses.append(StatusWanted(case.redirect, told.status))
         events += told.events
-    return Plan(tuple(slices), tuple(superfluous), tuple(statuses), tuple(events), _look_again(slices, view))
+    return Plan(tuple(slices), tuple(superfluous), tuple(statuses), tuple(events))
 
 
-def _oldest_first(resolved: list[Resolved], view: View) -> list[ServicePortSlice]:
-    """All slices, those of older pools first and those without a pool last: who comes first has a disputed number."""
-    known = [entry.pool.metadata.uid for entry in resolved]
-    orphans = [uid for uid in view.slices_of if uid not in set(known)]
-    return [piece for uid in [*known, *sorted(orphans)] for piece in view.slices_of.get(uid, ())]
+def anchors(entry: Resolved, view: View) -> frozenset[str]:
+    """What the numbers of a pool may be disputed on: pools that share one of these must be planned together."""
+    return frozenset({*_places(entry, view), f"scope {_own_scope(entry.pool, view) or _first_scope(entry.pool)}"})
+
+
+def _places(entry: Resolved, view: View) -> set[str]:
+    """The addresses on which the pool has or may get numbers: virtual ones and servers' own."""
+    places = {*entry.virtual_addresses, *(server.address for server in entry.servers)}
+    return places.union(*(places_of(piece) for piece in view.slices_of(entry.pool.metadata.uid)))
+
+
+def _own_scope(pool: ServicePortPool, view: View) -> int | None:
+    pieces = view.slices_of(pool.metadata.uid)
+    return pieces[0].spec.scope if pieces else pool.status.scope
+
+
+def _first_scope(pool: ServicePortPool) -> int:
+    return int.from_bytes(blake2s(pool.metadata.uid.encode(), digest_size=4).digest()) or 1
 
 
 def _scopes(pools: list[ServicePortPool], view: View) -> dict[str, int]:
     """A number for each pool, by uid: the one it has, or else one derived from its uid, so that a freed number is not soon met again."""
+    own = [_own_scope(pool, view) for pool in pools]
+    taken, used = set(own), set[int]()
     given: dict[str, int] = {}
-    taken = {piece.spec.scope for uid, pieces in view.slices_of.items() for piece in pieces}
-    taken.update(pool.status.scope for pool in pools if pool.status.scope)
-    taken.update(entry.slice.spec.scope for entry in view.departed)
-    used: set[int] = set()
-    for pool in pools:
-        uid = pool.metadata.uid
-        pieces = view.slices_of.get(uid)
-        scope = pieces[0].spec.scope if pieces else pool.status.scope
+    for pool, scope in zip(pools, own, strict=True):
         if scope is None or scope in used:
-            scope = int.from_bytes(blake2s(uid.encode(), digest_size=4).digest()) or 1
-            while scope in taken:
+            scope = _first_scope(pool)
+            while scope in taken or scope in used or view.scope_taken(scope):
                 scope = scope % MAX_SCOPE + 1
-        given[uid] = scope
-        taken.add(scope)
+        given[pool.metadata.uid] = scope
         used.add(scope)
     return given
 
 
-def _redirects(resolved: list[Resolved], snapshot: Snapshot, book: Ledger) -> list[RedirectCase]:
+def _redirects(resolved: list[Resolved], redirects: list[RedirectPortPool], book: Ledger) -> list[RedirectCase]:
     """The redirect pools, oldest first, each with its pool and what is wrong with it."""
     by_key: dict[Key, Resolved] = {entry.pool.key: entry for entry in resolved}
     cases, sound = [], []
-    for redirect in sorted(snapshot.redirects.values(), key=age):
-        if redirect.metadata.deletion_timestamp is not None:
-            continue
+    for redirect in sorted(redirects, key=age):
         entry = by_key.get((redirect.metadata.namespace, redirect.spec.service_port_pool.name))
         fault = _reference_fault(redirect, entry.pool if entry else None)
         cases.append((redirect, entry, fault))
@@ -234,15 +242,4 @@ def _standing(wanted: list[SliceWanted]) -> list[ServicePortSlice] | None:
     """The slices, when all stand as they are wanted; None when some are still to be written."""
     pieces = [item.piece for item in wanted if item.piece is not None and item.piece.metadata.uid and item.piece.spec == item.spec]
     return pieces if len(pieces) == len(wanted) else None
-
-
-def _look_again(slices: list[SliceWanted], view: View) -> datetime | None:
-    """The next moment at which a rest time or an agent's Lease runs out."""
-    moments = [agent.renewed + timedelta(seconds=agent.duration) for node, agent in view.snapshot.agents.items() if node in view.live]
-    moments += [departed_until(entry) for entry in view.departed]
-    for item in slices:
-        rest = timedelta(seconds=item.pool.spec.rest_seconds)
-        moments += [record.since + rest for record in item.spec.assignments if record.state is RESTING]
-    return min((moment + GRAIN for moment in moments if moment + GRAIN > view.now), default=None)
-
 

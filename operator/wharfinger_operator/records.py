@@ -80,6 +80,16 @@ class Agent:
         return (now - self.renewed).total_seconds() <= self.duration
 
 
+@dataclass(frozen=True, slots=True)
+class NodeSaid:
+    """What one node's agent says in its NodeReport: generations by slice uid, and the servers it has attached; static servers go by address."""
+
+    uid: str
+    generations: Mapping[str, int]
+    uids: frozenset[str]
+    addresses: frozenset[str]
+
+
 def pod(raw: Mapping[str, Any]) -> Pod:
     """A core/v1 Pod."""
     metadata, spec, status = raw["metadata"], raw.get("spec") or {}, raw.get("status") or {}
@@ -119,3 +129,13 @@ def endpoint_slice(raw: Mapping[str, Any]) -> EndpointSlice:
         endpoints.extend(Endpoint(address, entry.get("nodeName") or "", ready, named) for address in (entry.get("addresses") or ())[:1])
     labels = raw["metadata"].get("labels") or {}
     return EndpointSlice(labels.get("kubernetes.io/service-name", ""), tuple(sorted(endpoints, key=lambda entry: entry.address)))
+
+
+def node_report(raw: Mapping[str, Any]) -> NodeSaid:
+    """A NodeReport, read by hand: it lists every slice, each node writes one for each change, and the schema has checked it."""
+    status = raw.get("status") or {}
+    servers = status.get("servers") or ()
+    return NodeSaid(
+        uid=raw["metadata"]["uid"], generations={entry["uid"]: entry["generation"] for entry in status.get("slices") or ()},
+        uids=frozenset(entry["uid"] for entry in servers if entry.get("uid")),
+        addresses=frozenset(entry.get("address", "") for entry in servers if not entry.get("uid")))

@@ -87,7 +87,7 @@ def pool_report(entry: Resolved, fault: Fault | None, advanced: Advanced, specs:
     status = ServicePortPoolStatus(
         observed_generation=pool.metadata.generation, scope=scope, virtual_addresses=entry.virtual_addresses,
         ports=_port_counts(pool, entry.virtual_addresses, specs, book, room), servers=_server_counts(specs),
-        conditions=conditions(verdicts, pool.status.conditions, pool.metadata.generation, view.now))
+        conditions=conditions(verdicts, pool.status.conditions, pool.metadata.generation, view.clock))
     said = [*([fault] if fault else []), *entry.faults, *entry.skipped, *_about(advanced), *_tight(fault, room)]
     return PoolReport(status, _warnings(pool, said), programmed)
 
@@ -107,7 +107,7 @@ def redirect_report(case: RedirectCase, pool: PoolReport | None, drafts: list[Dr
     status = RedirectPortPoolStatus(
         observed_generation=redirect.metadata.generation, virtual_addresses=case.virtual_addresses if case.accepted else (),
         servers=RedirectServerCounts(ready=len(ready)),
-        conditions=conditions(verdicts, redirect.status.conditions, redirect.metadata.generation, view.now))
+        conditions=conditions(verdicts, redirect.status.conditions, redirect.metadata.generation, view.clock))
     return RedirectReport(status, _warnings(redirect, [fault for fault in (case.fault, case.reference_fault) if fault]))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from wharfinger_api import LabelSelector, RedirectPortPool, ServicePortPool, ServicePortSlice, Target
+from wharfinger_api import LabelSelector, RedirectPortPool, ServicePortPool, Target
 
 from .records import Pod, Service
 from .view import View
@@ -103,12 +103,12 @@ def _virtual_addresses(pool: ServicePortPool, view: View, faults: list[Fault]) -
     elif service is not None:
         faults.append(Fault("NoClusterIP", f"spec.virtualAddresses.service: Service {name} is headless; "
                             "name a Service with a cluster IP, or give literal addresses"))
-    slices: list[ServicePortSlice] = view.slices_of.get(pool.metadata.uid, [])
+    slices = view.slices_of(pool.metadata.uid)
     return slices[0].spec.virtual_addresses if slices else ()
 
 
 def _service(pool: ServicePortPool, name: str, where: str, view: View, faults: list[Fault]) -> Service | None:
-    service = view.snapshot.services.get((pool.metadata.namespace, name))
+    service = view.service((pool.metadata.namespace, name))
     if service is None:
         faults.append(Fault("ServiceNotFound", f"{where}: no Service {name} in namespace {pool.metadata.namespace}; "
                             "create it, or correct the name"))
@@ -126,12 +126,11 @@ def _pods(pool: ServicePortPool, view: View, faults: list[Fault]) -> tuple[list[
         return [], False, True
     if service.selector:
         return view.pods(namespace, LabelSelector(match_labels=dict(service.selector))), service.publish_not_ready, False
-    names = {endpoint.pod for (space, _), piece in view.snapshot.endpoint_slices.items()
-             if space == namespace and piece.service == name for endpoint in piece.endpoints if endpoint.pod}
-    if not names:
+    pods, named = view.pods_of_endpoints((namespace, name))
+    if not named:
         faults.append(Fault("NoPods", f"spec.servers.service: Service {name} has no selector and its EndpointSlices name no pods; "
                             "use spec.servers.selector or static"))
-    return [pod for pod in view.snapshot.pods.values() if pod.server in names], service.publish_not_ready, False
+    return pods, service.publish_not_ready, False
 
 
 def _take(pool: ServicePortPool, pod: Pod, ready: bool, virtual_addresses: tuple[str, ...], view: View,

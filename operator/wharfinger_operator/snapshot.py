@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from wharfinger_api import NodeReport, RedirectPortPool, ServicePortPool, ServicePortSlice, node_of_lease, parse
+from wharfinger_api import RedirectPortPool, Resource, ServicePortPool, ServicePortSlice, node_of_lease, parse
 
 from . import records
-from .records import Agent, EndpointSlice, Key, Pod, Service
+from .records import Agent, EndpointSlice, Key, NodeSaid, Pod, Service
+
+Follower = Callable[[str, Key, Any, Any], None]
+"""Told of each change: the kind (or Departed), the key, the record that was and the record that is; None for what came or went."""
 
 DEPARTED_KEPT_S = 24 * 3600.0
 """A departed slice is remembered for the longest rest time that the schema allows."""
@@ -39,20 +42,25 @@ class Snapshot:
         self.endpoint_slices: dict[Key, EndpointSlice] = {}
         self.nodes: dict[Key, str] = {}
         self.agents: dict[str, Agent] = {}
-        self.reports: dict[Key, NodeReport] = {}
+        self.reports: dict[Key, NodeSaid] = {}
         self.pools: dict[Key, ServicePortPool] = {}
         self.redirects: dict[Key, RedirectPortPool] = {}
         self.slices: dict[Key, ServicePortSlice] = {}
         self.departed: list[Departed] = []
         self.changes = 0
         """Counts changes that a plan could depend on."""
+        self.follower: Follower = lambda kind, key, old, new: None
         self._versions: dict[tuple[str, Key], int] = {}
         self._gone: dict[tuple[str, Key], int] = {}
         self._tables: dict[str, tuple[dict[Key, Any], Callable[[Mapping[str, Any]], Any]]] = {
             "Pod": (self.pods, records.pod), "Service": (self.services, records.service),
             "EndpointSlice": (self.endpoint_slices, records.endpoint_slice), "Node": (self.nodes, lambda raw: raw["metadata"]["uid"]),
-            "NodeReport": (self.reports, parse), "ServicePortPool": (self.pools, parse),
+            "NodeReport": (self.reports, records.node_report), "ServicePortPool": (self.pools, parse),
             "RedirectPortPool": (self.redirects, parse), "ServicePortSlice": (self.slices, parse)}
+
+    def tables(self) -> dict[str, dict[Key, Any]]:
+        """What is seen, by kind; Leases are in `agents`."""
+        return {kind: table for kind, (table, _) in self._tables.items()}
 
     def put(self, kind: str, raw: Mapping[str, Any], now: datetime) -> bool:
         """Takes an object as seen. `kind` is its kind; KeyError for a kind that is not watched. MalformedObject as `parse` says it."""
@@ -66,8 +74,10 @@ class Snapshot:
             record, old = read(raw), table.get(key)
             changed = _differ(old, record)
             if kind == "ServicePortSlice" and old is not None and old.metadata.uid != record.metadata.uid:
-                self.departed.append(Departed(old, now))
+                self._depart(old, now)
             table[key] = record
+            if changed or isinstance(record, Resource):  # Ours are written, or written of, as the version that was seen last.
+                self.follower(kind, key, old, record)
         self._versions[kind, key] = version
         self._gone.pop((kind, key), None)
         return self._counted(changed)
@@ -92,7 +102,9 @@ class Snapshot:
                 changed |= self._drop(kind, key, now)
         for entry in [entry for entry, version in self._gone.items() if entry[0] == kind and version < list_version]:
             del self._gone[entry]
-        self.departed = [entry for entry in self.departed if (now - entry.at).total_seconds() < DEPARTED_KEPT_S]
+        for former in [entry for entry in self.departed if (now - entry.at).total_seconds() >= DEPARTED_KEPT_S]:
+            self.departed.remove(former)
+            self.follower("Departed", former.slice.key, former, None)
         return changed
 
     def _drop(self, kind: str, key: Key, now: datetime) -> bool:
@@ -100,9 +112,15 @@ class Snapshot:
         if kind == "Lease":
             return self._counted(self.agents.pop(node_of_lease(key[1]) or "", None) is not None)
         old = self._tables[kind][0].pop(key, None)
+        if old is not None:
+            self.follower(kind, key, old, None)
         if isinstance(old, ServicePortSlice):
-            self.departed.append(Departed(old, now))
+            self._depart(old, now)
         return self._counted(old is not None)
+
+    def _depart(self, piece: ServicePortSlice, now: datetime) -> None:
+        self.departed.append(Departed(piece, now))
+        self.follower("Departed", piece.key, None, self.departed[-1])
 
     def _counted(self, changed: bool) -> bool:
         self.changes += changed
@@ -135,8 +153,6 @@ def _differ(old: Any, new: Any) -> bool:
     """Whether a plan could tell the two apart: metadata that moves with every write does not count."""
     if old is None or type(old) is not type(new):
         return True
-    if isinstance(new, NodeReport):
-        return (old.metadata.uid, old.status.slices, old.status.servers) != (new.metadata.uid, new.status.slices, new.status.servers)
     if isinstance(new, ServicePortSlice):
         return (_identity(old), old.spec) != (_identity(new), new.spec)
     if isinstance(new, ServicePortPool | RedirectPortPool):

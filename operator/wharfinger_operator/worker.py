@@ -1,5 +1,8 @@
 """The single worker: something changed -> plan -> apply, until nothing is left to do.
 
+Every hour it begins with a new planner: the Events whose cause still stands are due again, and should a planner ever have missed something,
+it is not for long.
+
 The first change after a quiet time is planned at once; further ones are gathered for the debounce time, or for as long as planning took
 when that is longer, so that a storm of changes costs at most half of a core.
 """
@@ -13,10 +16,12 @@ from datetime import datetime
 
 import structlog
 
-from .apply import Applier
-from .plan import plan
+from .apply import EVENT_AGAIN_S, Applier
+from .plan import Plan
+from .planner import Planner
 from .snapshot import Snapshot
 
+ANEW_S = EVENT_AGAIN_S + 60
 RETRY_FIRST_S = 0.5
 RETRY_MOST_S = 30.0
 
@@ -29,6 +34,7 @@ class Worker:
         self._applier = applier
         self._clock = clock
         self._debounce_s = debounce_s
+        self._planner, self._anew_at = Planner(snapshot), float("-inf")
         self._dirty = asyncio.Event()
         self._noticed_ns: int | None = None
         self._retry_s = RETRY_FIRST_S
@@ -48,13 +54,19 @@ class Worker:
             self._dirty.clear()
             noticed, self._noticed_ns = self._noticed_ns or time.time_ns(), None
             version = self._snapshot.changes
-            made = plan(self._snapshot, self._clock())
+            made = self._plan(began)
             took = time.monotonic() - began
             complete = await self._applier.apply(made, noticed)
             self.look_again = made.look_again
             if self._snapshot.changes != version:
                 self._dirty.set()  # Own writes, too: the next plan may use what they freed.
             await self._pause(complete, max(self._debounce_s, took) - (time.monotonic() - began))
+
+    def _plan(self, began: float) -> Plan:
+        if began >= self._anew_at:
+            self._planner, self._anew_at = Planner(self._snapshot), began + ANEW_S
+            self._snapshot.follower = self._planner.see
+        return self._planner.plan(self._clock())
 
     async def _wait(self) -> None:
         """Until something changes, or the time comes at which the plan wanted to look again."""

@@ -8,8 +8,9 @@ from datetime import timedelta
 import pytest
 from unit.operator.apiserver import served
 from unit.operator.world import EPOCH, SYSTEM, shop
-from wharfinger_operator.apply import Applier, difference, event_body, slice_body
-from wharfinger_operator.plan import plan
+from wharfinger_operator.apply import Applier, event_body, slice_body
+from wharfinger_operator.difference import difference
+from wharfinger_operator.planner import plan
 from wharfinger_operator.seeing import list_all, watch_leases
 from wharfinger_operator.snapshot import Snapshot
 from wharfinger_operator.telemetry import Telemetry

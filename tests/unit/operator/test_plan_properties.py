@@ -105,7 +105,7 @@ class Cluster(RuleBasedStateMachine):
         for (kind, namespace, name), raw in sorted(world.raw.items()):
             fresh.raw[kind, namespace, name] = raw
             fresh.snapshot.put(kind, raw, world.now)
-        world.snapshot = fresh.snapshot
+        world.see(fresh.snapshot)
 
     @precondition(lambda self: self.world.slices())
     @rule()

@@ -7,8 +7,9 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 
 from wharfinger_api import dump
-from wharfinger_operator.apply import difference, slice_body
-from wharfinger_operator.plan import plan
+from wharfinger_operator.apply import slice_body
+from wharfinger_operator.difference import difference
+from wharfinger_operator.planner import Planner, plan
 from wharfinger_operator.snapshot import Snapshot
 
 EPOCH = datetime(2026, 11, 21, 9, 0, tzinfo=UTC)
@@ -26,11 +27,16 @@ class World:
         self._uids = count(1)
         self.raw = {}
         self.history = []
-        self.snapshot = Snapshot(SYSTEM)
+        self.see(Snapshot(SYSTEM))
         for node in nodes:
             self.put("Node", "", node, {})
             self.renew(node)
             self.put("NodeReport", "", node, {"status": {}})
+
+    def see(self, snapshot):
+        """This is what the operator has seen; it begins to plan from it."""
+        self.snapshot, self.planner = snapshot, Planner(snapshot)
+        snapshot.follower = self.planner.see
 
     # objects
 
@@ -108,9 +114,16 @@ class World:
     def slices(self):
         return {(namespace, name): raw for (kind, namespace, name), raw in self.raw.items() if kind == "ServicePortSlice"}
 
+    def plan(self):
+        """The whole plan, by a planner that followed each change; one made just now must want the same, and what does not stand be told."""
+        told, made, whole = self.planner.plan(self.now), self.planner.everything(self.now), plan(self.snapshot, self.now)
+        assert made == whole
+        assert difference(told) == difference(whole)
+        return made
+
     def step(self):
         """Plans once and writes; what was written. Every version of every slice is kept in `history`."""
-        made = plan(self.snapshot, self.now)
+        made = self.plan()
         change = difference(made)
         for group in change.pools:
             for item in group.writes:

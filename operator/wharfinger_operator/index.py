@@ -1,0 +1,128 @@
+"""What planning looks things up by, kept as objects come and go; and which of it a change touched.
+
+Rules: an index holds what follows from the snapshot alone, never from time; built anew or kept up, it is the same. Whatever `View` lets a
+plan read has a fact here that is touched when it changes: that is all that planning again only what changed relies on.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from wharfinger_api import RedirectPortPool, ServicePortPool, ServicePortSlice
+
+from .records import EndpointSlice, Key, NodeSaid, Pod, Service
+from .snapshot import Departed, Snapshot
+
+Fact = tuple[str, ...]
+"""What was read or changed: a word, and of what."""
+
+
+class Index:
+    """Indexes of `snapshot`, which `change` keeps up. `touched` gathers the facts that changed, until someone takes them."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self.touched: set[Fact] = set()
+        self.pods_by_label: dict[tuple[str, str, str], dict[Key, Pod]] = defaultdict(dict)
+        self.pods_by_namespace: dict[str, dict[Key, Pod]] = defaultdict(dict)
+        self.service_ports: dict[str, dict[Key, frozenset[int]]] = defaultdict(dict)
+        self.endpoint_slices: dict[Key, dict[Key, EndpointSlice]] = defaultdict(dict)
+        self.redirects: dict[Key, dict[Key, RedirectPortPool]] = defaultdict(dict)
+        self.slices_of: dict[str, dict[Key, ServicePortSlice]] = defaultdict(dict)
+        self.slices_at: dict[str, dict[Key, ServicePortSlice]] = defaultdict(dict)
+        self.departed_of: dict[str, dict[int, Departed]] = defaultdict(dict)
+        self.departed_at: dict[str, dict[int, Departed]] = defaultdict(dict)
+        self.scopes: Counter[int] = Counter()
+        for kind, table in snapshot.tables().items():
+            for key, record in table.items():
+                self.change(kind, key, None, record)
+        for entry in snapshot.departed:
+            self.change("Departed", entry.slice.key, None, entry)
+
+    def change(self, kind: str, key: Key, old: Any, new: Any) -> None:
+        """Takes a change of the snapshot: `old` or `new` is None for what came or went."""
+        keep = {"Pod": self._pod, "Service": self._service, "EndpointSlice": self._endpoint_slice, "NodeReport": self._report,
+                "ServicePortPool": self._pool, "RedirectPortPool": self._redirect, "ServicePortSlice": self._slice,
+                "Departed": self._departed}.get(kind)
+        if keep is not None:
+            keep(key, old, new)
+
+    def _pod(self, key: Key, old: Pod | None, new: Pod | None) -> None:
+        self.touched |= {("pod", *key), ("pods", key[0])}
+        _move(self.pods_by_namespace, key, old, new, [key[0]] if old else (), [key[0]] if new else ())
+        labels = [[(key[0], *item) for item in record.labels.items()] if record else () for record in (old, new)]
+        _move(self.pods_by_label, key, old, new, *labels)
+        self.touched.update(("pods", *label) for side in labels for label in side)
+
+    def _service(self, key: Key, old: Service | None, new: Service | None) -> None:
+        self.touched.add(("service", *key))
+        before, after = (record.cluster_ips if record else () for record in (old, new))
+        _move(self.service_ports, key, old, new.ports if new else None, before, after)
+        self.touched.update(("service ports", address) for address in {*before, *after})
+
+    def _endpoint_slice(self, key: Key, old: EndpointSlice | None, new: EndpointSlice | None) -> None:
+        services = [[(key[0], record.service)] if record else () for record in (old, new)]
+        _move(self.endpoint_slices, key, old, new, *services)
+        self.touched.update(("endpoints", *service) for side in services for service in side)
+
+    def _report(self, key: Key, old: NodeSaid | None, new: NodeSaid | None) -> None:
+        before, after = (said.generations.items() if said else {}.items() for said in (old, new))
+        self.touched.update(("acknowledged", uid) for uid, _ in before ^ after)
+        listed = [said.uids | said.addresses if said else frozenset() for said in (old, new)]
+        self.touched.update(("listed", server) for server in listed[0] ^ listed[1])
+
+    def _pool(self, key: Key, old: ServicePortPool | None, new: ServicePortPool | None) -> None:
+        self.touched.add(("pool", *key))
+        self._count(old.status.scope if old else None, new.status.scope if new else None)
+
+    def _redirect(self, key: Key, old: RedirectPortPool | None, new: RedirectPortPool | None) -> None:
+        pools = [[(key[0], record.spec.service_port_pool.name)] if record else () for record in (old, new)]
+        _move(self.redirects, key, old, new, *pools)
+        self.touched.update(("redirects", *pool) for side in pools for pool in side)
+
+    def _slice(self, key: Key, old: ServicePortSlice | None, new: ServicePortSlice | None) -> None:
+        owners = [[piece.spec.pool.uid] if piece else () for piece in (old, new)]
+        places = [places_of(piece) if piece else frozenset() for piece in (old, new)]
+        _move(self.slices_of, key, old, new, *owners)
+        _move(self.slices_at, key, old, new, *places)
+        self._count(old.spec.scope if old else None, new.spec.scope if new else None)
+        self.touched.update(("slices", uid) for side in owners for uid in side)
+        self.touched.update(("at", place) for side in places for place in side)
+        self.touched.add(("slice", *key))
+
+    def _departed(self, key: Key, old: Departed | None, new: Departed | None) -> None:
+        for entry in (old, new):
+            if entry is not None:
+                places, uid = places_of(entry.slice), entry.slice.spec.pool.uid
+                sides: tuple[list[str], list[str]] = ([], [uid]) if entry is new else ([uid], [])
+                _move(self.departed_of, id(entry), entry, entry, *sides)
+                _move(self.departed_at, id(entry), entry, entry, *(places if side else () for side in sides))
+                self.touched.add(("slices", uid))
+                self.touched.update(("at", place) for place in places)
+        self._count(old.slice.spec.scope if old else None, new.slice.spec.scope if new else None)
+
+    def _count(self, old: int | None, new: int | None) -> None:
+        if old == new:
+            return
+        for scope, step in ((old, -1), (new, 1)):
+            if scope is not None:
+                self.scopes[scope] += step
+                self.touched.add(("scope", str(scope)))
+
+
+def places_of(piece: ServicePortSlice) -> frozenset[str]:
+    """The virtual addresses and servers' addresses on which a slice's numbers are in use."""
+    return frozenset(piece.spec.virtual_addresses) | {record.address for record in piece.spec.assignments}
+
+
+def _move(index: dict[Any, dict[Any, Any]], key: Any, old: Any, new: Any, before: Iterable[Any], after: Iterable[Any]) -> None:
+    """Takes what is under `key` from the places `before` and puts `new` under it at the places `after`."""
+    for place in before:
+        entries: Mapping[Any, Any] = index[place]
+        index[place].pop(key, None)
+        if not entries:
+            del index[place]
+    for place in after:
+        index[place][key] = new

@@ -410,3 +410,30 @@ def open_flows(items) -> list:
         if not (f.ends & core.END_RESET or (f.ends & fins) == fins):
             out.append(item)
     return out
+
+
+def flows_to(items, dict gone) -> list:
+    """Of `flows`' (key, value) records, as they are, those of clients' connections that lead to a server of `gone` and are not over:
+    packed address -> (service ports, scopes). By the service port that the server named; else by the scope."""
+    cdef const core.flow_key *k
+    cdef const core.flow *f
+    cdef bytes key, value
+    cdef uint32_t both = core.END_LOCAL_FIN | core.END_PEER_FIN
+    out = []
+    for item in items:
+        key, value = item
+        if len(key) != sizeof(core.flow_key) or len(value) != sizeof(core.flow):
+            raise ValueError(f"a flow of {len(key)} and {len(value)} bytes")
+        k, f = <const core.flow_key *><const char *>key, <const core.flow *><const char *>value
+        if k.side != core.SIDE_CLIENT_STACK or not f.aware or f.state == core.FLOW_OPENING or f.ends & core.END_RESET or (f.ends & both) == both:
+            continue
+        found = gone.get(value[:16])
+        if found is None:
+            continue
+        ports, scopes = found
+        if f.service_port and f.service_port != f.redirect_port:
+            if core.from_be16(f.service_port) in ports:
+                out.append(item)
+        elif f.scope in scopes or core.from_be16(f.service_port) in ports:
+            out.append(item)
+    return out

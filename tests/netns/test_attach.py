@@ -16,6 +16,7 @@ from wharfinger_dataplane import attach as attach_module
 from wharfinger_dataplane import netlink
 from wharfinger_dataplane._records import FlowState, Role, Side
 from wharfinger_dataplane.agent.flows import Collector
+from wharfinger_dataplane.agent.gone import Ender
 from wharfinger_dataplane.agent.namespaces import GATE, Namespaces
 from wharfinger_dataplane.attach import POD_PROGRAMS, Attacher, Mode
 from wharfinger_dataplane.kernel import Kernel, layout_name
@@ -393,3 +394,21 @@ def test_an_entry_lives_as_long_as_its_socket(kernel, namespaces, connection, mo
     outcome = Collector(kernel, namespaces, lambda address: True, 3600 * SECOND).collect(time.monotonic_ns())
     assert outcome.removed == (0 if mode == "open" else 2)
     assert len(kernel.items("flows")) == (2 if mode == "open" else 0)
+
+
+def test_a_client_that_only_listens_is_told_at_once_that_its_server_is_gone(kernel, namespaces, connection):
+    client, server, (local, local_port, peer, peer_port) = connection
+    look(namespaces)
+    key = records.pack_flow_key(Side.CLIENT_STACK, local, local_port, peer, peer_port)
+    kernel.put("flows", key, flow(other=HOST, service_port=40_000, state=FlowState.ESTABLISHED))
+    ender = Ender(kernel, namespaces)
+    assert ender.end() == 0
+    ender.say({records.pack_address(HOST): (frozenset({40_000}), frozenset())})
+    assert ender.end() == 1
+    client.settimeout(10)
+    with pytest.raises(ConnectionAbortedError):
+        client.recv(1)
+    server.settimeout(10)
+    with pytest.raises(ConnectionResetError):
+        server.recv(1)
+    assert ender.end() == 0  # the entry is there still, the socket is not

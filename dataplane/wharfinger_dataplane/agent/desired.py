@@ -5,6 +5,8 @@ Rules:
 - A client is an injected pod. One whose address the API server does not tell yet is a client already when it asks at the start gate, as
   long as an injected pod of this node is awaited; the API server's word, once it comes, goes before.
 - What is attached stays as long as the API server tells of its pod: that its namespace is not found is no proof that it is gone.
+- What is attached stays as long as its namespace is there, too, when the API server tells of nobody with its address any more: a pod that
+  was deleted by force still has sockets, and the last packets of these (FIN, RST) must be translated or their peers wait for ever.
 - An address that two pods claim is the younger one's: the older is ending, and its address was given away.
 - Pods of the host's network, and pods that have ended, are neither.
 """
@@ -18,7 +20,7 @@ from typing import Any
 
 from wharfinger_api import CLIENT_LABEL, INJECTED_ANNOTATION, SIDECAR_CONTAINER, AssignmentState, AttachedPod, ServicePortSlice
 
-from wharfinger_dataplane._records import Role
+from wharfinger_dataplane._records import Pod, Role
 from wharfinger_dataplane.agent.namespaces import Namespace
 
 AWARE = "aware"
@@ -49,7 +51,8 @@ class LocalPod:
 @dataclass(frozen=True)
 class Attachment:
     """An address of a pod at this node: its interface (index of the host's side), what it is to us, and whose it is. `pod` is None while
-    only the pod itself has spoken, at the start gate. `namespace`: what the node's namespace calls the pod's, -1: not known."""
+    only the pod itself has spoken, at the start gate, and when the API server tells of it no more. `namespace`: what the node's namespace
+    calls the pod's, -1: not known."""
 
     interface: int
     roles: Role
@@ -90,8 +93,8 @@ def _started(status: Mapping[str, Any]) -> datetime | None:
 
 
 def desire(node: str, slices: Iterable[ServicePortSlice], pods: Iterable[LocalPod], namespaces: Iterable[Namespace],
-           attached: Mapping[str, int]) -> Desired:
-    """What shall be attached on `node`. `attached`: address -> interface of what is, which stands for a namespace that is not found."""
+           attached: Mapping[str, Pod]) -> Desired:
+    """What shall be attached on `node`. `attached`: what is, by address; it stands for a namespace that is not found."""
     namespaces = tuple(namespaces)
     numbers = {address: namespace.number for namespace in namespaces for address, _ in namespace.interfaces}
     found = {address: interface for namespace in namespaces for address, interface in namespace.interfaces}
@@ -106,7 +109,7 @@ def desire(node: str, slices: Iterable[ServicePortSlice], pods: Iterable[LocalPo
         addresses = [address for address in pod.addresses if owners[address] == pod.uid]
         if not roles or not addresses:
             continue
-        placed = {address: found.get(address) or attached.get(address, 0) for address in addresses}
+        placed = {address: found.get(address) or (attached[address].ifindex if address in attached else 0) for address in addresses}
         if not any(placed.values()):
             missing.append(pod)
         for address, interface in placed.items():
@@ -118,6 +121,9 @@ def desire(node: str, slices: Iterable[ServicePortSlice], pods: Iterable[LocalPo
     if any(pod.injected and not pod.addresses for pod in live):
         for address in asking.keys() - owners.keys() - attachments.keys():
             attachments[address] = Attachment(asking[address], Role.CLIENT, None, numbers[address])
+    for address in attached.keys() & found.keys() - owners.keys() - attachments.keys():
+        if found[address] == attached[address].ifindex:
+            attachments[address] = Attachment(found[address], attached[address].roles, None, numbers[address])
     return Desired(attachments, tuple(missing))
 
 

@@ -11,7 +11,7 @@ Rules (docs/protocol.md, "State of the ends"):
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Protocol
@@ -51,6 +51,15 @@ class Pass:
     nominated: int = 0
     removed: int = 0
     restored: int = 0
+
+
+def by_pod(found: Iterable[Record]) -> dict[str, list[netlink.Connection]]:
+    """The connections of stacks' entries, as each pod's stack knows them, by the pod's address."""
+    connections: dict[str, list[netlink.Connection]] = {}
+    for record in found:
+        key = records.unpack_flow_key(record[0])
+        connections.setdefault(key.local, []).append((key.local, key.local_port, key.peer, key.peer_port))
+    return connections
 
 
 def stack_key(wire_key: FlowKey, wire: Flow) -> bytes:

@@ -21,7 +21,7 @@ from wharfinger_api import DETACHED, GRACE_KEY, Condition, ServicePortSlice
 
 from wharfinger_dataplane import _records as records
 from wharfinger_dataplane import netlink
-from wharfinger_dataplane.agent.flows import FLOWS, Record
+from wharfinger_dataplane.agent.flows import FLOWS, Record, by_pod
 from wharfinger_dataplane.agent.namespaces import Namespaces
 from wharfinger_dataplane.agent.reflector import Misread
 from wharfinger_dataplane.attach import Attacher
@@ -104,12 +104,8 @@ class Leave:
 
     def _end(self, still_open: list[Record]) -> tuple[int, set[str]]:
         """Ends these connections' sockets of this node; how many, and what kept the others."""
-        by_address: dict[str, list[netlink.Connection]] = {}
-        for key, _ in still_open:
-            found = records.unpack_flow_key(key)
-            by_address.setdefault(found.local, []).append((found.local, found.local_port, found.peer, found.peer_port))
         ended, failures = 0, set()
-        for address, connections in by_address.items():
+        for address, connections in by_pod(still_open).items():
             try:
                 channel = self._namespaces.diag(address)
                 if channel is None:

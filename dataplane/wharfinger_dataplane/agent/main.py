@@ -19,6 +19,7 @@ from wharfinger_dataplane.agent.access import NoAccess
 from wharfinger_dataplane.agent.cluster import Cluster, Json
 from wharfinger_dataplane.agent.desired import LocalPod, local_pod
 from wharfinger_dataplane.agent.flows import FLOWS, Collector, Pass
+from wharfinger_dataplane.agent.gone import Ender, Gone
 from wharfinger_dataplane.agent.health import Health, Metric
 from wharfinger_dataplane.agent.heartbeat import Heartbeat
 from wharfinger_dataplane.agent.leave import Leave, Marker, read_marker
@@ -79,13 +80,16 @@ class Agent:
         self._collector = Collector(self.kernel, self._namespaces, self._told, int(settings.flow_idle_s * 1e9))
         self._markers: Reflector[Marker] = Reflector(cluster, f"/api/v1/namespaces/{settings.namespace}/configmaps",
                                                      {"fieldSelector": f"metadata.name={UNINSTALL_MARKER}"}, read_marker, self._wake)
+        self._ender = Ender(self.kernel, self._namespaces)
         self._worker = Worker(settings.node, agent_version(), settings.late_s,
                               Sources(self._slices, self._pods, self._namespaces, self._uplinks, self._markers), self.kernel, self._attacher,
-                              self._collector, Leave(self.kernel, self._attacher, self._namespaces), self._reporter, tracing)
+                              self._collector, Leave(self.kernel, self._attacher, self._namespaces), self._reporter, tracing,
+                              self._say_gone)
         self._watcher = Watcher(self._namespaces, self._uplinks, lambda: self._worker.claimed, self._wake)
         self._last = Pass()
         self._collected = {"removed": 0, "restored": 0}
         self._stop = threading.Event()
+        self._roused = threading.Event()
 
     def run(self) -> None:
         """Everything, in this and other threads, until `stop`."""
@@ -104,6 +108,7 @@ class Agent:
     def stop(self) -> None:
         """Ends `run`; may be called from a signal's handler."""
         self._stop.set()
+        self._roused.set()
         self._worker.stop()
 
     @property
@@ -126,6 +131,10 @@ class Agent:
     def _wake(self) -> None:
         self._worker.wake()
 
+    def _say_gone(self, gone: Gone) -> None:
+        if self._ender.say(gone):
+            self._roused.set()
+
     def _node_learned(self) -> None:
         self._uplinks.changed()
         self._worker.wake()
@@ -144,13 +153,21 @@ class Agent:
     def _metrics(self) -> list[Metric]:
         entries = {FLOWS: self._last.seen, **{table: len(self.kernel.items(table)) for table in COUNTED}}
         return [*kernel_metrics(self.kernel),
-                *agent_metrics(self._worker.progress, self._attacher.attached(), entries, self.kernel, self._collected,
+                *agent_metrics(self._worker.progress, self._attacher.attached(), entries, self.kernel, self._collected, self._ender.ended,
                                self._telemetry.counters())]
 
     def _collect(self) -> None:
-        while not self._stop.wait(self._settings.gc_period_s):
+        while True:
+            self._roused.wait(self._settings.gc_period_s)
+            self._roused.clear()
+            if self._stop.is_set():
+                return
             if not self._worker.progress.ready:
                 continue
+            try:
+                self._ender.end()
+            except OSError as error:
+                self._log.warning("connections to servers that are gone not ended", error=str(error))
             try:
                 self._last = self._collector.collect(time.monotonic_ns())
             except OSError as error:

@@ -22,9 +22,9 @@ def kernel_metrics(kernel: Kernel) -> list[Metric]:
 
 
 def agent_metrics(progress: Progress, attached: Mapping[int, frozenset[str]], entries: Mapping[str, int], kernel: Kernel,
-                  collected: Mapping[str, int], traces: Mapping[str, int]) -> list[Metric]:
-    """`attached`: interface -> programs; `entries`: table -> entries as last counted; `collected`: outcome -> flows; `traces`: as telemetry
-    names them."""
+                  collected: Mapping[str, int], ended: int, traces: Mapping[str, int]) -> list[Metric]:
+    """`attached`: interface -> programs; `entries`: table -> entries as last counted; `collected`: outcome -> flows; `ended`: connections
+    whose server was gone; `traces`: as telemetry names them."""
     programs = [name for names in attached.values() for name in names]
     return [
         Metric("wharfinger_programs_attached", "gauge", "Interfaces that bear a program.",
@@ -35,6 +35,7 @@ def agent_metrics(progress: Progress, attached: Mapping[int, frozenset[str]], en
                tuple(({"table": name}, kernel.capacity(name)) for name in entries)),
         Metric("wharfinger_flows_collected_total", "counter", "Ended connections' entries: removed, or put back as new.",
                tuple(({"outcome": name}, count) for name, count in collected.items())),
+        plain("wharfinger_connections_ended_total", "counter", "Connections of this node's pods that were ended: their server was gone.", ended),
         plain("wharfinger_rounds_total", "counter", "Rounds of the agent's loop.", progress.rounds),
         plain("wharfinger_rounds_faulty_total", "counter", "Rounds after which something was amiss.", progress.failures),
         plain("wharfinger_table_writes_total", "counter", "Values written to or removed from tables.", progress.writes),

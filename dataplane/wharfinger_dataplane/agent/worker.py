@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -22,6 +22,7 @@ from wharfinger_dataplane._records import Pod, Role
 from wharfinger_dataplane.agent.desired import Attachment, Desired, LocalPod, desire
 from wharfinger_dataplane.agent.events import untimely
 from wharfinger_dataplane.agent.flows import Collector
+from wharfinger_dataplane.agent.gone import Gone, gone_servers
 from wharfinger_dataplane.agent.leave import Leave, Marker, withdrawn
 from wharfinger_dataplane.agent.namespaces import Namespaces
 from wharfinger_dataplane.agent.reflector import Reflector
@@ -64,13 +65,14 @@ class Sources:
 
 
 class Worker:
-    """The loop of one agent. `wake` may be called from any thread; `run` is the main thread's."""
+    """The loop of one agent. `wake` may be called from any thread; `run` is the main thread's. `say_gone` is told, after each round that
+    wrote the tables, which servers are gone."""
 
     def __init__(self, node: str, version: str, late_s: float, sources: Sources, kernel: Kernel, attacher: Attacher, collector: Collector,
-                 leave: Leave, reporter: Reporter, telemetry: Telemetry) -> None:
+                 leave: Leave, reporter: Reporter, telemetry: Telemetry, say_gone: Callable[[Gone], None]) -> None:
         self._node, self._version, self._late_s = node, version, late_s
         self._sources, self._kernel, self._attacher, self._collector = sources, kernel, attacher, collector
-        self._leave, self._reporter, self._telemetry = leave, reporter, telemetry
+        self._leave, self._reporter, self._telemetry, self._say_gone = leave, reporter, telemetry, say_gone
         self._tables = Tables(kernel)
         self._pods: dict[str, Pod] = {}
         self._attached_at: dict[str, datetime] = {}
@@ -130,8 +132,7 @@ class Worker:
     def _round(self, since_s: float | None) -> None:
         slices, pods, markers = self._sources.slices.objects(), self._sources.pods.objects(), self._sources.markers.objects()
         self.claimed = frozenset(address for pod in pods for address in pod.addresses)
-        present = {address: pod.ifindex for address, pod in self._pods.items()}
-        desired = desire(self._node, slices, pods, self._sources.namespaces.snapshot(), present)
+        desired = desire(self._node, slices, pods, self._sources.namespaces.snapshot(), self._pods)
         faults = [*self._sources.slices.misread(), *self._sources.markers.misread()]
         faults += [f"{pod.reference}: no interface of this node leads to {', '.join(pod.addresses)}" for pod in desired.missing]
         started_ns = time.time_ns()
@@ -146,6 +147,7 @@ class Worker:
             faulty = self._tables.faults
             self._programmed = [*(piece for piece in slices if piece.spec.pool.uid not in faulty),
                                 *(piece for piece in self._programmed if piece.spec.pool.uid in faulty)]
+            self._say_gone(gone_servers(self._programmed))
         if markers and writes is not None:
             self._step_out(markers[0], faults)
         self._acknowledge(attached, faults)

@@ -6,6 +6,7 @@ import http.client
 import json
 import ssl
 import urllib.parse
+from collections.abc import Iterator
 
 from .errors import ClusterError
 from .settings import Settings
@@ -30,6 +31,17 @@ class Api:
             connection.request(method, path, body=json.dumps(body) if body else None, headers={"Content-Type": "application/json"})
             response = connection.getresponse()
             return response.status, response.read().decode(errors="replace")
+        finally:
+            connection.close()
+
+    def lines(self, path: str, seconds: int) -> Iterator[dict]:
+        """The objects of an answer of one a line, as a watch is; it ends after `seconds`, or when the server ends it."""
+        connection = http.client.HTTPSConnection(self._url.hostname or "", self._url.port, timeout=seconds + TIMEOUT_S, context=self._context)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            while line := response.readline():
+                yield json.loads(line)
         finally:
             connection.close()
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import json
 import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -27,6 +29,7 @@ NODES_WITHIN_S = 120.0
 WELL_WITHIN_S = 30.0
 """How long a cluster whose processes all run may take to answer that its nodes are Ready, on a busy machine."""
 POLL_S = 0.1
+RESTART_AFTER_S = 1.0
 KERNEL_MODULES = ("br_netfilter", "overlay", "veth", "bridge", "nf_tables")
 
 
@@ -100,6 +103,41 @@ class Cluster:
     def start_node(self, name: str) -> None:
         """Switches a stopped node on again; the control plane will find it Ready some seconds later."""
         self._start_node(self.node(name))
+
+    def cut(self, name: str) -> None:
+        """Pulls a node's cable: nothing leaves or reaches the node until `mend`."""
+        network.plug(self.settings, self.node(name), False)
+
+    def part(self, name: str) -> None:
+        """Lets no frame pass between a node and the control plane until `mend`; the node and the other nodes still hear each other."""
+        network.part(self.settings, self.node(name), True)
+
+    def mend(self, name: str) -> None:
+        """Undoes `cut` and `part`."""
+        network.plug(self.settings, self.node(name), True)
+        network.part(self.settings, self.node(name), False)
+
+    def crash(self, name: str) -> None:
+        """`kill -9` of a process by its log's name: etcd, kube-apiserver, node-1-containerd, ... It is started again a second later, as systemd
+        would."""
+        if name in controlplane.NAMES:
+            self._processes.kill(name)
+            time.sleep(RESTART_AFTER_S)
+            self._start_control(builds.binary(self.settings, name))
+            return
+        found = next((found for found in self.nodes if name.startswith(f"{found.name}-")), None)
+        init = self._init(found.name) if found else None
+        pid = node.daemon_pid(init, name.removeprefix(f"{found.name}-")) if found and init else None
+        if pid is None:
+            raise ClusterError(f"no process {name} runs; there are {', '.join(self.log_files())}")
+        os.kill(pid, signal.SIGKILL)
+
+    def signal(self, namespace: str, pod: str, container: str, name: str) -> None:
+        """Sends a signal (SIGKILL, SIGSTOP, ...) to a container's first process, without a word to the kubelet."""
+        found = json.loads(self.kubectl("-n", namespace, "get", "pod", pod, "-o", "json"))
+        running = next(entry for entry in found["status"]["containerStatuses"] if entry["name"] == container)
+        identity = running["containerID"].removeprefix("containerd://")
+        self.exec(found["spec"]["nodeName"], *containers.CTR, "task", "kill", "--signal", name, identity)
 
     def load(self, *archives: Path) -> None:
         """Imports images into every node, all at once; a node that has the same image already is left alone."""

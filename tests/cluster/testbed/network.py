@@ -17,9 +17,11 @@ import subprocess
 from collections.abc import Iterable, Sequence
 
 from .errors import ClusterError
-from .settings import Settings
+from .settings import NodeSettings, Settings
 
 BRIDGE = "wire"
+CONTROL_LINK = "control"
+"""The switch's end of the control plane's cable."""
 SWITCH_SYSCTLS = {
     "net.ipv4.ip_forward": "1",
     "net.bridge.bridge-nf-call-iptables": "0",
@@ -60,7 +62,7 @@ def plan(settings: Settings) -> list[str]:
         f"-n {switch} link set {BRIDGE} up",
     ]
     control = settings.control_namespace
-    commands += cable(settings, control, "eth0", "control", settings.control_address)
+    commands += cable(settings, control, "eth0", CONTROL_LINK, settings.control_address)
     commands += [f"-n {control} {route}" for route in [*pod_routes(settings), f"route replace default via {settings.gateway}"]]
     for node in settings.nodes:
         commands += cable(settings, node.namespace, node.uplink, node.link, node.address)
@@ -97,6 +99,24 @@ def remove(settings: Settings) -> None:
         _ip(["link", "delete", settings.host_link])
     for name in ours:
         _ip(["netns", "delete", name])
+
+
+def plug(settings: Settings, node: NodeSettings, plugged: bool) -> None:
+    """Plugs a node's cable into the switch, or pulls it."""
+    _ip(["-n", settings.switch_namespace, "link", "set", node.link, "up" if plugged else "down"])
+
+
+def part(settings: Settings, node: NodeSettings, parted: bool) -> None:
+    """Keeps a node and the control plane from hearing each other, or lets them: the switch passes nothing between isolated ports."""
+    others = [other for other in settings.nodes if other != node]
+    isolated = parted or any(_isolated(settings, other.link) for other in others)
+    for link, state in ((node.link, parted), (CONTROL_LINK, isolated)):
+        _ip(["-n", settings.switch_namespace, "link", "set", link, "type", "bridge_slave", "isolated", "on" if state else "off"])
+
+
+def _isolated(settings: Settings, link: str) -> bool:
+    found = _json(["-details", "-n", settings.switch_namespace, "link", "show", link])
+    return bool(found[0]["linkinfo"]["info_slave_data"]["isolated"])
 
 
 def in_namespace(namespace: str, argv: Sequence[str]) -> subprocess.CompletedProcess[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -107,6 +108,8 @@ def kubelet_config(settings: Settings, node: NodeSettings) -> dict:
         "imageGCHighThresholdPercent": 100, "imageGCLowThresholdPercent": 99,
         "failSwapOn": False, "oomScoreAdj": 0, "serializeImagePulls": False,
         "volumePluginDir": f"{node.directory}/volume-plugins",
+        # A container that a test kills again and again is back within a second each time.
+        "featureGates": {"KubeletCrashLoopBackOffMax": True}, "crashLoopBackOff": {"maxContainerRestartPeriod": "1s"},
         "nodeStatusUpdateFrequency": "4s", "syncFrequency": "10s", "kubeAPIQPS": 100, "kubeAPIBurst": 200,
     }
 
@@ -182,6 +185,15 @@ def init_command(node: NodeSettings) -> list[str]:
 def enter(init_pid: int) -> list[str]:
     """The words in front of a command that runs it inside the node."""
     return ["nsenter", "--target", str(init_pid), "--mount", "--net", "--pid", "--"]
+
+
+def daemon_pid(init_pid: int, daemon: str) -> int | None:
+    """The number of the node's daemon, as the machine numbers it; None while it does not run."""
+    for pid in Path(f"/proc/{init_pid}/task/{init_pid}/children").read_text().split():
+        with contextlib.suppress(OSError):
+            if Path(Path(f"/proc/{pid}/cmdline").read_text().split("\0")[0]).name == daemon:
+                return int(pid)
+    return None
 
 
 def _log(settings: Settings, node: NodeSettings, daemon: str) -> str:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 from support.slices import pool_slice
 from wharfinger_api import parse
-from wharfinger_dataplane._records import Role
+from wharfinger_dataplane._records import Pod, Role
 from wharfinger_dataplane.agent.desired import Attachment, LocalPod, desire, local_pod
 from wharfinger_dataplane.agent.namespaces import Namespace
 
@@ -80,12 +80,22 @@ def test_an_injected_pod_without_an_interface_is_missing():
 
 
 def test_what_is_attached_stays_when_its_namespace_is_not_found():
-    out = attachments(pods=[pod(injected=True)], attached={SHOP: 9}.items())
+    out = attachments(pods=[pod(injected=True)], attached={SHOP: Pod(9, Role.CLIENT)}.items())
     assert out[SHOP].interface == 9
 
 
 def test_a_found_namespace_goes_before_what_is_attached():
-    assert attachments(pods=[pod(injected=True)], namespaces=[found(SHOP, 12)], attached={SHOP: 9}.items())[SHOP].interface == 12
+    assert attachments(pods=[pod(injected=True)], namespaces=[found(SHOP, 12)], attached={SHOP: Pod(9, Role.CLIENT)}.items())[SHOP].interface == 12
+
+
+def test_what_is_attached_stays_while_its_namespace_does_though_its_pod_was_deleted_by_force():
+    out = attachments(namespaces=[found(SHOP, 9)], attached={SHOP: Pod(9, Role.SERVER)}.items())
+    assert out == {SHOP: Attachment(9, Role.SERVER, None)}
+
+
+@pytest.mark.parametrize(("namespaces", "pods"), [([], []), ([found(SHOP, 10)], []), ([found(SHOP, 9)], [pod()])])
+def test_what_is_attached_goes_with_its_namespace_or_when_another_pod_claims_the_address(namespaces, pods):
+    assert attachments(pods=pods, namespaces=namespaces, attached={SHOP: Pod(9, Role.SERVER)}.items()) == {}
 
 
 @pytest.mark.parametrize("order", [1, -1])

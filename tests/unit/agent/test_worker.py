@@ -84,14 +84,14 @@ class Scene:
             Tables(self.store).put_pod(address, index, Role.CLIENT)
         self.slices, self.pods, self.namespaces, self.markers, self.misread = [], [], [], [], []
         self.synced = SimpleNamespace(slices=True, pods=True, namespaces=True, markers=True)
-        self.reports, self.events, self.gone, self.spans = [], [], [], []
+        self.reports, self.events, self.gone, self.spans, self.said_gone = [], [], [], [], []
         collector = SimpleNamespace(pod_gone=lambda address, now_ns: self.gone.append(address))
         telemetry = SimpleNamespace(names=SimpleNamespace(update=lambda slices, pods: None),
                                     tables=SimpleNamespace(table_write=lambda *call: self.spans.append(call)))
         self.worker = Worker("node", "0.1.0", 10.0, Sources(self.source("slices"), self.source("pods"), self.source("namespaces"),
                                                             SimpleNamespace(indexes=lambda: frozenset({UPLINK})), self.source("markers")),
                              self.store, self.interfaces, collector, Leave(self.store, self.interfaces, None),
-                             SimpleNamespace(report=self.reports.append, tell=self.events.append), telemetry)
+                             SimpleNamespace(report=self.reports.append, tell=self.events.append), telemetry, self.said_gone.append)
         self.worker.adopt()
 
     def source(self, name):

@@ -14,7 +14,7 @@ INLINE void client_event(struct work *w, const struct flow *f, enum role role, e
 		.time_ns = now_exact(w), .started_ns = f->started_ns, .established_ns = f->established_ns,
 		.client = k->local, .virtual = k->peer, .server = f->other, .scope = f->scope, .isn = f->isn, .ifindex = w->ifindex,
 		.client_port = k->local_port, .redirect_port = k->peer_port, .service_port = f->service_port,
-		.kind = kind, .role = role, .reason = f->reason, .ends = f->ends, .proto = PROTO_TCP, .aware = f->aware,
+		.kind = kind, .role = role, .reason = f->reason, .ends = f->ends & END_SURE, .proto = PROTO_TCP, .aware = f->aware,
 	};
 }
 
@@ -54,7 +54,7 @@ INLINE enum reason syn_unaware_by_rule(const struct packet *p)
 		return REASON_mptcp;
 	if (p->traits & SYN_SIGNED)
 		return REASON_signed_segment;
-	if (p->option_at || !has_room(p, OPTION_LEN_SCOPE))
+	if (!has_room(p, OPTION_LEN_SCOPE))
 		return REASON_no_room;
 	return REASON_none;
 }
@@ -119,7 +119,7 @@ INLINE int server_is_gone(struct work *w, const struct flow *f)
 }
 
 /* From the pod: what its stack sends to virtual address:X. */
-INLINE enum reason client_sends(struct work *w)
+INLINE enum reason client_sends(frame *fr, struct work *w)
 {
 	const struct packet *p = &w->packet;
 
@@ -138,7 +138,7 @@ INLINE enum reason client_sends(struct work *w)
 		return REASON_client_server_gone;
 	}
 	w->verdict.dst = f->other;
-	if (p->tcp_flags & (TCP_FIN | TCP_RST) && note_end(p, f, END_LOCAL_FIN))
+	if (note_own_end(fr, w, f))
 		client_event(w, f, ROLE_CLIENT, EVENT_CLOSED);
 	if (!f->service_port)
 		return REASON_client_sends_unredirected;
@@ -185,8 +185,16 @@ INLINE enum reason client_answered(struct work *w, struct flow *f)
 	return f->reason;
 }
 
+/* Once the server has named Y, nothing comes from X but its answer once more: only the port in use ends a connection. */
+INLINE int is_from_left_port(const struct packet *p, const struct flow *f)
+{
+	int answer = (p->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)) == (TCP_SYN | TCP_ACK) && p->ack == f->isn + 1;
+
+	return f->service_port && p->sport != f->service_port && !answer;
+}
+
 /* To the pod: what a server sends to its client. The stack sees virtual address:X. */
-INLINE enum reason client_receives(struct work *w)
+INLINE enum reason client_receives(frame *fr, struct work *w)
 {
 	const struct packet *p = &w->packet;
 
@@ -204,13 +212,15 @@ INLINE enum reason client_receives(struct work *w)
 	struct flow *f = find_flows(w, &w->key);
 	if (!f)
 		return REASON_not_ours;
+	if (is_from_left_port(p, f))
+		return REASON_client_left_port;
 	if (p->tcp_flags & TCP_SYN)
 		return client_answered(w, f);
 	if (f->state == FLOW_REDIRECTED && p->sport == f->service_port)
 		f->state = FLOW_ESTABLISHED; /* Y answered: the hint need not be repeated */
 	if (f->state == FLOW_ESTABLISHED)
 		wire->state = FLOW_ESTABLISHED;
-	if (note_end(p, f, END_PEER_FIN))
+	if (note_peers_end(fr, w, f))
 		client_event(w, f, ROLE_CLIENT, EVENT_CLOSED);
 	return REASON_client_receives;
 }

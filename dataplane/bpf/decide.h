@@ -53,6 +53,8 @@ INLINE enum reason decide_from_pod(frame *f, struct work *w)
 	start_verdict(w);
 	if (p->icmp_error)
 		return REASON_not_ours;
+	if (p->option_at)
+		return REASON_forged_option;
 	const struct pod *pod = find_pods(w, &p->src);
 	if (!pod)
 		return REASON_not_attached;
@@ -62,13 +64,14 @@ INLINE enum reason decide_from_pod(frame *f, struct work *w)
 		return REASON_gate_opened;
 	if (p->proto != PROTO_TCP)
 		return REASON_not_tcp;
+	w->netns = pod->netns;
 	if (pod->roles & POD_SERVER) {
-		enum reason reason = server_sends(w);
+		enum reason reason = server_sends(f, w);
 		if (reason != REASON_not_ours)
 			return reason;
 		start_verdict(w);
 	}
-	return pod->roles & POD_CLIENT ? client_sends(w) : REASON_not_ours;
+	return pod->roles & POD_CLIENT ? client_sends(f, w) : REASON_not_ours;
 }
 
 INLINE enum reason decide_to_pod(frame *f, struct work *w)
@@ -83,13 +86,13 @@ INLINE enum reason decide_to_pod(frame *f, struct work *w)
 		return icmp_returns(w, pod->roles);
 	if (p->proto != PROTO_TCP)
 		return REASON_not_tcp;
+	w->netns = pod->netns;
 	if (pod->roles & POD_SERVER) {
-		w->netns = pod->netns;
 		enum reason reason = server_receives(f, w);
 		if (reason != REASON_not_ours)
 			return reason;
 	}
-	return pod->roles & POD_CLIENT ? client_receives(w) : REASON_not_ours;
+	return pod->roles & POD_CLIENT ? client_receives(f, w) : REASON_not_ours;
 }
 
 /* From the network: packets of aware connections go straight to the pod, so that connection tracking never sees half of one. */

@@ -87,18 +87,23 @@ INLINE int put_half_open(struct work *w, const struct flow_key *k, const struct 
 }
 INLINE void drop_half_open(struct work *w, const struct flow_key *k) { bpf_map_delete_elem(&half_open, k); }
 
-INLINE int stack_holds(frame *f, struct work *w, const struct flow_key *k)
+INLINE enum held ask_stack(frame *f, const struct work *w, const struct flow_key *k, struct numbers *n)
 {
 	struct bpf_sock_tuple pair = {
 		.ipv4 = { .saddr = k->peer.word[3], .daddr = k->local.word[3], .sport = k->peer_port, .dport = k->local_port },
 	};
 
 	if (w->netns < 0)
-		return 0;
+		return HELD_NOT;
 	struct bpf_sock *found = bpf_skc_lookup_tcp(f, &pair, sizeof pair.ipv4, (u32)w->netns, 0);
 	if (!found)
-		return 0;
-	int held = found->state != BPF_TCP_LISTEN;
+		return HELD_NOT;
+	enum held held = found->state == BPF_TCP_LISTEN ? HELD_NOT : HELD_PART;
+	struct bpf_tcp_sock *whole = held == HELD_PART ? bpf_tcp_sock(found) : 0;
+	if (whole) {
+		*n = (struct numbers){ .expects = whole->rcv_nxt, .unacknowledged = whole->snd_una, .next = whole->snd_nxt };
+		held = HELD_WHOLE;
+	}
 	bpf_sk_release(found);
 	return held;
 }

@@ -30,7 +30,7 @@ enum engine_table_id { WHARFINGER_TABLES(WHARFINGER_TABLE_ID) TABLE_COUNT };
 #define ENGINE_PACKET_MAX 65536
 struct engine {
 	struct engine_table table[TABLE_COUNT];
-	struct engine_table held; /* the pods' sockets, by SERVER_STACK keys */
+	struct engine_table held; /* the pods' whole sockets, by SERVER_STACK keys */
 	u32 turns[65536];
 	u64 now_ns;
 	u32 random;
@@ -146,7 +146,7 @@ static struct engine *engine_new(void)
 	e->table[TABLE_##name] = (struct engine_table){ sizeof(key), sizeof(value), size, ENGINE_BOUNDED_##kind, 0, 64, calloc(64, sizeof(void *)) };
 	WHARFINGER_TABLES(ENGINE_TABLE)
 #undef ENGINE_TABLE
-	e->held = (struct engine_table){ sizeof(struct flow_key), 1, 65536, 0, 0, 64, calloc(64, sizeof(void *)) };
+	e->held = (struct engine_table){ sizeof(struct flow_key), sizeof(struct numbers), 65536, 0, 0, 64, calloc(64, sizeof(void *)) };
 	for (int i = 0; i < TABLE_COUNT; i++)
 		if (!e->table[i].bucket)
 			return 0;
@@ -186,7 +186,16 @@ INLINE int put_half_open(struct work *w, const struct flow_key *k, const struct 
 	return engine_put(&engine_of(w)->table[TABLE_half_open], k, f);
 }
 INLINE void drop_half_open(struct work *w, const struct flow_key *k) { engine_drop(&engine_of(w)->table[TABLE_half_open], k); }
-INLINE int stack_holds(frame *f, struct work *w, const struct flow_key *k) { return w->netns >= 0 && engine_find(&f->held, k); }
+INLINE enum held ask_stack(frame *f, const struct work *w, const struct flow_key *k, struct numbers *n)
+{
+	struct flow_key pair = *k;
+
+	pair.side = SIDE_SERVER_STACK;
+	const struct numbers *found = w->netns < 0 ? 0 : engine_find(&f->held, &pair);
+	if (found)
+		*n = *found;
+	return found ? HELD_WHOLE : HELD_NOT;
+}
 INLINE u64 now_exact(struct work *w) { return engine_of(w)->now_ns; }
 INLINE u64 now_coarse(struct work *w) { return engine_of(w)->now_ns; }
 INLINE u32 draw_random(struct work *w) { return engine_of(w)->random; }

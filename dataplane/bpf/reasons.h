@@ -56,7 +56,10 @@
 	REASON(rewrite_failed, DROP, "the kernel refused to change the packet") \
 	REASON(server_direct, DELIVER, "a direct dial whose ports are taken goes on under a substitute client port") \
 	REASON(server_no_substitute, DROP, "the client's port is taken and no substitute is free") \
-	REASON(client_server_gone, RESET, "the server no longer has the connection's service port, so the client is reset")
+	REASON(client_server_gone, RESET, "the server no longer has the connection's service port, so the client is reset") \
+	REASON(client_left_port, DROP, "a packet from a port that the connection has left, and not the answer once more") \
+	REASON(server_stray, DROP, "a packet to a service port fits neither an entry nor the stack's own connection") \
+	REASON(forged_option, DROP, "the pod itself wrote a redirection option")
 
 #define WHARFINGER_REASON_ENUM(name, outcome, words) REASON_##name,
 enum reason { WHARFINGER_REASONS(WHARFINGER_REASON_ENUM) REASON_COUNT };

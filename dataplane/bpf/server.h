@@ -19,7 +19,7 @@ INLINE void server_event(struct work *w, const struct flow *f, enum event_kind k
 		.time_ns = now_exact(w), .started_ns = f->started_ns, .established_ns = f->established_ns,
 		.client = k->peer, .server = k->local, .scope = f->scope, .isn = f->isn, .ifindex = w->ifindex,
 		.client_port = f->client_port ? f->client_port : k->peer_port, .redirect_port = f->redirect_port, .service_port = f->service_port,
-		.target_port = k->local_port, .kind = kind, .role = ROLE_SERVER, .reason = f->reason, .ends = f->ends, .proto = PROTO_TCP, .aware = f->aware,
+		.target_port = k->local_port, .kind = kind, .role = ROLE_SERVER, .reason = f->reason, .ends = f->ends & END_SURE, .proto = PROTO_TCP, .aware = f->aware,
 	};
 }
 
@@ -40,7 +40,7 @@ INLINE void server_notes_opening(struct work *w)
 }
 
 /* A SYN to the stack itself. Its pair of ports may be a connection's of ours, which the dialler cannot know, so it gets a substitute as ours
- * would; its wire record goes where every later packet looks. Else what we remembered of this pair of ports is over. */
+ * would. Else what we remembered of this pair of ports is over. */
 INLINE enum reason server_dialled(frame *fr, struct work *w)
 {
 	const struct packet *p = &w->packet;
@@ -58,9 +58,6 @@ INLINE enum reason server_dialled(frame *fr, struct work *w)
 	w->flow = (struct flow){ .isn = p->seq, .redirect_port = p->dport, .service_port = p->dport, .state = FLOW_OPENING,
 				 .reason = REASON_server_direct };
 	w->flow.started_ns = w->flow.seen_ns = now_exact(w);
-	struct flow wire = wire_record(w);
-	if (put_flows(w, &w->wire, &wire, PUT_ANY))
-		return REASON_not_ours;
 	server_notes_opening(w);
 	return REASON_server_direct;
 }
@@ -122,10 +119,37 @@ full:
 	return 0;
 }
 
+/* Whether a whole socket would take this packet as one of its peer's: the next in order, or one that it has (RFC 9293, RFC 5961). */
+INLINE int is_acceptable(const struct packet *p, const struct numbers *n)
+{
+	if (p->tcp_flags & TCP_RST)
+		return p->seq == n->expects;
+	return p->tcp_flags & TCP_ACK && p->ack - n->unacknowledged <= n->next - n->unacknowledged && n->expects - p->seq <= p->payload + 1;
+}
+
+/* A packet to a service port of which neither entry nor record speaks. One that the stack's connection takes leaves a record, by which that
+ * is rebuilt when the stack answers. One that it does not take is dropped, for the connection may be none of ours. If there is no
+ * connection yet it may be the end of a handshake whose record was evicted, or of a SYN cookie's: the record keeps its number. */
+INLINE enum reason server_meets(frame *fr, struct work *w, u32 scope)
+{
+	const struct packet *p = &w->packet;
+	enum held held = ask_stack(fr, w, &w->key, &w->numbers);
+
+	if (held == HELD_WHOLE && !is_acceptable(p, &w->numbers))
+		return REASON_server_stray;
+	w->flow = (struct flow){ .scope = scope, .redirect_port = p->dport, .service_port = p->dport, .state = FLOW_STRAY };
+	if (held == HELD_WHOLE || w->netns < 0)
+		w->flow.state = FLOW_UNENTERED;
+	w->flow.server_isn = p->ack - 1;
+	w->flow.client_port = w->key.peer_port == p->sport ? 0 : p->sport;
+	w->flow.started_ns = w->flow.seen_ns = now_exact(w);
+	put_half_open(w, &w->key, &w->flow);
+	return REASON_server_unentered;
+}
+
 /* A packet to a service port of which no entry speaks. Step 3 makes the entry: any packet that acknowledges the SYN+ACK and no more, as
- * the stack has sent nothing else by then. Anything else leaves a record, and only if the stack answers it as its own does an entry come
- * of it; so does step 3 when the table is full: the connection then lives by its record. */
-INLINE enum reason server_joins(struct work *w, u32 scope)
+ * the stack has sent nothing else by then. When the table is full the connection lives by its record. */
+INLINE enum reason server_joins(frame *fr, struct work *w, u32 scope)
 {
 	const struct packet *p = &w->packet;
 	struct flow *half = find_half_open(w, &w->key);
@@ -133,12 +157,8 @@ INLINE enum reason server_joins(struct work *w, u32 scope)
 	if (is_opening(half) && half->service_port == p->dport && p->tcp_flags & TCP_ACK && !(p->tcp_flags & TCP_RST) &&
 	    half->tries && p->ack == half->server_isn + 1)
 		return server_enters(w, half) ? REASON_server_joined : REASON_server_unentered;
-	if (!half) {
-		w->flow = (struct flow){ .scope = scope, .redirect_port = p->dport, .service_port = p->dport, .state = FLOW_UNENTERED };
-		w->flow.client_port = w->key.peer_port == p->sport ? 0 : p->sport;
-		w->flow.started_ns = w->flow.seen_ns = now_exact(w);
-		put_half_open(w, &w->key, &w->flow);
-	}
+	if (!half || half->state == FLOW_STRAY)
+		return server_meets(fr, w, scope);
 	return REASON_server_unentered;
 }
 
@@ -182,11 +202,11 @@ INLINE enum reason server_receives(frame *fr, struct work *w)
 	w->verdict.sport = w->key.peer_port;
 	w->verdict.blank = p->option_at != 0;
 	if (!f)
-		return server_joins(w, scope);
-	if (f->state == FLOW_CLOSING && is_opening(find_half_open(w, &w->key)) && server_joins(w, scope) == REASON_server_joined)
+		return server_joins(fr, w, scope);
+	if (f->state == FLOW_CLOSING && is_opening(find_half_open(w, &w->key)) && server_joins(fr, w, scope) == REASON_server_joined)
 		return REASON_server_joined;
 	f->seen_ns = now_coarse(w);
-	if (p->tcp_flags & (TCP_FIN | TCP_RST) && note_end(p, f, END_PEER_FIN))
+	if (p->tcp_flags & (TCP_FIN | TCP_RST) && note_peers_end(fr, w, f))
 		server_event(w, f, EVENT_CLOSED);
 	return REASON_server_receives;
 }
@@ -231,7 +251,7 @@ INLINE enum reason server_answers(struct work *w)
 	return REASON_server_answers;
 }
 
-/* The stack speaks on a connection that has no entry. */
+/* The stack speaks on a connection that has no entry. What is rebuilt of a stray packet goes on from the number that it acknowledged. */
 INLINE enum reason server_rebuilds(struct work *w)
 {
 	const struct packet *p = &w->packet;
@@ -240,22 +260,23 @@ INLINE enum reason server_rebuilds(struct work *w)
 	if (!half)
 		return REASON_not_ours;
 	if (p->tcp_flags & TCP_RST) {
-		server_speaks(w, half, half->state == FLOW_UNENTERED ? half->service_port : half->redirect_port);
+		server_speaks(w, half, half->state == FLOW_OPENING ? half->redirect_port : half->service_port);
 		return is_direct(half) ? REASON_server_direct : REASON_server_refuses;
 	}
-	if (half->state != FLOW_UNENTERED)
+	if (half->state == FLOW_OPENING || (half->state == FLOW_STRAY && p->seq != half->server_isn + 1))
 		return REASON_not_ours;
 	server_speaks(w, half, half->service_port);
 	w->flow = *half;
 	w->flow.state = FLOW_ESTABLISHED;
 	w->flow.reason = REASON_server_rebuilt;
+	enum reason reason = is_direct(half) ? REASON_server_direct : REASON_server_rebuilt;
 	if (!put_flows(w, &w->key, &w->flow, PUT_ANY))
 		drop_half_open(w, &w->key);
-	return REASON_server_rebuilt;
+	return reason;
 }
 
 /* From the pod: the target port to the port that the wire uses. Without entry or record it is nobody's business. */
-INLINE enum reason server_sends(struct work *w)
+INLINE enum reason server_sends(frame *fr, struct work *w)
 {
 	const struct packet *p = &w->packet;
 
@@ -268,7 +289,7 @@ INLINE enum reason server_sends(struct work *w)
 		return server_rebuilds(w);
 	server_speaks(w, f, f->service_port);
 	f->seen_ns = now_coarse(w);
-	if (p->tcp_flags & (TCP_FIN | TCP_RST) && note_end(p, f, END_LOCAL_FIN))
+	if (note_own_end(fr, w, f))
 		server_event(w, f, EVENT_CLOSED);
 	return is_direct(f) ? REASON_server_direct : REASON_server_sends;
 }

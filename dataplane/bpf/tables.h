@@ -102,16 +102,22 @@ struct flow_key {
 };
 ASSERT_SIZE(struct flow_key, 40);
 
-enum flow_state { FLOW_OPENING = 1, FLOW_REDIRECTED = 2, FLOW_ESTABLISHED = 3, FLOW_CLOSING = 4, FLOW_UNENTERED = 5 };
-enum flow_end { END_LOCAL_FIN = 1, END_PEER_FIN = 2, END_RESET = 4 };
+/* Of records without an entry, UNENTERED: the stack has the connection; STRAY: nobody knows whose packet it was that made it. */
+enum flow_state { FLOW_OPENING = 1, FLOW_REDIRECTED = 2, FLOW_ESTABLISHED = 3, FLOW_CLOSING = 4, FLOW_UNENTERED = 5, FLOW_STRAY = 6 };
+/* What ended, as the pod's own stack says it; above END_SURE what the wire says and the stack has not confirmed. */
+enum flow_end { END_LOCAL_FIN = 1, END_PEER_FIN = 2, END_RESET = 4, END_SURE = 7, END_FIN_SAID = 8, END_RESET_SAID = 16 };
 struct flow {
 	union {
 		struct addr other;        /* CLIENT_STACK: the server; CLIENT_WIRE: the virtual address */
-		be16 client_port;         /* SERVER_STACK: the client's on the wire, 0: as in the key; SERVER_WIRE: its substitute in the stack */
+		struct {                  /* SERVER_STACK, SERVER_WIRE */
+			be16 client_port; /* STACK: the client's on the wire, 0: as in the key; WIRE: its substitute in the stack */
+			u16 pad;
+			u32 server_isn;   /* STACK, once the SYN+ACK passed */
+		};
 	};
 	u32 scope;
 	u32 isn;                  /* the client's initial sequence number */
-	u32 server_isn;           /* SERVER_STACK, once the SYN+ACK passed */
+	u32 peer_end;             /* with END_FIN_SAID: what acknowledges the peer's FIN */
 	be16 redirect_port;       /* X; SERVER_WIRE: the target port */
 	be16 service_port;        /* Y; 0 until it is known */
 	u8 state;                 /* enum flow_state */

@@ -38,6 +38,11 @@ struct verdict {
 	struct option append;     /* len 0: nothing */
 };
 
+/* Of a socket: what it expects of its peer, and what it sent: the first octet that is not acknowledged, the next. */
+struct numbers {
+	u32 expects, unacknowledged, next;
+};
+
 struct work {
 	void *host;               /* the host's own; the chains never look at it */
 	u32 ifindex;              /* the interface at whose host side the hook is */
@@ -48,6 +53,7 @@ struct work {
 	struct event event;
 	struct flow_key key, wire;
 	struct flow flow;
+	struct numbers numbers;
 	struct server_port_key port_key;
 	struct address_key address_key;
 };
@@ -61,7 +67,9 @@ INLINE int put_flows(struct work *w, const struct flow_key *k, const struct flow
 INLINE void drop_flows(struct work *w, const struct flow_key *k);
 INLINE int put_half_open(struct work *w, const struct flow_key *k, const struct flow *f);
 INLINE void drop_half_open(struct work *w, const struct flow_key *k);
-INLINE int stack_holds(frame *f, struct work *w, const struct flow_key *k); /* a socket of the pod, TIME_WAIT included; a listener is none */
+/* The pod's socket of this pair of ports, with its numbers when it is a whole one; a listener is none, and nor is what cannot be asked. */
+enum held { HELD_NOT = 0, HELD_PART /* a handshake's, or TIME_WAIT's */, HELD_WHOLE };
+INLINE enum held ask_stack(frame *f, const struct work *w, const struct flow_key *k, struct numbers *n);
 INLINE u64 now_exact(struct work *w);
 INLINE u64 now_coarse(struct work *w);
 INLINE u32 draw_random(struct work *w);
@@ -94,6 +102,8 @@ INLINE int is_end(u32 ends)
 	return ends & END_RESET || (ends & (END_LOCAL_FIN | END_PEER_FIN)) == (END_LOCAL_FIN | END_PEER_FIN);
 }
 
+INLINE int stack_holds(frame *f, struct work *w, const struct flow_key *k) { return ask_stack(f, w, k, &w->numbers) != HELD_NOT; }
+
 /* Bits of enum flow_end on a live connection: 1 when they are the ones that end it. */
 INLINE int mark_end(struct flow *f, u32 bits)
 {
@@ -105,11 +115,57 @@ INLINE int mark_end(struct flow *f, u32 bits)
 	return 1;
 }
 
-/* A FIN or RST seen on a live connection, likewise. They only mark; the agent removes the entry when the socket is gone
- * (docs/protocol.md, "State of the ends"). */
-INLINE int note_end(const struct packet *p, struct flow *f, enum flow_end fin)
+/* A packet of the pod's own stack on a live connection: 1 when it is the one that ends it. The stack is the authority: its RST counts, but
+ * for the one by which a handshake refuses a stranger's packet, and the peer's FIN counts when the stack acknowledges it. FIN and RST
+ * only mark; the agent removes the entry when the socket is gone (docs/protocol.md, "State of the ends"). */
+INLINE int note_own_end(frame *fr, struct work *w, struct flow *f)
 {
-	return mark_end(f, (p->tcp_flags & TCP_RST ? END_RESET : 0) | (p->tcp_flags & TCP_FIN ? fin : 0));
+	const struct packet *p = &w->packet;
+	u32 said = f->ends, bits = 0;
+
+	if (!(p->tcp_flags & (TCP_FIN | TCP_RST)) && !(said & (END_FIN_SAID | END_RESET_SAID)))
+		return 0;
+	if (said & END_RESET_SAID && !(p->tcp_flags & TCP_RST))
+		__sync_fetch_and_and(&f->ends, ~(u32)END_RESET_SAID);
+	if (said & END_FIN_SAID && p->tcp_flags & TCP_ACK && p->ack == f->peer_end)
+		bits |= END_PEER_FIN;
+	if (p->tcp_flags & TCP_FIN)
+		bits |= END_LOCAL_FIN;
+	if (p->tcp_flags & TCP_RST &&
+	    (f->state == FLOW_OPENING ? p->seq == f->isn + 1 : ask_stack(fr, w, &w->key, &w->numbers) != HELD_PART))
+		bits |= END_RESET;
+	return mark_end(f, bits);
+}
+
+/* Whether the stack takes this RST of its peer's (RFC 5961): anybody may have sent it. */
+INLINE int is_reset(frame *fr, struct work *w, const struct flow *f)
+{
+	const struct packet *p = &w->packet;
+
+	if (f->state == FLOW_OPENING)
+		return p->tcp_flags & TCP_ACK && p->ack == f->isn + 1;
+	switch (ask_stack(fr, w, &w->key, &w->numbers)) {
+	case HELD_WHOLE:
+		return p->seq == w->numbers.expects;
+	case HELD_PART:
+		return p->seq == f->isn + 1;
+	default:
+		return 1;
+	}
+}
+
+/* A FIN or RST from the wire on the live connection of w->key: 1 when it is the one that ends it. */
+INLINE int note_peers_end(frame *fr, struct work *w, struct flow *f)
+{
+	const struct packet *p = &w->packet;
+
+	if (p->tcp_flags & TCP_RST)
+		return mark_end(f, is_reset(fr, w, f) ? END_RESET : END_RESET_SAID);
+	if (p->tcp_flags & TCP_FIN && !(f->ends & END_PEER_FIN)) {
+		f->peer_end = p->seq + p->payload + 1;
+		mark_end(f, END_FIN_SAID);
+	}
+	return 0;
 }
 
 /* The packet is answered by a RST, from the end that it went to. */

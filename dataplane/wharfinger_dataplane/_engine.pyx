@@ -99,11 +99,13 @@ cdef class Engine:
                 node = node.next
         return out
 
-    def hold(self, bytes pair):
-        """The pods' stacks have a socket of this pair of ports: a SERVER_STACK key of `flows`."""
+    def hold(self, bytes pair, uint32_t expects, uint32_t sends):
+        """The pods' stacks have a socket of this pair of ports: a SERVER_STACK key of `flows`. It expects and will send these numbers."""
         if <uint32_t>len(pair) != self.engine.held.key_size:
             raise ValueError(f"a key of {len(pair)} bytes, not {self.engine.held.key_size}")
-        if core.engine_put(&self.engine.held, <const char *>pair, b"\x01"):
+        cdef core.numbers numbers
+        numbers.expects, numbers.unacknowledged, numbers.next = expects, sends, sends
+        if core.engine_put(&self.engine.held, <const char *>pair, &numbers):
             raise OSError("too many sockets")
 
     def run(self, str hook, bytes packet, *, int ifindex=0, now_ns=0, random=0) -> Result:

@@ -18,7 +18,7 @@ PAGE_PORTS = core.PAGE_PORTS
 PAGES = 65536 // core.PAGE_PORTS
 SERVICE_PORTS_MAX = core.SERVICE_PORTS_MAX
 TCP = core.PROTO_TCP
-END_RESET = core.END_RESET
+END_RESET, END_RESET_SAID = core.END_RESET, core.END_RESET_SAID
 COUNTER_REASONS = core.COUNTER_REASONS
 SETTING_EVENTS = core.SETTING_EVENTS
 GATE = str(ipaddress.IPv4Address(core.GATE_ADDRESS)), core.GATE_PORT
@@ -75,6 +75,7 @@ class FlowState(IntEnum):
     ESTABLISHED = core.FLOW_ESTABLISHED
     CLOSING = core.FLOW_CLOSING
     UNENTERED = core.FLOW_UNENTERED
+    STRAY = core.FLOW_STRAY
 
 
 class EventKind(IntEnum):
@@ -337,7 +338,7 @@ def unpack_flow_key(bytes record) -> FlowKey:
 
 
 def pack_flow(*, str other, uint32_t scope, uint32_t isn, uint16_t redirect_port, uint16_t service_port, int state,
-              uint64_t started_ns, uint64_t seen_ns, uint16_t client_port=0) -> bytes:
+              uint64_t started_ns, uint64_t seen_ns, uint16_t client_port=0, uint32_t ends=0) -> bytes:
     """An aware connection's struct flow, as tests need it: only packets write them else."""
     cdef core.flow out
     memset(&out, 0, sizeof(out))
@@ -345,7 +346,7 @@ def pack_flow(*, str other, uint32_t scope, uint32_t isn, uint16_t redirect_port
     out.redirect_port, out.service_port = core.to_be16(redirect_port), core.to_be16(service_port)
     if client_port:
         out.client_port = core.to_be16(client_port)  # of the server's side, which has no other address
-    out.started_ns, out.seen_ns = started_ns, seen_ns
+    out.started_ns, out.seen_ns, out.ends = started_ns, seen_ns, ends
     return (<const char *>&out)[:sizeof(out)]
 
 
@@ -372,9 +373,10 @@ def unpack_event(bytes record) -> Event:
                  core.from_be16(e.target_port), bool(e.aware))
 
 
-def ended_flows(items, uint64_t now_ns, uint64_t idle_ns, uint64_t wire_ns, dict gone) -> list:
-    """Of `flows`' (key, value) records, as they are, those that may have ended: closing, not seen for `idle_ns`, or of a pod that is gone
-    (`gone`: packed address -> since when, ns). The wire's records, which packets do not touch, when they are older than `wire_ns`."""
+def ended_flows(items, uint64_t now_ns, uint64_t idle_ns, uint64_t wire_ns, uint64_t opening_ns, dict gone) -> list:
+    """Of `flows`' (key, value) records, as they are, those that may have ended: closing, reset by the wire's word, not seen for `idle_ns`,
+    unanswered for `opening_ns`, or of a pod that is gone (`gone`: packed address -> since when, ns). The wire's records, which packets do not
+    touch, when they are older than `wire_ns`."""
     cdef const core.flow_key *k
     cdef const core.flow *f
     cdef uint64_t seen, limit
@@ -388,7 +390,9 @@ def ended_flows(items, uint64_t now_ns, uint64_t idle_ns, uint64_t wire_ns, dict
         seen, limit = f.seen_ns, idle_ns
         if k.side in (core.SIDE_CLIENT_WIRE, core.SIDE_SERVER_WIRE):
             seen, limit = f.started_ns, wire_ns
-        if f.state == core.FLOW_CLOSING or (now_ns > seen and now_ns - seen > limit) or (gone and f.started_ns < gone.get(key[:16], 0)):
+        elif f.state == core.FLOW_OPENING:
+            seen, limit = f.started_ns, opening_ns
+        if f.state == core.FLOW_CLOSING or f.ends & core.END_RESET_SAID or (now_ns > seen and now_ns - seen > limit) or (gone and f.started_ns < gone.get(key[:16], 0)):
             out.append(item)
     return out
 

@@ -36,7 +36,7 @@ cdef extern from "host_engine.h" nogil:
         uint16_t pad
     cdef struct flow:
         addr other
-        uint32_t scope, isn, server_isn
+        uint32_t scope, isn, peer_end, server_isn
         uint16_t redirect_port, service_port
         uint8_t state, tries, aware, reason
         uint32_t ends
@@ -60,6 +60,8 @@ cdef extern from "host_engine.h" nogil:
     cdef struct work:
         event event
         packet packet
+    cdef struct numbers:
+        uint32_t expects, unacknowledged, next
     cdef struct engine_node:
         engine_node *next
         uint8_t *bytes
@@ -78,8 +80,8 @@ cdef extern from "host_engine.h" nogil:
     uint16_t from_be16(uint16_t n)
     int SIDE_CLIENT_WIRE, FLOW_CLOSING
     int POD_CLIENT, POD_SERVER, POLICY_HASH, POLICY_RANDOM, POLICY_ROUND_ROBIN, SERVER_READY, SERVER_DRAINING, SIDE_CLIENT_STACK
-    int SIDE_SERVER_STACK, SIDE_SERVER_WIRE, FLOW_OPENING, FLOW_REDIRECTED, FLOW_ESTABLISHED, FLOW_UNENTERED, EVENT_BALANCED, EVENT_CLOSED, ROLE_CLIENT, ROLE_BALANCER, ROLE_SERVER
-    int END_LOCAL_FIN, END_PEER_FIN, END_RESET, COUNTER_REASONS, SETTING_EVENTS
+    int SIDE_SERVER_STACK, SIDE_SERVER_WIRE, FLOW_OPENING, FLOW_REDIRECTED, FLOW_ESTABLISHED, FLOW_UNENTERED, FLOW_STRAY, EVENT_BALANCED, EVENT_CLOSED, ROLE_CLIENT, ROLE_BALANCER, ROLE_SERVER
+    int END_LOCAL_FIN, END_PEER_FIN, END_RESET, END_RESET_SAID, COUNTER_REASONS, SETTING_EVENTS
     uint32_t GATE_ADDRESS, GATE_PORT
     int PROTO_TCP, SET_SLOTS, SERVICE_PORTS_MAX, PAGE_PORTS, PORT_INDEX_BITS, PORT_SERVER, PORT_SET, REASON_COUNT, TABLE_COUNT, HOOK_COUNT
     const uint8_t *engine_outcome

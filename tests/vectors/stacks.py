@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -11,7 +12,8 @@ from support.packets import ends
 
 NUMBER = 17
 """Of the namespace, as that of the programs numbers it."""
-TCP_REPAIR = 19  # linux/tcp.h
+TCP_REPAIR, TCP_REPAIR_QUEUE, TCP_QUEUE_SEQ = 19, 20, 21  # linux/tcp.h
+RECEIVES, SENDS = 1, 2  # its queues
 
 
 def make(namespace: str, seen_from: str, addresses: Iterable[str]) -> None:
@@ -23,21 +25,24 @@ def make(namespace: str, seen_from: str, addresses: Iterable[str]) -> None:
     sh(f"ip -n {namespace} route add default dev lo")
 
 
-def repaired(local: str, peer: str) -> socket.socket:
-    """An established connection, of which no packet tells."""
+def repaired(local: str, peer: str, expects: int, sends: int) -> socket.socket:
+    """An established connection, of which no packet tells; `expects`, `sends`: the next sequence numbers of its peer's and of its own."""
     address, port, other, other_port = ends(local, peer)
     made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     made.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    for queue, number in ((RECEIVES, expects), (SENDS, sends)):
+        made.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR_QUEUE, queue)
+        made.setsockopt(socket.IPPROTO_TCP, TCP_QUEUE_SEQ, struct.pack("I", number))
     made.bind((address, port))
     made.connect((other, other_port))
     return made
 
 
 @contextmanager
-def sockets(namespace: str, pairs: Iterable[tuple[str, str]]) -> Iterator[None]:
-    """Connections (local, peer) of the namespace's stack."""
+def sockets(namespace: str, held: Iterable[tuple[str, str, int, int]]) -> Iterator[None]:
+    """Connections of the namespace's stack, as `repaired` has them."""
     with ExitStack() as open_sockets:
-        for local, peer in pairs:
-            open_sockets.enter_context(inside(namespace, lambda local=local, peer=peer: repaired(local, peer)))
+        for each in held:
+            open_sockets.enter_context(inside(namespace, lambda each=each: repaired(*each)))
         yield

@@ -173,6 +173,11 @@ DIRECT = [
         ],
     ),
     Vector(
+        "direct dials that nobody completes take no room from connections",
+        [SYN, SYN_ARRIVES, ANSWER, Change(held=TAKEN), DIALLED[0], Change(forget=("half_open",)), to_server(tcp(C, SP, "A", **AFTER), "not_ours")],
+        pods={CLIENT: ("c", Role.CLIENT), SERVER: ("s", Role.SERVER)},
+    ),
+    Vector(
         "a direct dial that is refused under its substitute is refused from the port dialled",
         [*SETTLED, Change(held=TAKEN), DIALLED[0], server(tcp(SP, DIALS, "RA", ack=301), "server_direct", tcp(SP, C, "RA", ack=301))],
     ),
@@ -185,13 +190,16 @@ DIRECT = [
         [*SETTLED, Change(held=(*TAKEN, *after(DIALS, 55460))), to_server(DIAL, "not_ours")],
     ),
     Vector(
-        "a direct dial stays as it is when the table is full",
+        "a direct dial that finds the table full lives by its records, and leaves by the stack",
         [
             to_server(SYN.out, "server_syn", SYN_ARRIVES.out),
             ANSWER,
             to_server(JOIN.out, "server_joined", JOIN_ARRIVES.out),
             Change(held=TAKEN),
-            to_server(DIAL, "not_ours"),
+            *DIALLED[:2],
+            to_server(DIALLED[2].frame, "server_unentered", DIALLED[2].out),
+            server(tcp(SP, DIALS, "PA", seq=601, ack=301, payload=b"x"), "server_direct", tcp(SP, C, "PA", seq=601, ack=301, payload=b"x")),
+            to_server(tcp(C, SP, "A", seq=301, ack=602), "server_unentered", tcp(DIALS, SP, "A", seq=301, ack=602)),
         ],
         pods={SERVER: ("s", Role.SERVER)},
         capacity={"flows": 1},

@@ -14,7 +14,7 @@ from support.lab import OBJECT, PROGRAMS, Store
 from support.packets import at_hop, ends
 from vectors.stacks import NUMBER as STACKS
 from vectors.stacks import sockets
-from vectors.vector import DROPPED, REDIRECTED, UNCHANGED, Change, Step, Vector
+from vectors.vector import DROPPED, ISN, REDIRECTED, SERVER_ISN, UNCHANGED, Change, Step, Vector
 from wharfinger_dataplane import _bpf, _engine
 from wharfinger_dataplane._records import Side, pack_flow_key, pack_index
 from wharfinger_dataplane.tables import Tables
@@ -120,6 +120,7 @@ class Twins:
         ran, result = self.both(step.hook, step.interface, step.frame)
         assert result.reason.name == step.reason
         assert result.malformed_option == step.malformed
+        assert step.tells in (None, result.event is not None)
         if result.reason.outcome == "forward":
             assert {name for name in ran.reasons if REASONS[name].outcome == "stack"} == {step.way} - {REDIRECTED}
         if step.out == DROPPED:
@@ -139,10 +140,11 @@ class Twins:
                 else:
                     self._change(step, held)
 
-    def _hold(self, pairs: Iterable[tuple[str, str]], until: ExitStack) -> None:
-        until.enter_context(sockets(self._stacks, pairs))
-        for local, peer in pairs:
-            self.engine.hold(pack_flow_key(Side.SERVER_STACK, *ends(local, peer)))
+    def _hold(self, held: Iterable[tuple], until: ExitStack) -> None:
+        whole = [(local, peer, *(numbers or (ISN + 1, SERVER_ISN + 1))) for local, peer, *numbers in held]
+        until.enter_context(sockets(self._stacks, whole))
+        for local, peer, expects, sends in whole:
+            self.engine.hold(pack_flow_key(Side.SERVER_STACK, *ends(local, peer)), expects, sends)
 
     def _change(self, change: Change, held: ExitStack) -> None:
         if change.slices is not None:

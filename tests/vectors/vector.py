@@ -35,7 +35,8 @@ PODS: Mapping[str, tuple[str, Role]] = {CLIENT: ("c", Role.CLIENT), SERVER: ("s"
 @dataclass(frozen=True)
 class Step:
     """One frame through a hook. `out`: the frame as it leaves, UNCHANGED, DROPPED, or a tuple of those it may be (a policy's choice).
-    `way`: what becomes of a packet that is forwarded, a reason of outcome `stack` or REDIRECTED."""
+    `way`: what becomes of a packet that is forwarded, a reason of outcome `stack` or REDIRECTED. `tells`: whether telemetry learns of
+    something by it; None: no matter."""
 
     hook: str
     interface: str
@@ -44,6 +45,7 @@ class Step:
     out: bytes | tuple[bytes, ...] | None = UNCHANGED
     way: str = "stack_no_route"
     malformed: bool = False
+    tells: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -52,19 +54,20 @@ class Change:
 
     slices: Sequence[ServicePortSlice] | None = None
     forget: Sequence[str] = ()
-    held: Sequence[tuple[str, str]] = ()
+    held: Sequence[tuple] = ()
 
 
 @dataclass(frozen=True)
 class Vector:
-    """`held`: connections that the pods' stacks have beside ours, as (local, peer)."""
+    """`held`: connections that the pods' stacks have, as (local, peer), or (local, peer, number expected, number sent next) where those
+    are not ISN + 1 and SERVER_ISN + 1."""
 
     sentence: str
     steps: Sequence[Step | Change]
     slices: Sequence[ServicePortSlice] = (pool_slice({"a": SERVER}),)
     pods: Mapping[str, tuple[str, Role]] = field(default_factory=lambda: PODS)
     capacity: Mapping[str, int] = field(default_factory=dict)
-    held: Sequence[tuple[str, str]] = ()
+    held: Sequence[tuple] = ()
 
 
 def client(frame: bytes, reason: str, out: bytes | None = UNCHANGED, **more: object) -> Step:

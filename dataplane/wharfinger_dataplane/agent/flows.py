@@ -1,6 +1,7 @@
 """What connections left behind is removed when their socket is gone: silence and FINs only nominate.
 
 Rules (docs/protocol.md, "State of the ends"):
+- What was never answered is nominated after 10 s, so that a pod that opens without end fills the table with what its stack holds, no more.
 - An entry goes when the pod's namespace has no socket of that connection, TIME_WAIT included, or when the namespace itself is gone.
 - Doubt keeps an entry: a namespace that is not found, of a pod that the API server still tells of, says nothing.
 - An entry is removed as it was judged: if a new connection took its place meanwhile, it is put back.
@@ -25,7 +26,7 @@ FLOWS = "flows"
 LIST_FROM = 64
 """From how many candidates on a pod's connections are listed rather than looked up one by one."""
 SWEEP_EVERY = 12
-WIRE_AGE_NS = 10 * 10**9
+WIRE_AGE_NS = OPENING_NS = 10 * 10**9
 NEVER_NS = 2**63
 WIRES = (Side.CLIENT_WIRE, Side.SERVER_WIRE)
 PAUSE_S = 0.002
@@ -116,7 +117,7 @@ class Collector:
         seen, nominated = 0, []
         for batch in self._store.batches(FLOWS):
             seen += len(batch)
-            nominated += records.ended_flows(batch, now_ns, self._idle_ns, WIRE_AGE_NS if sweep else NEVER_NS, gone)
+            nominated += records.ended_flows(batch, now_ns, self._idle_ns, WIRE_AGE_NS if sweep else NEVER_NS, OPENING_NS, gone)
             time.sleep(PAUSE_S)
         by_address: dict[str, list[tuple[FlowKey, Flow, Record]]] = {}
         wires = []

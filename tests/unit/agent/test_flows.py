@@ -130,6 +130,30 @@ def test_a_connection_that_was_seen_lately_is_not_even_asked_for(collector, tabl
     assert len(table) == 3
 
 
+@pytest.mark.parametrize("socket", [True, False])
+def test_a_connection_that_the_wire_says_is_reset_goes_if_its_socket_is_gone(collector, table, pods, socket):
+    pods.connections[CLIENT] = {(CLIENT, PORT, VIRTUAL, X)} if socket else set()
+    add_client(table, ends=records.END_RESET_SAID)
+    collector.collect(NOW)
+    assert len(table) == (3 if socket else 0)
+
+
+@pytest.mark.parametrize(("age", "left"), [(9, 2), (11, 0)])
+def test_a_connection_that_nobody_answers_goes_when_its_socket_is_gone(collector, table, pods, age, left):
+    pods.connections[CLIENT] = set()
+    table[stack_key()] = flow(state=FlowState.OPENING, service_port=0, started_ns=NOW - age * SECOND)
+    table[wire_key(X)] = flow(other=VIRTUAL, state=FlowState.OPENING, service_port=0, started_ns=NOW - age * SECOND)
+    collector.collect(NOW)
+    assert len(table) == left
+
+
+def test_a_connection_that_opens_while_its_socket_waits_stays(collector, table, pods):
+    pods.connections[CLIENT] = {(CLIENT, PORT, VIRTUAL, X)}
+    add_client(table, state=FlowState.OPENING, started_ns=NOW - 100 * SECOND)
+    collector.collect(NOW)
+    assert len(table) == 3
+
+
 def test_many_closed_connections_are_listed_and_each_missing_one_is_looked_up(collector, table, pods, monkeypatch):
     pods.connections[CLIENT] = {(CLIENT, PORT + n, VIRTUAL, X) for n in range(0, 200, 2)}
     monkeypatch.setattr(flows.netlink, "connections", lambda channel: set())  # a listing that misses everything
@@ -247,4 +271,4 @@ def test_wire_records_of_a_long_connection_stay(collector, table, pods):
 def test_the_engine_and_the_collector_mean_the_same_bytes():
     engine = Engine()
     engine.put("flows", stack_key(), flow(state=FlowState.CLOSING))
-    assert records.ended_flows(engine.items("flows"), NOW, IDLE, IDLE, {}) == engine.items("flows")
+    assert records.ended_flows(engine.items("flows"), NOW, IDLE, IDLE, IDLE, {}) == engine.items("flows")

@@ -51,15 +51,15 @@ class Connection:
     server: Engine = field(default_factory=lambda: node(SERVER_INTERFACE, SERVER, Role.SERVER))
     records: list = field(default_factory=list)
 
-    def from_client(self, flags, after=0):
-        """A packet of the client's stack, through both nodes."""
-        tcp = TCP(sport=self.client_port, dport=self.port, flags=flags, seq=self.isn + after, ack=0 if flags == "S" else 701)
+    def from_client(self, flags, after=0, acks=1):
+        """A packet of the client's stack, through both nodes. `acks`: octets of the server's, its SYN and FIN among them."""
+        tcp = TCP(sport=self.client_port, dport=self.port, flags=flags, seq=self.isn + after, ack=0 if flags == "S" else 700 + acks)
         there = (self.client, "from_pod", CLIENT_INTERFACE), (self.server, "to_pod", SERVER_INTERFACE)
         self._through(IP(src=CLIENT, dst=VIRTUAL) / tcp, *there)
 
-    def from_server(self, flags, after=0):
+    def from_server(self, flags, after=0, acks=1):
         """A packet of the server's stack, through both nodes."""
-        tcp = TCP(sport=TARGET, dport=self.client_port, flags=flags, seq=700 + after, ack=self.isn + 1)
+        tcp = TCP(sport=TARGET, dport=self.client_port, flags=flags, seq=700 + after, ack=self.isn + acks)
         back = (self.server, "from_pod", SERVER_INTERFACE), (self.client, "to_pod", CLIENT_INTERFACE)
         self._through(IP(src=SERVER, dst=CLIENT) / tcp, *back)
 
@@ -71,7 +71,8 @@ class Connection:
 
     def close(self):
         self.from_client("FA", 1)
-        self.from_server("FA", 1)
+        self.from_server("FA", 1, acks=2)
+        self.from_client("A", 2, acks=2)
         return self
 
     def events(self):

@@ -16,7 +16,10 @@ ROOTS = {"wharfinger_api": "crds", "wharfinger_operator": "operator", "wharfinge
          "wharfinger_dataplane": "dataplane", "wharfinger_sidecar": "dataplane"}
 BPF = Path("dataplane/bpf")
 BPF_OBJECT = Path("dataplane/wharfinger_dataplane/wharfinger.bpf.o")
-HEADERS = sorted(str(path) for path in BPF.glob("*.h"))
+TELEMETRY = Path("dataplane/wharfinger_dataplane/telemetry")
+HEADERS = sorted(str(path) for folder in (BPF, TELEMETRY) for path in folder.glob("*.h"))
+EXTENSIONS = {"_engine": [], "_records": [], "_maglev": [], "_bpf": ["bpf"], "telemetry._identity": [], "telemetry._sieve": [],
+              "telemetry._spans": []}
 
 
 class BuildWithBpf(build_ext):
@@ -51,9 +54,9 @@ setup(
     package_dir=folders,
     package_data={"wharfinger_dataplane": [BPF_OBJECT.name]},
     ext_modules=cythonize(
-        [Extension(f"wharfinger_dataplane.{name}", [f"dataplane/wharfinger_dataplane/{name}.pyx"], include_dirs=[str(BPF)],
-                   depends=HEADERS, libraries=libraries, extra_compile_args=flags)
-         for name, libraries in {"_engine": [], "_records": [], "_maglev": [], "_bpf": ["bpf"]}.items()],
+        [Extension(f"wharfinger_dataplane.{name}", [f"dataplane/wharfinger_dataplane/{name.replace('.', '/')}.pyx"],
+                   include_dirs=[str(BPF), str(TELEMETRY)], depends=HEADERS, libraries=libraries, extra_compile_args=flags)
+         for name, libraries in EXTENSIONS.items()],
         compiler_directives={"language_level": 3, "embedsignature": True}, build_dir="build/cython"),
     cmdclass={"build_ext": BuildWithBpf},
 )

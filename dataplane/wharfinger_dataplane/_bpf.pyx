@@ -395,31 +395,40 @@ cdef class Link:
             libbpf.close(self.fd)
 
 
-cdef class Ring:
-    """The reading end of a BPF ring buffer."""
+cdef int hand_on(void *ctx, void *data, size_t size) noexcept nogil:
+    cdef reading *to = <reading *>ctx
+    return to.taker(to.context, data, size)
 
-    cdef libbpf.ring_buffer *handle
-    cdef list pending
+
+cdef int keep(void *context, void *record, size_t size) noexcept with gil:
+    (<list>context).append((<const char *>record)[:size])
+    return 0
+
+
+cdef class Ring:
+    """The reading end of a BPF ring buffer. One thread reads it at a time."""
 
     def __init__(self, Map events):
-        self.pending = []
-        self.handle = libbpf.ring_buffer__new(events.fd, on_sample, <void *>self, NULL)
+        self.handle = libbpf.ring_buffer__new(events.fd, hand_on, &self.reading, NULL)
         if self.handle is NULL:
             raise failed(c_errno, f"reading the ring buffer {events.name}")
 
+    cdef int pass_to(self, record_taker taker, void *context) except -1:
+        """Calls `taker` for every record since the last call, without the interpreter's lock; 1 when it had enough, else 0. Never waits."""
+        cdef int code
+        self.reading.taker, self.reading.context = taker, context
+        with nogil:
+            code = libbpf.ring_buffer__consume(self.handle)
+        if code < 0 and code != ENOUGH:
+            raise failed(code, "draining the ring buffer")
+        return code == ENOUGH
+
     def drain(self) -> list:
         """Every record since the last call, as bytes, oldest first. Never waits."""
-        cdef int code = libbpf.ring_buffer__consume(self.handle)
-        if code < 0:
-            raise failed(code, "draining the ring buffer")
-        taken, self.pending = self.pending, []
+        taken = []
+        self.pass_to(keep, <void *>taken)
         return taken
 
     def __dealloc__(self):
         if self.handle is not NULL:
             libbpf.ring_buffer__free(self.handle)
-
-
-cdef int on_sample(void *ctx, void *data, size_t size) noexcept with gil:
-    (<Ring>ctx).pending.append((<const char *>data)[:size])
-    return 0

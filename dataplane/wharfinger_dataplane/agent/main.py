@@ -14,7 +14,6 @@ import structlog
 from wharfinger_api import GROUP, PLURALS, UNINSTALL_MARKER, VERSION, ApiError, ServicePortSlice, parse
 
 from wharfinger_dataplane import telemetry
-from wharfinger_dataplane._bpf import Ring
 from wharfinger_dataplane.agent.access import NoAccess
 from wharfinger_dataplane.agent.cluster import Cluster, Json
 from wharfinger_dataplane.agent.desired import LocalPod, local_pod
@@ -35,7 +34,6 @@ from wharfinger_dataplane.attach import Attacher
 from wharfinger_dataplane.kernel import Kernel
 
 STUCK_S = 60.0
-RING_S = 0.1
 PORT_RETRY_S = 0.2
 CLOSE_S = 0.5
 SLICES = f"/apis/{GROUP}/{VERSION}/{PLURALS['ServicePortSlice']}"
@@ -98,7 +96,7 @@ class Agent:
             part.start()
         threading.Thread(target=self._collect, name="collector", daemon=True).start()
         if self._telemetry.wanted:
-            threading.Thread(target=self._drain, args=(self.kernel.ring(),), name="events", daemon=True).start()
+            self._telemetry.follow(self.kernel.ring())
         self._log.info("started", node=self._settings.node, health_port=self._health.port)
         self._worker.run()
         for part in (self._watcher, self._slices, self._pods, self._markers, self._reporter, self._heartbeat, self._health):
@@ -175,10 +173,6 @@ class Agent:
                 continue
             self._collected = {"removed": self._collected["removed"] + self._last.removed,
                                "restored": self._collected["restored"] + self._last.restored}
-
-    def _drain(self, ring: Ring) -> None:
-        while not self._stop.wait(RING_S):
-            self._telemetry.connections.consume(ring.drain())
 
 
 def end_with_thread(failure: threading.ExceptHookArgs) -> None:

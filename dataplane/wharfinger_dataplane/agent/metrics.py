@@ -22,7 +22,7 @@ def kernel_metrics(kernel: Kernel) -> list[Metric]:
 
 
 def agent_metrics(progress: Progress, attached: Mapping[int, frozenset[str]], entries: Mapping[str, int], kernel: Kernel,
-                  collected: Mapping[str, int], ended: int, traces: Mapping[str, int]) -> list[Metric]:
+                  collected: Mapping[str, int], ended: int, traces: Mapping[tuple[str, str], int]) -> list[Metric]:
     """`attached`: interface -> programs; `entries`: table -> entries as last counted; `collected`: outcome -> flows; `ended`: connections
     whose server was gone; `traces`: as telemetry names them."""
     programs = [name for names in attached.values() for name in names]
@@ -43,6 +43,7 @@ def agent_metrics(progress: Progress, attached: Mapping[int, frozenset[str]], en
               progress.latency_sum_s),
         plain("wharfinger_event_to_write_seconds_count", "counter", "Events in that sum.", progress.latencies),
         plain("wharfinger_event_to_write_seconds_last", "gauge", "The last of them.", progress.last_latency_s),
-        *(plain(f"wharfinger_trace_{name}_total", "counter", f"Traces: {name.replace('_', ' ')}.", count)
-          for name, count in traces.items()),
+        *(Metric(f"wharfinger_trace_{name}_total", "counter", f"Traces: {name.replace('_', ' ')}.",
+                 tuple(({"reason": reason} if reason else {}, count) for (other, reason), count in traces.items() if other == name))
+          for name in dict.fromkeys(name for name, _ in traces)),
     ]

@@ -1,7 +1,7 @@
 """Traces of connections and of table writes, off the packet path: records in, spans out over OTLP http/protobuf.
 
-`start` is the agent's one call; `ConnectionSpans.consume` takes what the ring buffer held, `TableSpans.table_write` what the agent did.
-What does not belong here: reading the ring buffer, metrics' exposition, and any memory of a connection (its closing record says it all).
+`start` and `Telemetry.follow` are the agent's two calls; `TableSpans.table_write` takes what the agent did.
+What does not belong here: metrics' exposition, and any memory of a connection (its closing record says it all).
 """
 
 from ._connections import ConnectionSpans

@@ -36,6 +36,8 @@ class Names:
         self._pods: dict[str, PodName] = {}
         self._departed: OrderedDict[str, PodName] = OrderedDict()
         self._pools: dict[int, PoolName] = {}
+        self.version = object()
+        """Another one after each update: what was asked before it may have changed."""
 
     def update(self, slices: Iterable[ServicePortSlice], pods: Iterable[PodName]) -> None:
         """Replaces what is known by all slices of the cluster and all pods that the agent sees; a pod's own name goes before a slice's."""
@@ -55,6 +57,7 @@ class Names:
             del self._departed[address]
         while len(self._departed) > DEPARTED_MAX:
             self._departed.popitem(last=False)
+        self.version = object()
 
     def pod(self, address: str | None) -> PodName | None:
         """Who has, or last had, `address`."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ._collector import CollectorSettings, collector_settings_from
 from ._identity import KEY_BYTES
 from ._sampling import Sampling, sampling_from
 
@@ -20,9 +21,10 @@ class TelemetryError(ValueError):
 
 @dataclass(frozen=True)
 class TelemetrySettings:
-    """What to trace and how to hand it on. `key` is empty only when nothing is traced; sizes are numbers of spans (OTEL_BSP_*)."""
+    """What to trace and whom to hand it to. `collector` is None when nobody is to have spans; `key` is empty only when no connection is
+    traced; sizes are numbers of spans (OTEL_BSP_*)."""
 
-    exports: bool
+    collector: CollectorSettings | None
     sampling: Sampling
     key: bytes
     queue_spans: int
@@ -32,7 +34,7 @@ class TelemetrySettings:
     @property
     def connections(self) -> bool:
         """Whether connections are traced at all: what the programs' SETTING_EVENTS is to be."""
-        return self.exports and self.sampling.wanted
+        return self.collector is not None and self.sampling.wanted
 
 
 def settings_from(environment: Mapping[str, str]) -> TelemetrySettings:
@@ -42,12 +44,13 @@ def settings_from(environment: Mapping[str, str]) -> TelemetrySettings:
     """
     exports = _exports(environment)
     try:
+        collector = collector_settings_from(environment) if exports else None
         sampling = sampling_from(environment) if exports else Sampling.of_ratio(0.0)
     except ValueError as error:
         raise TelemetryError(str(error)) from error
     queue = _number(environment, "OTEL_BSP_MAX_QUEUE_SIZE", QUEUE_SPANS)
     return TelemetrySettings(
-        exports=exports,
+        collector=collector,
         sampling=sampling,
         key=_key(environment) if exports and sampling.wanted else b"",
         queue_spans=queue,

@@ -9,8 +9,8 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
 
+from ._envelope import Envelope
 from ._export import SpanQueue
-from ._spans import Emitter
 
 TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
 
@@ -27,8 +27,8 @@ def parent_of(traceparent: str) -> SpanContext | None:
 class TableSpans:
     """Spans "table write"."""
 
-    def __init__(self, emitter: Emitter, queue: SpanQueue | None) -> None:
-        self._emitter, self._queue = emitter, queue
+    def __init__(self, envelope: Envelope, queue: SpanQueue | None) -> None:
+        self._envelope, self._queue = envelope, queue
         self._ids = RandomIdGenerator()
 
     def table_write(self, traceparent: str, slice_names: Sequence[str], start_ns: int, end_ns: int, writes: int) -> None:
@@ -40,14 +40,14 @@ class TableSpans:
         parent = parent_of(traceparent)
         if self._queue is None or parent is None or not parent.trace_flags.sampled:
             return
-        self._queue.offer([ReadableSpan(
+        self._queue.offer([self._envelope.span(ReadableSpan(
             name="table write",
             context=SpanContext(parent.trace_id, self._ids.generate_span_id(), False, parent.trace_flags),
             parent=parent,
-            resource=self._emitter.resource,
-            instrumentation_scope=self._emitter.scope,
+            resource=self._envelope.resource,
+            instrumentation_scope=self._envelope.scope,
             kind=SpanKind.INTERNAL,
             attributes={"wharfinger.slices": tuple(slice_names), "wharfinger.table.writes": writes},
             start_time=start_ns,
             end_time=end_ns,
-        )])
+        ))])

@@ -2,40 +2,28 @@
 
 import time
 
-import pytest
+from support.otlp import role_of
+from unit.telemetry.conftest import Collected
 from unit.telemetry.packets import KEY, Connection
-from wharfinger_dataplane.telemetry import ConnectionSpans, Sampling
+from wharfinger_dataplane.telemetry import Sampling
 from wharfinger_dataplane.telemetry._connections import clock_offset_ns
 from wharfinger_dataplane.telemetry._identity import trace_id_of_record
+from wharfinger_dataplane.telemetry._sieve import KEPT
 
-UNSAMPLED_EVENTS_A_SECOND = 30_000
-
-
-class Collected:
-    """A queue's place: keeps what is offered."""
-
-    def __init__(self):
-        self.spans = []
-
-    def offer(self, spans):
-        self.spans.extend(spans)
-
-
-@pytest.fixture
-def consumer(names, emitter):
-    return lambda queue, ratio=1.0: ConnectionSpans(KEY, Sampling.of_ratio(ratio), names, emitter, queue)
+RECORD_NS, SPAN_NS = 5_000, 50_000
+"""Bounds for a processor ten times as slow as those that 0.3 and 2 µs were measured on: the SDK's objects cost 70 µs there."""
 
 
 def test_one_connection_makes_three_spans(connection, consumer):
     queue = Collected()
     consumer(queue).consume(connection.records)
-    assert [span.name.split()[0] for span in queue.spans] == ["balancer", "server", "client"]
+    assert [role_of(span) for span in queue.spans] == ["balancer", "server", "client"]
 
 
 def test_records_of_establishment_make_no_span_of_their_own(consumer):
     queue = Collected()
     consumer(queue).consume(Connection().open().records)
-    assert [span.name.split()[0] for span in queue.spans] == ["balancer"]
+    assert [role_of(span) for span in queue.spans] == ["balancer"]
 
 
 def test_agents_that_sample_alone_keep_or_leave_each_trace_whole(consumer):
@@ -45,7 +33,7 @@ def test_agents_that_sample_alone_keep_or_leave_each_trace_whole(consumer):
         records = Connection(client_port=port).open().close().records
         for agent, role in zip(agents, (1, 2, 3), strict=True):
             agent.consume([record for record in records if record[93] == role])
-    traces = [{span.context.trace_id for span in queue.spans} for queue in (client, balancer, server)]
+    traces = [{span.trace_id for span in queue.spans} for queue in (client, balancer, server)]
     assert traces[0] == traces[1] == traces[2]
     assert 5 < len(traces[0]) < 35
 
@@ -55,14 +43,14 @@ def test_traces_that_are_not_kept_are_counted(connection, consumer):
     spans = consumer(queue, 0.0)
     spans.consume(connection.records)
     assert queue.spans == []
-    assert (spans.seen.records, spans.seen.sampled_out) == (3, 3)
+    assert (spans.seen()["records"], spans.seen()["sampled_out"]) == (3, 3)
 
 
 def test_without_a_collector_nothing_is_wanted_and_nothing_done(connection, consumer):
     spans = consumer(None)
     spans.consume(connection.records)
     assert not spans.wanted
-    assert spans.seen.records == 0
+    assert spans.seen()["records"] == 0
 
 
 def test_a_sample_of_nothing_is_not_wanted(consumer):
@@ -84,8 +72,8 @@ def test_the_end_of_a_rebuilt_connection_names_no_trace_and_is_counted(consumer)
     queue = Collected()
     spans = consumer(queue)
     spans.consume(connection.records)
-    assert [span.name.split()[0] for span in queue.spans] == ["client"]
-    assert spans.seen.unidentified == 1
+    assert [role_of(span) for span in queue.spans] == ["client"]
+    assert spans.seen()["unidentified"] == 1
 
 
 def test_spans_stand_where_the_wall_clock_was(consumer):
@@ -93,7 +81,7 @@ def test_spans_stand_where_the_wall_clock_was(consumer):
     queue = Collected()
     consumer(queue).consume(Connection(now_ns=now).open().close().records)
     for span in queue.spans:
-        assert abs(span.start_time - time.time_ns()) < 1_000_000_000
+        assert abs(span.start_time_unix_nano - time.time_ns()) < 1_000_000_000
 
 
 def test_the_offset_between_the_clocks_is_steady():
@@ -106,20 +94,38 @@ def test_records_that_another_version_left_are_counted_and_hold_up_nothing(conne
     another_kind = closing[:92] + b"\x09" + closing[93:]
     another_reason = closing[:94] + b"\xff" + closing[95:]
     spans.consume([closing[:50], closing + bytes(8), another_kind, another_reason, closing])
-    assert spans.seen.unreadable == 4
+    assert spans.seen()["unreadable"] == 4
     assert len(queue.spans) == 1
 
 
-def test_unsampled_records_are_consumed_fast_enough(connection, consumer):
+def test_every_record_is_counted_once(connection, consumer):
+    unidentified = connection.records[-1][:16] + bytes(8) + connection.records[-1][24:76] + bytes(4) + connection.records[-1][80:]
+    records = [record for port in range(40000, 40050) for record in Connection(client_port=port).open().close().records]
+    queue = Collected()
+    spans = consumer(queue, 0.5)
+    spans.consume([*records, unidentified, unidentified, b"short"])
+    seen = spans.seen()
+    assert (seen["records"], seen["unidentified"], seen["unreadable"]) == (153, 2, 1)
+    assert seen["sampled_out"] + len(queue.spans) == 150
+
+
+def test_more_records_than_a_sieve_holds_are_all_told(connection, consumer):
+    queue = Collected()
+    consumer(queue).consume([connection.records[0]] * (3 * KEPT + 1))
+    assert len(queue.spans) == 3 * KEPT + 1
+
+
+def test_a_record_costs_little_and_less_when_it_is_not_sampled(connection, consumer):
     closing = connection.records[-1]
-    records = [closing] * 20_000
-    spans = consumer(Collected(), 0.0)
-    took_s = min(timed(spans, records) for _ in range(5))
-    assert len(records) / took_s >= UNSAMPLED_EVENTS_A_SECOND
     assert not Sampling.of_ratio(0.0).keeps(trace_id_of_record(KEY, closing))
+    assert cost_ns(consumer(Collected(), 0.0), closing) < RECORD_NS
+    assert cost_ns(consumer(Collected(), 1.0), closing) < SPAN_NS
 
 
-def timed(spans, records):
-    started = time.process_time()
-    spans.consume(records)
-    return time.process_time() - started
+def cost_ns(spans, record, count=20_000):
+    """Nanoseconds of processor time a record: the least of five runs."""
+    def timed():
+        started = time.process_time_ns()
+        spans.consume([record] * count)
+        return time.process_time_ns() - started
+    return min(timed() for _ in range(5)) / count

@@ -1,21 +1,61 @@
-"""docs/protocol.md, "Trace identity"."""
+"""docs/protocol.md, "Trace identity", against a model of it that is written with the standard library's hash."""
 
 import struct
+from hashlib import blake2b
 from ipaddress import ip_address
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.otlp import role_of
+from unit.telemetry.conftest import Collected
 from unit.telemetry.packets import CLIENT, KEY, SCOPE, SERVER, Connection, X, Y
 from wharfinger_dataplane._records import EventRole, pack_address, unpack_event
 from wharfinger_dataplane.telemetry import Sampling, span_id, trace_id
-from wharfinger_dataplane.telemetry._identity import RECORD_BYTES, trace_id_of_record
-from wharfinger_dataplane.telemetry._spans import span_ids
+from wharfinger_dataplane.telemetry._identity import KEY_BYTES, trace_id_of_record
 
 TCP = 6
 ports = st.integers(1, 65535)
 words = st.integers(0, 2**32 - 1)
 addresses = st.ip_addresses(v=4).map(lambda address: pack_address(str(address)))
+packed = st.binary(min_size=16, max_size=16)
+keys = st.binary(min_size=KEY_BYTES.start, max_size=KEY_BYTES.stop - 1)
+RECORD_BYTES = 104
+
+
+def model_of_trace_id(key, protocol, client, client_port, scope, redirect_port, isn):
+    connection = struct.pack(">B16sHIHI", protocol, client, client_port, scope, redirect_port, isn)
+    return int.from_bytes(blake2b(connection, digest_size=16, key=key, person=b"wharfinger-trace").digest(), "big")
+
+
+def model_of_span_id(trace, role, server, port):
+    span = struct.pack(">16sB16sH", trace.to_bytes(16, "big"), role, server, port)
+    return int.from_bytes(blake2b(span, digest_size=8, person=b"wharfinger-span").digest(), "big")
+
+
+@given(st.tuples(keys, st.integers(0, 255), packed, ports, words, ports, words))
+def test_trace_ids_are_those_of_the_documented_hash(connection):
+    assert trace_id(*connection) == model_of_trace_id(*connection)
+
+
+@given(st.tuples(st.integers(0, 2**128 - 1), st.integers(1, 3), packed, ports))
+def test_span_ids_are_those_of_the_documented_hash(span):
+    assert span_id(*span) == model_of_span_id(*span)
+
+
+@pytest.mark.parametrize("size", [0, 1, 63, 64])
+def test_a_key_of_any_length_that_blake2b_takes_is_hashed_as_it_is(size):
+    key = bytes(range(size))
+    assert trace_id(key, TCP, bytes(16), 1, 2, 3, 4) == model_of_trace_id(key, TCP, bytes(16), 1, 2, 3, 4)
+
+
+def test_what_is_too_long_to_be_hashed_is_refused():
+    with pytest.raises(ValueError, match="65 bytes"):
+        trace_id(bytes(65), TCP, bytes(16), 1, 2, 3, 4)
+    with pytest.raises(ValueError, match="4 bytes"):
+        trace_id(KEY, TCP, bytes(4), 1, 2, 3, 4)
+    with pytest.raises(ValueError, match="17 bytes"):
+        span_id(1, 1, bytes(17), 1)
 
 
 def test_client_balancer_and_server_name_the_same_trace_from_what_each_sees(connection):
@@ -24,32 +64,33 @@ def test_client_balancer_and_server_name_the_same_trace_from_what_each_sees(conn
     assert {trace_id_of_record(KEY, record) for record in connection.records} == {expected}
 
 
-def test_each_side_computes_the_ids_that_its_neighbour_gave_itself(connection):
-    trace = trace_id_of_record(KEY, connection.records[0])
-    events = connection.events()
-    client, root = span_ids(events["CLIENT", "CLOSED"], trace)
-    balancer, balancers_parent = span_ids(events["BALANCER", "BALANCED"], trace)
-    server, servers_parent = span_ids(events["SERVER", "CLOSED"], trace)
-    assert (root, balancers_parent, servers_parent) == (0, client, balancer)
-    assert len({client, balancer, server}) == 3
+def ids(span):
+    return tuple(int.from_bytes(each, "big") for each in (span.trace_id, span.span_id, span.parent_span_id))
 
 
-def test_span_ids_are_those_of_the_documented_encoding(connection):
+def test_each_side_computes_the_ids_that_its_neighbour_gave_itself(connection, spans_from):
+    spans = spans_from(connection.records)
+    client, balancer, server = (ids(spans[role])[1:] for role in ("client", "balancer", "server"))
+    assert (client[1], balancer[1], server[1]) == (0, client[0], balancer[0])
+    assert len({client[0], balancer[0], server[0]}) == 3
+
+
+def test_span_ids_are_those_of_the_documented_encoding(connection, spans_from):
     trace, server = trace_id_of_record(KEY, connection.records[0]), pack_address(SERVER)
-    assert span_ids(connection.events()["SERVER", "CLOSED"], trace) == (
-        span_id(trace, EventRole.SERVER, server, Y), span_id(trace, EventRole.BALANCER, server, X))
+    assert ids(spans_from(connection.records)["server"]) == (
+        trace, span_id(trace, EventRole.SERVER, server, Y), span_id(trace, EventRole.BALANCER, server, X))
 
 
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(addresses, ports, words, ports, words)
-def test_whatever_a_connection_is_all_sides_agree(client, client_port, scope, redirect_port, isn):
+def test_whatever_a_connection_is_all_sides_agree(consumer, client, client_port, scope, redirect_port, isn):
     records = [struct.pack("<QQQ16s16s16sIII", 3, 1, 2, client, bytes(16), pack_address(SERVER), scope, isn, n)
                + struct.pack(">HHHHBBBBBB6x", client_port, redirect_port, Y if n else 0, 0, 2, n + 1, 0, 3, TCP, 1) for n in range(3)]
-    traces = {trace_id_of_record(KEY, record) for record in records}
-    assert traces == {trace_id(KEY, TCP, client, client_port, scope, redirect_port, isn)}
-    (trace,) = traces
-    client_ids, balancer_ids, server_ids = (span_ids(unpack_event(record), trace) for record in records)
-    assert client_ids[1] == 0
-    assert (balancer_ids[1], server_ids[1]) == (client_ids[0], balancer_ids[0])
+    queue = Collected()
+    consumer(queue).consume(records)
+    found = {role_of(span): ids(span) for span in queue.spans}
+    assert {trace for trace, _, _ in found.values()} == {trace_id(KEY, TCP, client, client_port, scope, redirect_port, isn)}
+    assert (found["client"][2], found["balancer"][2], found["server"][2]) == (0, found["client"][1], found["balancer"][1])
 
 
 @given(st.binary(min_size=RECORD_BYTES - 12, max_size=RECORD_BYTES - 12), st.sampled_from([1, 2]), st.sampled_from([1, 2, 3]))
@@ -63,7 +104,7 @@ def test_what_identity_reads_of_a_record_is_what_the_engine_reads(body, kind, ro
 
 def test_a_record_of_another_size_is_refused_as_the_engine_refuses_it():
     for size in (RECORD_BYTES - 1, RECORD_BYTES + 1):
-        with pytest.raises(struct.error):
+        with pytest.raises(ValueError, match="104"):
             trace_id_of_record(KEY, bytes(size))
         with pytest.raises(ValueError, match="104"):
             unpack_event(bytes(size))

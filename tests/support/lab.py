@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -137,7 +137,8 @@ class Lab:
         sh(f"ip -n {full} link set lo up")
         return full
 
-    def add_node(self, attach: bool = True) -> Node:
+    def add_node(self, attach: bool = True, capacity: Mapping[str, int] | None = None) -> Node:
+        """`capacity`: entries of maps that shall differ from what the object says."""
         number = len(self.nodes) + 1
         name = self._namespace(f"node{number}")
         sh(f"ip -n {self.switch} link add port{number} type veth peer name uplink netns {name}")
@@ -148,7 +149,7 @@ class Lab:
         sh(f"ip -n {name} addr add 10.99.{number}.1/24 dev cni0")
         sh(f"ip -n {name} link set cni0 up")
         inside(name, lambda: Path("/proc/sys/net/ipv4/ip_forward").write_text("1"))
-        bpf = _bpf.Object(OBJECT, self.pins / name)
+        bpf = _bpf.Object(OBJECT, self.pins / name, capacity)
         node = Node(name, number, bpf, Tables(Store(bpf.maps)))
         bpf.maps["settings"].put(bytes(4), (1).to_bytes(4, "little"))
         for other in self.nodes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans
@@ -11,14 +13,13 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext
 
 
-def _field(number: int, content: bytes) -> bytes:
-    """A field of protobuf that holds a message."""
-    size, tag = len(content), bytes([number << 3 | 2])
-    length = bytearray()
+def _head(field: int, size: int) -> bytes:
+    """What stands before a message of `size` bytes as a field of protobuf."""
+    head = bytearray([field << 3 | 2])
     while size > 127:
-        length.append(size & 127 | 128)
+        head.append(size & 127 | 128)
         size >>= 7
-    return tag + length + bytes([size]) + content
+    return bytes([*head, size])
 
 
 class Envelope:
@@ -32,10 +33,12 @@ class Envelope:
         self._before = ResourceSpans(resource=of_resource.resource).SerializeToString()
         self._within = ScopeSpans(scope=of_scope.scope).SerializeToString()
 
-    def request(self, spans: bytes) -> bytes:
-        """An ExportTraceServiceRequest of spans, each a field of ScopeSpans, joined."""
-        scope_spans = _field(ResourceSpans.SCOPE_SPANS_FIELD_NUMBER, self._within + spans)
-        return _field(ExportTraceServiceRequest.RESOURCE_SPANS_FIELD_NUMBER, self._before + scope_spans)
+    def request(self, spans: Sequence[bytes]) -> bytes:
+        """An ExportTraceServiceRequest of spans, each a field of ScopeSpans."""
+        size = len(self._within) + sum(map(len, spans))
+        scope = _head(ResourceSpans.SCOPE_SPANS_FIELD_NUMBER, size)
+        resource = _head(ExportTraceServiceRequest.RESOURCE_SPANS_FIELD_NUMBER, len(self._before) + len(scope) + size)
+        return b"".join([resource, self._before, scope, self._within, *spans])
 
     def span(self, span: ReadableSpan) -> bytes:
         """A span of the SDK as a field of ScopeSpans."""

@@ -46,9 +46,9 @@ class Counts:
 
 class SpanQueue:
     """Spans on their way to `collector`: `size` at most wait, `batch` at most go at once, `delay_ms` at most pass before a lone one goes.
-    Spans are bytes, each a field of ScopeSpans; `envelope` makes a request of several, joined."""
+    Spans are bytes, each a field of ScopeSpans; `envelope` makes a request of several."""
 
-    def __init__(self, collector: Collector, envelope: Callable[[bytes], bytes], *, size: int, batch: int, delay_ms: int) -> None:
+    def __init__(self, collector: Collector, envelope: Callable[[Sequence[bytes]], bytes], *, size: int, batch: int, delay_ms: int) -> None:
         self._collector, self._envelope = collector, envelope
         self._size, self._batch, self._delay_s = size, batch, delay_ms / 1000
         self._waiting: deque[bytes] = deque()
@@ -91,7 +91,7 @@ class SpanQueue:
     def _work(self) -> None:
         step_behind()
         while batch := self._next_batch():
-            answer = self._deliver(self._envelope(b"".join(batch)))
+            answer = self._deliver(self._envelope(batch))
             with self._changed:
                 if not self._sending:  # closed meanwhile, and counted as such
                     return

@@ -43,7 +43,12 @@ def agent_metrics(progress: Progress, attached: Mapping[int, frozenset[str]], en
               progress.latency_sum_s),
         plain("wharfinger_event_to_write_seconds_count", "counter", "Events in that sum.", progress.latencies),
         plain("wharfinger_event_to_write_seconds_last", "gauge", "The last of them.", progress.last_latency_s),
-        *(Metric(f"wharfinger_trace_{name}_total", "counter", f"Traces: {name.replace('_', ' ')}.",
-                 tuple(({"reason": reason} if reason else {}, count) for (other, reason), count in traces.items() if other == name))
-          for name in dict.fromkeys(name for name, _ in traces)),
+        *trace_metrics(traces),
     ]
+
+
+def trace_metrics(counts: Mapping[tuple[str, str], int]) -> list[Metric]:
+    """`counts`: (name, reason or "") -> count, as Telemetry.counters has them; a metric for each name, a series for each of its reasons."""
+    return [Metric(f"wharfinger_trace_{name}_total", "counter", f"Traces: {name.replace('_', ' ')}.",
+                   tuple(({"reason": reason} if reason else {}, count) for (other, reason), count in counts.items() if other == name))
+            for name in dict.fromkeys(name for name, _ in counts)]

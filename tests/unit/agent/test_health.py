@@ -5,12 +5,20 @@ import urllib.request
 
 import pytest
 from wharfinger_dataplane.agent.health import Health, Metric, plain, text
+from wharfinger_dataplane.agent.metrics import trace_metrics
 
 
 def test_metrics_are_prometheus_text():
     metrics = [Metric("a_total", "counter", "Words.", (({"hook": "x", "reason": 'q"\\'}, 3),)), plain("b", "gauge", "More.", 0.25)]
     assert text(metrics) == ('# HELP a_total Words.\n# TYPE a_total counter\na_total{hook="x",reason="q\\"\\\\"} 3\n'
                              "# HELP b More.\n# TYPE b gauge\nb 0.25\n")
+
+
+def test_dropped_spans_are_one_metric_with_a_series_for_each_reason():
+    metrics = trace_metrics({("records", ""): 5, ("spans_dropped", "timeout"): 1, ("spans_dropped", "ended"): 0})
+    lines = [line for line in text(metrics).splitlines() if not line.startswith("#")]
+    assert lines == ["wharfinger_trace_records_total 5", 'wharfinger_trace_spans_dropped_total{reason="timeout"} 1',
+                     'wharfinger_trace_spans_dropped_total{reason="ended"} 0']
 
 
 @pytest.fixture

@@ -69,12 +69,11 @@ def _set_of(engine: Engine, dialled: Endpoint) -> tuple[bytes, records.RedirectS
     """The redirect set (key and value) that the dialled port leads to, as the tables have it."""
     pages = records.unpack_pages(engine.get("addresses", records.pack_address_key(dialled.address)))
     number, within = divmod(dialled.port, records.PAGE_PORTS)
-    entry = slice(4 * within, 4 * within + 4)
-    found = engine.get("pages", records.pack_index(pages[number]))[entry]
-    for key, value in engine.items("sets"):
-        if records.pack_page({within: (records.PortKind.SET, records.unpack_index(key))})[entry] == found:
-            return key, records.unpack_set(value)
-    raise LookupError(f"{dialled}: its port leads to no set")
+    kind, index = records.unpack_page(engine.get("pages", records.pack_index(pages[number])))[within]
+    if kind is not records.PortKind.SET:
+        raise LookupError(f"{dialled}: its port leads to no set")
+    key = records.pack_index(index)
+    return key, records.unpack_set(engine.get("sets", key))
 
 
 def _slot(engine: Engine, key: bytes, drawn_from: records.RedirectSet, packet: bytes) -> int:

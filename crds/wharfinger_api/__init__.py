@@ -48,7 +48,7 @@ from ._pools import (
     VirtualAddresses,
     seconds,
 )
-from ._reports import AttachedPod, NodeReport, NodeReportStatus, ProgrammedSlice
+from ._reports import AttachedPod, NodeReport, NodeReportStatus, PoolFault, ProgrammedSlice
 from ._slices import Assignment, AssignmentState, PoolRef, Redirect, ServicePortSlice, ServicePortSliceSpec, TargetPorts
 
 __all__ = [
@@ -81,6 +81,7 @@ __all__ = [
     "NodeReportStatus",
     "OwnerReference",
     "Pinned",
+    "PoolFault",
     "PoolRef",
     "PortCounts",
     "PortRange",

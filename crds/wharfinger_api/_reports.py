@@ -22,6 +22,15 @@ class AttachedPod(Model):
     address: str = ""
 
 
+class PoolFault(Model):
+    """A ServicePortPool that the node cannot program as it stands: what it had goes on. `message`: what is wrong and the remedy."""
+
+    namespace: str
+    name: str
+    uid: str
+    message: str
+
+
 class NodeReportStatus(Model):
     """What the node's data plane holds."""
 
@@ -29,6 +38,7 @@ class NodeReportStatus(Model):
     slices: tuple[ProgrammedSlice, ...] = ()
     servers: tuple[AttachedPod, ...] = ()
     clients: tuple[AttachedPod, ...] = ()
+    faults: tuple[PoolFault, ...] = ()
     updated_at: Timestamp | None = None
     conditions: tuple[Condition, ...] = ()
 

@@ -4,6 +4,7 @@
 Explains decisions, is what fuzzers and property tests drive, and stands beside the BPF programs in every packet vector.
 """
 
+import errno
 from dataclasses import dataclass
 
 from libc.stdint cimport uint32_t
@@ -72,7 +73,7 @@ cdef class Engine:
         cdef core.engine_table *t = self._table(table)
         self._check(t, table, key, value)
         if core.engine_put(t, <const char *>key, <const char *>value):
-            raise OSError(f"table {table} is full ({t.capacity} entries)")
+            raise OSError(errno.E2BIG, f"table {table} is full ({t.capacity} entries)")
 
     def get(self, str table, bytes key):
         """The value, or None."""
@@ -98,6 +99,10 @@ cdef class Engine:
                 out.append(((<const char *>node.bytes)[t.value_size:t.value_size + t.key_size], (<const char *>node.bytes)[:t.value_size]))
                 node = node.next
         return out
+
+    def capacity(self, str table) -> int:
+        """Entries that the table can hold."""
+        return self._table(table).capacity
 
     def hold(self, bytes pair, uint32_t expects, uint32_t sends):
         """The pods' stacks have a socket of this pair of ports: a SERVER_STACK key of `flows`. It expects and will send these numbers."""

@@ -257,6 +257,13 @@ def pack_page(dict ports) -> bytes:
     return (<const char *>&out)[:sizeof(out)]
 
 
+def unpack_page(bytes record) -> dict:
+    """As `pack_page` takes it; ports that mean nothing are left out."""
+    check(record, sizeof(core.page))
+    cdef const core.page *p = <const core.page *><const char *>record
+    return {n: (PortKind(p.port[n] >> core.PORT_INDEX_BITS), p.port[n] & ((1 << core.PORT_INDEX_BITS) - 1)) for n in range(PAGE_PORTS) if p.port[n]}
+
+
 def pack_set(uint32_t scope, uint32_t policy, slots) -> bytes:
     """struct redirect_set; `slots` are server indexes, SET_SLOTS at most."""
     cdef core.redirect_set out
@@ -355,6 +362,20 @@ def unpack_flow(bytes record) -> Flow:
     cdef const core.flow *f = <const core.flow *><const char *>record
     return Flow(from_addr(&f.other), f.scope, f.isn, core.from_be16(f.redirect_port), core.from_be16(f.service_port), FlowState(f.state),
                 f.ends, bool(f.aware), core.from_be16(f.client_port), f.started_ns, f.established_ns, f.seen_ns)
+
+
+def unpack_scope(str table, bytes record) -> int:
+    """The scope in a value of the table `server_ports`, `servers` or `sets`."""
+    if table == "server_ports":
+        check(record, sizeof(core.server_port))
+        return (<const core.server_port *><const char *>record).scope
+    if table == "servers":
+        check(record, sizeof(core.server))
+        return (<const core.server *><const char *>record).scope
+    if table == "sets":
+        check(record, sizeof(core.redirect_set))
+        return (<const core.redirect_set *><const char *>record).scope
+    raise KeyError(f"values of table {table} bear no scope")
 
 
 cdef object known(const core.addr *a):

@@ -103,6 +103,11 @@ class Kernel:
                     out[hook_name, reason.name] = packets, sum(int.from_bytes(one[8:], "little") for one in each)
         return out
 
+    @property
+    def has_former(self) -> bool:
+        """Whether programs of another layout may be attached, which read other maps than these."""
+        return bool(self._former())
+
     def replace_former(self, switch: Callable[[], None]) -> int:
         """For when this layout's tables are written: carries connections over, lets `switch` put this process's programs in place of the
         former ones, carries over what came in between, and removes other layouts' maps. How many records were carried."""

@@ -72,6 +72,9 @@ class Store:
     def items(self, table: str) -> list[tuple[bytes, bytes]]:
         return self.maps[table].items()
 
+    def capacity(self, table: str) -> int:
+        return self.maps[table].max_entries
+
 
 @dataclass
 class Node:

@@ -38,7 +38,6 @@ PORT_RETRY_S = 0.2
 CLOSE_S = 0.5
 SLICES = f"/apis/{GROUP}/{VERSION}/{PLURALS['ServicePortSlice']}"
 PODS = "/api/v1/pods"
-COUNTED = ("pods", "addresses", "servers", "sets", "server_ports")
 
 
 def agent_version() -> str:
@@ -149,7 +148,7 @@ class Agent:
         return ready, "tables are written" if ready else "slices and pods are not listed, or the tables are not written, yet"
 
     def _metrics(self) -> list[Metric]:
-        entries = {FLOWS: self._last.seen, **{table: len(self.kernel.items(table)) for table in COUNTED}}
+        entries = {FLOWS: self._last.seen, **self._worker.counts()}
         return [*kernel_metrics(self.kernel),
                 *agent_metrics(self._worker.progress, self._attacher.attached(), entries, self.kernel, self._collected, self._ender.ended,
                                self._telemetry.counters())]

@@ -15,6 +15,7 @@ from wharfinger_api import (
     AttachedPod,
     Condition,
     NodeReportStatus,
+    PoolFault,
     ProgrammedSlice,
     ServicePortSlice,
     dump,
@@ -28,15 +29,17 @@ COALESCE_S = 0.02
 BACKOFF_S = (0.2, 10.0)
 REFRESH_S = 300.0
 """How often the report is written though nothing changed: somebody may have deleted or changed it."""
-SLICES_MAX, PODS_MAX = 5000, 1000  # crds/nodereports.yaml
+SLICES_MAX, PODS_MAX, FAULTS_MAX = 5000, 1000, 1000  # crds/nodereports.yaml
 REPORTS = f"/apis/{GROUP}/{VERSION}/{PLURALS['NodeReport']}"
 
 
 def node_report(version: str, slices: Iterable[ServicePortSlice], attachments: Mapping[str, Attachment], faults: Iterable[str],
-                before: NodeReportStatus | None, now: datetime, leaving: Condition | None = None) -> NodeReportStatus:
-    """What is programmed and attached. `faults` are what keeps the agent from doing all it should, in words; `before` the last report;
-    `leaving` how far this node has been left, while it is."""
-    faults = sorted(faults)
+                pool_faults: Iterable[PoolFault], before: NodeReportStatus | None, now: datetime,
+                leaving: Condition | None = None) -> NodeReportStatus:
+    """What is programmed and attached. `faults` are what keeps the agent from doing all it should, in words, `pool_faults` what of it is about
+    a pool; `before` the last report; `leaving` how far this node has been left, while it is."""
+    pool_faults = sorted(pool_faults, key=lambda fault: (fault.namespace, fault.name))
+    faults = sorted([*faults, *(f"ServicePortPool {fault.namespace}/{fault.name} keeps its former tables: {fault.message}" for fault in pool_faults)])
     servers = [found.pod for found in attachments.values() if found.pod and found.roles & Role.SERVER]
     clients = [found.pod for found in attachments.values() if found.pod and found.roles & Role.CLIENT]
     ready = Condition(type="Ready", status="False" if faults else "True", reason="Failing" if faults else "Programmed",
@@ -48,7 +51,8 @@ def node_report(version: str, slices: Iterable[ServicePortSlice], attachments: M
     return NodeReportStatus(
         agent_version=version,
         slices=tuple(_programmed(piece) for piece in sorted(slices, key=lambda piece: piece.key)[:SLICES_MAX]),
-        servers=_sorted(servers), clients=_sorted(clients), conditions=(ready, leaving) if leaving else (ready,))
+        servers=_sorted(servers), clients=_sorted(clients), faults=tuple(pool_faults[:FAULTS_MAX]),
+        conditions=(ready, leaving) if leaving else (ready,))
 
 
 def _programmed(piece: ServicePortSlice) -> ProgrammedSlice:

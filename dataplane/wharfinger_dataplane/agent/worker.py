@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import structlog
-from wharfinger_api import TRACEPARENT_ANNOTATION, NodeReportStatus, ServicePortSlice
+from wharfinger_api import TRACEPARENT_ANNOTATION, NodeReportStatus, PoolFault, ServicePortSlice
 
 from wharfinger_dataplane._records import Pod, Role
 from wharfinger_dataplane.agent.desired import Attachment, Desired, LocalPod, desire
@@ -35,6 +35,7 @@ from wharfinger_dataplane.telemetry import PodName, Telemetry
 
 DEBOUNCE_S = 0.003
 TICK_S, LEAVE_TICK_S = 5.0, 0.5
+FAULT_CHARACTERS = 1024  # crds/nodereports.yaml
 ALWAYS = datetime.min.replace(tzinfo=UTC)
 
 
@@ -88,6 +89,10 @@ class Worker:
         self.claimed: frozenset[str] = frozenset()
         """Addresses of which the API server says whose they are."""
         self.progress = Progress(alive_s=time.monotonic())
+
+    def counts(self) -> dict[str, int]:
+        """Entries of each table that the agent writes. May be called from any thread."""
+        return self._tables.counts()
 
     def adopt(self) -> None:
         """Learns what a former agent left. OSError when the kernel does not tell."""
@@ -150,7 +155,7 @@ class Worker:
             self._say_gone(gone_servers(self._programmed))
         if markers and writes is not None:
             self._step_out(markers[0], faults)
-        self._acknowledge(attached, faults)
+        self._acknowledge(attached, faults, self._pool_faults(slices))
         self._tell_events(pods, datetime.now(UTC))
         names = [PodName(address, found.pod.pod, self._node) for address, found in attached.items() if found.pod]
         self._telemetry.names.update(slices, names)
@@ -213,8 +218,10 @@ class Worker:
         """Tables; the number of values written, or None when that failed."""
         try:
             writes = self._tables.apply(slices)
-            faults += [f"a pool keeps its former tables: {why}" for why in self._tables.faults.values()]
             if not self._renewed:
+                if self._tables.bereft and self._kernel.has_former:
+                    faults.append("the former release's programs and tables go on unchanged: a pool does not fit into this release's")
+                    return None
                 carried = self._kernel.replace_former(self._attacher.renew)
                 self._renewed = True
                 self._log.info("programs renewed", connections_carried=carried)
@@ -242,7 +249,14 @@ class Worker:
             faults.append(f"leaving: {error}")
             self._log.error("not left", error=str(error), retry_s=LEAVE_TICK_S)
 
-    def _acknowledge(self, attached: Mapping[str, Attachment], faults: list[str]) -> None:
+    def _pool_faults(self, slices: list[ServicePortSlice]) -> list[PoolFault]:
+        """The pools that could not be written, with why."""
+        whys = self._tables.faults
+        named = {piece.spec.pool.uid: (piece.metadata.namespace, piece.spec.pool.name) for piece in slices}
+        return [PoolFault(namespace=namespace, name=name, uid=uid, message=whys[uid][:FAULT_CHARACTERS])
+                for uid, (namespace, name) in named.items() if uid in whys]
+
+    def _acknowledge(self, attached: Mapping[str, Attachment], faults: list[str], pool_faults: list[PoolFault]) -> None:
         """Reports what stands: the slices of the last write that succeeded, and what keeps the agent from more; nothing once the node is left.
         A server whose service ports could not be written is not reported as attached."""
         if self._leave.left:
@@ -250,7 +264,8 @@ class Worker:
         programmed = {(found.pod_uid, found.address) for piece in self._programmed for found in piece.spec.assignments}
         standing = {address: found if found.pod is None or (found.pod.uid, address) in programmed else replace(found, roles=found.roles & Role.CLIENT)
                     for address, found in attached.items()}
-        report = node_report(self._version, self._programmed, standing, faults, self._report, datetime.now(UTC), self._leave.condition)
+        report = node_report(self._version, self._programmed, standing, faults, pool_faults, self._report, datetime.now(UTC),
+                             self._leave.condition)
         if report != self._report:
             self._report = report
             self._reporter.report(report)
@@ -278,7 +293,7 @@ class Worker:
         progress = self.progress
         progress.rounds += 1
         progress.ready = progress.ready or writes is not None
-        progress.failures += bool(faults)
+        progress.failures += bool(faults or self._tables.faults)
         progress.writes += (writes or 0) + changed
         if since_s is None or not (writes or changed):
             return

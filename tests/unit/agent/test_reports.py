@@ -6,7 +6,7 @@ import jsonschema
 import pytest
 import yaml
 from support.slices import pool_slice
-from wharfinger_api import AttachedPod, dump
+from wharfinger_api import AttachedPod, PoolFault, dump
 from wharfinger_dataplane._records import Role
 from wharfinger_dataplane.agent.desired import Attachment, LocalPod
 from wharfinger_dataplane.agent.events import LATE, MISSING, untimely
@@ -15,6 +15,7 @@ from wharfinger_dataplane.agent.report import event, node_report
 
 NOW = datetime(2026, 11, 21, 10, 0, tzinfo=UTC)
 A, B = AttachedPod(pod="test/a", uid="uid-a", address="10.0.0.1"), AttachedPod(pod="test/b", uid="uid-b", address="10.0.0.2")
+FULL = PoolFault(namespace="test", name="shop", uid="pool-shop", message="table x is full")
 ATTACHMENTS = {
     "10.0.0.1": Attachment(11, Role.SERVER, A),
     "10.0.0.2": Attachment(12, Role.CLIENT | Role.SERVER, B),
@@ -22,8 +23,8 @@ ATTACHMENTS = {
 }
 
 
-def report(faults=(), before=None, now=NOW):
-    return node_report("0.1.0", [pool_slice({"a": "10.0.0.1"}, generation=4)], ATTACHMENTS, faults, before, now)
+def report(faults=(), before=None, now=NOW, pool_faults=()):
+    return node_report("0.1.0", [pool_slice({"a": "10.0.0.1"}, generation=4)], ATTACHMENTS, faults, pool_faults, before, now)
 
 
 def test_a_report_names_the_generation_of_each_slice():
@@ -40,6 +41,13 @@ def test_a_report_is_ready_unless_something_is_amiss():
     assert (failing.status, failing.reason, failing.message) == ("False", "Failing", "tables: full")
 
 
+def test_a_pool_that_could_not_be_written_is_named_by_itself_and_in_the_nodes_condition():
+    found = report(pool_faults=[FULL])
+    assert found.faults == (FULL,)
+    assert found.conditions[0].status == "False"
+    assert found.conditions[0].message == "ServicePortPool test/shop keeps its former tables: table x is full"
+
+
 def test_a_condition_keeps_the_time_of_its_last_change():
     later = NOW + timedelta(minutes=5)
     assert report(before=report(), now=later).conditions[0].last_transition_time == NOW
@@ -53,7 +61,7 @@ def test_the_same_state_makes_the_same_report():
 def test_a_report_fits_its_schema(request):
     raw = yaml.safe_load((request.config.rootpath / "crds" / "nodereports.yaml").read_text())
     schema = raw["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]
-    jsonschema.validate(dump(report().model_copy(update={"updated_at": NOW})), schema)
+    jsonschema.validate(dump(report(pool_faults=[FULL]).model_copy(update={"updated_at": NOW})), schema)
 
 
 def test_a_lease_says_how_long_it_is_good_for():

@@ -8,7 +8,7 @@ import pytest
 from support.slices import pool_slice
 from wharfinger_api import AttachedPod
 from wharfinger_dataplane._engine import Engine
-from wharfinger_dataplane._records import Pod, Role, pack_address, pack_pod
+from wharfinger_dataplane._records import Pod, Role
 from wharfinger_dataplane.agent.desired import LocalPod
 from wharfinger_dataplane.agent.leave import Leave, Marker
 from wharfinger_dataplane.agent.namespaces import Namespace
@@ -23,7 +23,9 @@ UPLINK = 2
 class Journal(Engine):
     """A store that keeps a journal; stands for Kernel."""
 
-    def __init__(self):
+    has_former = False
+
+    def __init__(self, capacity=None):
         self.journal = []
 
     def put(self, table, key, value):
@@ -77,8 +79,8 @@ class Interfaces:
 class Scene:
     """A worker and all around it."""
 
-    def __init__(self, adopted=()):
-        self.store = Journal()
+    def __init__(self, adopted=(), capacity=None):
+        self.store = Journal(capacity)
         self.interfaces = Interfaces(self.store.journal, {index: POD_PROGRAMS for _, index in adopted})
         for address, index in adopted:
             Tables(self.store).put_pod(address, index, Role.CLIENT)
@@ -206,18 +208,46 @@ def test_a_pod_that_cannot_be_attached_to_is_neither_entered_nor_reported_as_att
     assert scene.reports[-1].conditions[0].status == "True"
 
 
-def test_a_slice_whose_tables_are_full_is_not_acknowledged(scene, monkeypatch):
-    scene.slices = [pool_slice({"a": A})]
+def test_a_pool_that_does_not_fit_is_named_and_not_acknowledged_and_others_are():
+    scene = Scene(capacity={"server_ports": 5})
+    wide = pool_slice({"a": A}, redirect=range(80, 90))
+    other = pool_slice({"b": B}, name="other", scope=8, virtual=["10.96.0.11"])
+    scene.slices = [wide, other]
     scene.add("a", A, 11)
-    Journal.put(scene.store, "pods", pack_address(A), pack_pod(11, Role.SERVER))
-    scene.worker.adopt()
-    monkeypatch.setattr(Journal, "put", lambda self, table, key, value: (_ for _ in ()).throw(OSError(7, "Argument list too long")))
+    scene.add("b", B, 12)
     scene.round()
-    assert (scene.reports[-1].slices, scene.reports[-1].servers, scene.reports[-1].conditions[0].status) == ((), (), "False")
-    assert not scene.worker.progress.ready
-    monkeypatch.undo()
+    report = scene.reports[-1]
+    assert ([found.name for found in report.slices], [found.pod for found in report.servers]) == (["other-0"], ["test/b"])
+    [fault] = report.faults
+    assert (fault.namespace, fault.name, fault.uid) == ("test", "shop", "pool-shop")
+    assert "table server_ports is full: 11 more entries are needed and 3 of its 5 are free" in fault.message
+    assert report.conditions[0].status == "False" and "test/shop" in report.conditions[0].message
+    scene.slices = [pool_slice({"a": A}, generation=2), other]
     scene.round()
-    assert [found.name for found in scene.reports[-1].slices] == ["shop-0"]
+    assert ([found.name for found in scene.reports[-1].slices], scene.reports[-1].faults) == (["other-0", "shop-0"], ())
+    assert scene.reports[-1].conditions[0].status == "True"
+
+
+def test_a_pool_that_outgrew_a_table_stays_acknowledged_as_it_was():
+    scene = Scene(capacity={"server_ports": 5})
+    scene.slices = [pool_slice({"a": A}, generation=3)]
+    scene.add("a", A, 11)
+    scene.round()
+    scene.slices = [pool_slice({"a": A}, redirect=range(80, 90), generation=4)]
+    scene.round()
+    assert [found.generation for found in scene.reports[-1].slices] == [3]
+    assert [found.pod for found in scene.reports[-1].servers] == ["test/a"]
+
+
+def test_a_former_releases_programs_stay_while_a_pool_does_not_fit_into_this_ones_tables():
+    scene = Scene(capacity={"server_ports": 5})
+    scene.store.has_former = True
+    scene.slices = [pool_slice({"a": A}, redirect=range(80, 90))]
+    assert "renew" not in scene.round()
+    assert (scene.reports[-1].slices, scene.worker.progress.ready) == ((), False)
+    scene.slices = [pool_slice({"a": A}, generation=2)]
+    assert "renew" in scene.round()
+    assert ([found.generation for found in scene.reports[-1].slices], scene.worker.progress.ready) == ([2], True)
 
 
 def test_a_slice_that_is_not_understood_is_told_of(scene):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.slices import VIRTUAL, pool_slice
 from wharfinger_dataplane import _records as records
 from wharfinger_dataplane._engine import Engine
-from wharfinger_dataplane.tables import WRITE_ORDER, Indexes, Tables, compile_pool
+from wharfinger_dataplane.fragments import compile_pool
+from wharfinger_dataplane.tables import WRITE_ORDER, Indexes, Tables
 
 A, B, D = "10.0.0.1", "10.0.0.2", "10.0.0.3"
 SHOP = {"a": A, "b": B}
@@ -17,11 +20,15 @@ SHOP = {"a": A, "b": B}
 class Watched:
     """An engine's tables; after every single write, nothing may refer to something absent."""
 
-    def __init__(self) -> None:
-        self.engine = Engine()
+    def __init__(self, capacity: dict[str, int] | None = None) -> None:
+        self.engine = Engine(capacity)
         self.writes: list[tuple[str, str]] = []
+        self.puts_until_failure = -1
 
     def put(self, table: str, key: bytes, value: bytes) -> None:
+        self.puts_until_failure -= 1
+        if self.puts_until_failure == -1:
+            raise OSError(errno.ENOMEM, "no memory")
         self.engine.put(table, key, value)
         self._wrote("put", table)
 
@@ -36,9 +43,15 @@ class Watched:
     def items(self, table: str) -> list[tuple[bytes, bytes]]:
         return self.engine.items(table)
 
+    def capacity(self, table: str) -> int:
+        return self.engine.capacity(table)
+
     def _wrote(self, what: str, table: str) -> None:
         self.writes.append((what, table))
         self.check()
+
+    def contents(self) -> dict[str, dict[bytes, bytes]]:
+        return {table: dict(self.items(table)) for table in WRITE_ORDER}
 
     def numbers(self, table: str) -> dict[int, bytes]:
         return {records.unpack_index(key): value for key, value in self.items(table)}
@@ -49,7 +62,7 @@ class Watched:
         for _, directory in self.items("addresses"):
             assert set(records.unpack_pages(directory).values()) <= set(pages)
         for page in pages.values():
-            for kind, index in entries(page).values():
+            for kind, index in records.unpack_page(page).values():
                 assert index in (sets if kind is records.PortKind.SET else servers)
         for value in sets.values():
             assert set(records.unpack_set(value).slots) <= set(servers)
@@ -67,7 +80,7 @@ class Watched:
         ports = {}
         for key, directory in self.items("addresses"):
             for number, index in records.unpack_pages(directory).items():
-                for port, (kind, target) in entries(pages[index]).items():
+                for port, (kind, target) in records.unpack_page(pages[index]).items():
                     if kind is records.PortKind.SET:
                         found = records.unpack_set(sets[target])
                         meant = ("set", found.scope, found.policy, tuple(servers[slot] for slot in found.slots))
@@ -83,14 +96,8 @@ class Watched:
         }
 
 
-def entries(page: bytes) -> dict[int, tuple[records.PortKind, int]]:
-    """struct page: the declared ports within it."""
-    words = [int.from_bytes(page[at : at + 4], "little") for at in range(0, len(page), 4)]
-    return {port: (records.PortKind(word >> 28), word & (1 << 28) - 1) for port, word in enumerate(words) if word}
-
-
-def filled(*slices) -> tuple[Watched, Tables]:
-    store = Watched()
+def filled(*slices, capacity: dict[str, int] | None = None) -> tuple[Watched, Tables]:
+    store = Watched(capacity)
     tables = Tables(store)
     tables.apply(slices)
     return store, tables

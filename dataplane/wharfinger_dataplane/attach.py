@@ -70,11 +70,30 @@ class Attacher:
                     self._attached[int(index), name] = Mode.TCX
                 else:
                     path.unlink()
-        for index in netlink.clsact_interfaces():
-            for name, program in self._programs.items():
-                if netlink.filter_names(index, _direction(program)).get(name) == PRIORITY:
-                    self._attached[index, name] = Mode.CLSACT
+        self._attached |= dict.fromkeys(self._filters(), Mode.CLSACT)
         return len(self._attached)
+
+    def verify(self) -> list[tuple[int, str]]:
+        """Forgets what somebody else took away (`tc qdisc del`, a link detached, a pin removed), so that the next `attach` puts it back;
+        (interface index, program) of each."""
+        filters = self._filters() if Mode.CLSACT in self._attached.values() else frozenset()
+        lost = [(index, name) for (index, name), mode in self._attached.items()
+                if ((index, name) not in filters if mode is Mode.CLSACT else not self._link_holds(index, name))]
+        for key in lost:
+            del self._attached[key]
+        return lost
+
+    def _link_holds(self, index: int, name: str) -> bool:
+        link = Link.adopt(self._pin(index, name))
+        if link is None:
+            return False
+        with closing(link):
+            return link.ifindex == index
+
+    def _filters(self) -> frozenset[tuple[int, str]]:
+        """Our classic filters, as the kernel has them."""
+        return frozenset((index, name) for (index, direction, name), priority in netlink.filters().items()
+                         if priority == PRIORITY and name in self._programs and direction == _direction(self._programs[name]))
 
     def renew(self) -> None:
         """Puts this process's programs where others are attached. An interface that is gone meanwhile is no failure."""

@@ -37,7 +37,10 @@ CONNECTIONS = 0xFFF & ~(1 << TCP_LISTEN) & ~(1 << TCP_CLOSE)
 """All TCP states but LISTEN and CLOSE, TIME_WAIT and SYN_RECV among them."""
 MAPPED = bytes(10) + b"\xff\xff"
 RTN_UNICAST, RT_TABLE_MAIN = 1, 254
-RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE = 0x1, 0x10, 0x40
+UNNUMBERED = 0xFFFFFFFF
+RTMGRP_LINK, RTMGRP_TC, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE = 0x1, 0x8, 0x10, 0x40
+TC_MESSAGES = range(36, 48)
+"""RTM_NEWQDISC to RTM_GETTFILTER (linux/rtnetlink.h)."""
 CLSACT = 0xFFFF0000
 CLSACT_PARENTS = {"ingress": 0xFFFFFFF2, "egress": 0xFFFFFFF3}
 ETH_P_ALL = 0x0003
@@ -142,6 +145,20 @@ def interface(index: int) -> Interface | None:
         raise
 
 
+def namespace_number(namespace: int) -> int:
+    """What the calling thread's namespace calls that of descriptor `namespace`, numbering it if need be."""
+    with _route_socket() as routes:
+        number = routes.get_netnsid(fd=namespace)["nsid"]
+        if number != UNNUMBERED:
+            return number
+        try:
+            routes.set_netnsid(fd=namespace)
+        except NetlinkError as error:
+            if error.code != errno.EEXIST:  # the kernel numbered it meanwhile
+                raise
+        return routes.get_netnsid(fd=namespace)["nsid"]
+
+
 def _interface(link: dict, addresses: tuple[str, ...]) -> Interface:
     info = link.get("IFLA_LINKINFO")
     kind = (info.get("IFLA_INFO_KIND") if info else None) or ""
@@ -189,17 +206,29 @@ def _filter(index: int, direction: str, priority: int) -> dict[str, int | str]:
 
 def filter_names(index: int, direction: str) -> dict[str, int]:
     """The names of an interface's BPF filters, and their priorities."""
-    names = {}
     with _route_socket() as routes:
-        try:
-            for found in routes.get_filters(index=index, parent=CLSACT_PARENTS[direction]):
-                options = found.get("TCA_OPTIONS")
-                name = options.get("TCA_BPF_NAME") if found.get("TCA_KIND") == "bpf" and options else None
-                if name:
-                    names[name] = found["info"] >> 16
-        except NetlinkError as error:
-            if error.code not in (errno.ENOENT, errno.ENODEV, errno.EINVAL):
-                raise
+        return _filter_names(routes, index, direction)
+
+
+def filters() -> dict[tuple[int, str, str], int]:
+    """Every BPF filter of this namespace's clsact queueing disciplines: (interface index, direction, name) -> priority."""
+    with _route_socket() as routes:
+        indexes = [found["index"] for found in routes.get_qdiscs() if found.get("TCA_KIND") == "clsact"]
+        return {(index, direction, name): priority for index in indexes for direction in CLSACT_PARENTS
+                for name, priority in _filter_names(routes, index, direction).items()}
+
+
+def _filter_names(routes: IPRoute, index: int, direction: str) -> dict[str, int]:
+    names = {}
+    try:
+        for found in routes.get_filters(index=index, parent=CLSACT_PARENTS[direction]):
+            options = found.get("TCA_OPTIONS")
+            name = options.get("TCA_BPF_NAME") if found.get("TCA_KIND") == "bpf" and options else None
+            if name:
+                names[name] = found["info"] >> 16
+    except NetlinkError as error:
+        if error.code not in (errno.ENOENT, errno.ENODEV, errno.EINVAL):
+            raise
     return names
 
 
@@ -213,12 +242,6 @@ def drop_clsact(index: int) -> None:
         except NetlinkError as error:
             if error.code not in (errno.ENOENT, errno.ENODEV, errno.EINVAL):
                 raise
-
-
-def clsact_interfaces() -> set[int]:
-    """Indexes of the interfaces that have a clsact queueing discipline."""
-    with _route_socket() as routes:
-        return {found["index"] for found in routes.get_qdiscs() if found.get("TCA_KIND") == "clsact"}
 
 
 def diag_socket() -> socket.socket:
@@ -306,23 +329,28 @@ def _address(family: int, packed: bytes) -> str:
 
 
 def changes() -> socket.socket:
-    """A socket of this namespace that becomes readable when a link, an IPv4 address or an IPv4 route changes. The caller closes it."""
+    """A socket of this namespace that becomes readable when a link, an IPv4 address, an IPv4 route, a queueing discipline or a filter
+    changes. The caller closes it."""
     channel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
     try:
-        channel.bind((0, RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE))
+        channel.bind((0, RTMGRP_LINK | RTMGRP_TC | RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE))
     except OSError:
         channel.close()
         raise
     return channel
 
 
-def drain(channel: socket.socket) -> None:
-    """Reads away what `changes` told; what was lost for want of room is of no matter, as the listener looks for itself."""
+def drain(channel: socket.socket) -> bool:
+    """Reads away what `changes` told; whether queueing disciplines or filters were among it. What was lost for want of room may have been
+    anything, and is of no other matter, as the listener looks for itself."""
+    filters_changed = False
     while True:
         try:
-            channel.recv(1 << 16)
+            message = channel.recv(1 << 16)  # the kernel sends one notification at a time
+            filters_changed |= struct.unpack_from("=H", message, 4)[0] in TC_MESSAGES
         except BlockingIOError:
-            return
+            return filters_changed
         except OSError as error:
             if error.errno != errno.ENOBUFS:
                 raise
+            filters_changed = True

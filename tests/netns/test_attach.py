@@ -7,6 +7,7 @@ import threading
 import time
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from pyroute2 import netns
@@ -18,6 +19,7 @@ from wharfinger_dataplane._records import FlowState, Role, Side
 from wharfinger_dataplane.agent.flows import Collector
 from wharfinger_dataplane.agent.gone import Ender
 from wharfinger_dataplane.agent.namespaces import GATE, Namespaces
+from wharfinger_dataplane.agent.watcher import Watcher
 from wharfinger_dataplane.attach import POD_PROGRAMS, Attacher, Mode
 from wharfinger_dataplane.kernel import Kernel, layout_name
 from wharfinger_dataplane.tables import Tables
@@ -181,6 +183,79 @@ def test_a_kernel_without_tcx_gets_classic_filters(kernel, pod, monkeypatch):
     attach(kernel, pod)
     assert "wharf_from_pod" in sh(f"tc -n {NODE} filter show dev v0 ingress")
     assert list(kernel.links.iterdir()) == []
+
+
+def take_away(mode, kernel, how):
+    """Somebody else removes one of our programs from the pod's interface, or all that tc knows of."""
+    if how == "all":
+        sh(f"tc -n {NODE} qdisc del dev v0 clsact")
+    elif mode is Mode.CLSACT:
+        sh(f"tc -n {NODE} filter del dev v0 ingress")
+    else:
+        (pin,) = kernel.links.glob("*-wharf_from_pod")
+        if how == "pin":
+            pin.unlink()
+        else:
+            with closing(attach_module.Link.adopt(pin)) as link:
+                link.detach()
+
+
+@pytest.mark.parametrize(("mode", "how", "lost"), [(Mode.CLSACT, "all", 2), (Mode.CLSACT, "one", 1), (Mode.TCX, "one", 1), (Mode.TCX, "pin", 1)])
+def test_what_somebody_else_took_away_is_noticed_and_put_back(kernel, pod, mode, how, lost):
+    Tables(kernel).put_pod(ADDRESS, pod, Role.CLIENT)
+    made = attach(kernel, pod, mode)
+    assert inside(NODE, made.verify) == []
+    take_away(mode, kernel, how)
+    assert not passes_the_gate()
+    assert len(inside(NODE, made.verify)) == lost
+    assert inside(NODE, lambda: made.attach({pod: POD_PROGRAMS})).attached == [pod]
+    assert passes_the_gate()
+    assert inside(NODE, made.verify) == []
+
+
+def test_the_kernel_tells_at_once_that_filters_were_taken_away(kernel, pod, namespaces):
+    made = attach(kernel, pod, Mode.CLSACT)
+    touched = threading.Event()
+    watcher = Watcher(namespaces, SimpleNamespace(changed=lambda: None), frozenset, lambda: None, touched.set)
+    inside(NODE, watcher.start)
+    try:
+        deadline = time.monotonic() + 30
+        while not touched.is_set():  # the watcher's socket may not be open yet
+            take_away(Mode.CLSACT, kernel, "all")
+            assert time.monotonic() < deadline
+            touched.wait(0.5)
+            inside(NODE, made.verify)
+            inside(NODE, lambda: made.attach({pod: POD_PROGRAMS}))
+    finally:
+        watcher.stop()
+
+
+def test_two_pods_whose_interfaces_have_one_number_are_told_apart(tmp_path, pod):
+    """The stranger's interface points at the number of the pod's host side, in another namespace than the node's."""
+    stranger, elsewhere = f"{POD}-2", f"{NODE}-2"
+    for name in (stranger, elsewhere):
+        if name in netns.listnetns():
+            netns.remove(name)
+        netns.create(name)
+    try:
+        inner = sh(f"ip -n {POD} -o link show eth0").split(":")[0]
+        sh(f"ip -n {elsewhere} link add v0 index {pod} type veth peer name eth0 index {inner} netns {stranger}")
+        sh(f"ip -n {stranger} addr add 10.98.0.7/24 dev eth0")
+        directory = tmp_path / "both"
+        directory.mkdir()
+        for name in (POD, stranger):
+            (directory / name).touch()
+            sh(f"mount --bind /run/netns/{name} {directory / name}")
+        try:
+            with closing(Namespaces(directory)) as found:
+                look(found)
+                assert interfaces(found) == {POD: {ADDRESS: pod}, stranger: {}}
+        finally:
+            for name in (POD, stranger):
+                sh(f"umount {directory / name}")
+    finally:
+        for name in (stranger, elsewhere):
+            netns.remove(name)
 
 
 def test_filters_of_others_are_left_alone(kernel, pod):

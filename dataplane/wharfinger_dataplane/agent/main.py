@@ -82,7 +82,8 @@ class Agent:
                               Sources(self._slices, self._pods, self._namespaces, self._uplinks, self._markers), self.kernel, self._attacher,
                               self._collector, Leave(self.kernel, self._attacher, self._namespaces), self._reporter, tracing,
                               self._say_gone)
-        self._watcher = Watcher(self._namespaces, self._uplinks, lambda: self._worker.claimed, self._wake)
+        self._watcher = Watcher(self._namespaces, self._uplinks, lambda: self._worker.claimed, self._wake,
+                                self._worker.suspect)
         self._last = Pass()
         self._collected = {"removed": 0, "restored": 0}
         self._stop = threading.Event()

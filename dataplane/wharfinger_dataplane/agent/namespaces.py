@@ -49,14 +49,17 @@ class _Known:
     channel: socket.socket | None = None
 
 
-def host_sides(inside: Iterable[Interface], host: Callable[[int], Interface | None]) -> tuple[tuple[str, int], ...]:
-    """(address, index of the host's side) of a pod's interfaces. `host` answers an interface of the node, which must be the other end."""
+def host_sides(inside: Iterable[Interface], number: int, host: Callable[[int], Interface | None]) -> tuple[tuple[str, int], ...]:
+    """(address, index of the host's side) of the interfaces of the namespace that the node's calls `number`.
+
+    `host` answers an interface of the node, which must be the other end: indexes alone do not say so, every namespace counts its own.
+    """
     found = []
     for interface in inside:
         if interface.kind not in POD_INTERFACE_KINDS or not interface.peer:
             continue
         other = host(interface.peer)
-        if other is None or other.kind not in POD_INTERFACE_KINDS or other.peer != interface.index:
+        if other is None or other.kind not in POD_INTERFACE_KINDS or (other.peer, other.peer_namespace) != (interface.index, number):
             continue
         found += [(address, other.index) for address in interface.addresses if not address.startswith("fe80:")]
     return tuple(found)
@@ -67,15 +70,6 @@ def next_look_s(now_s: float, age_s: float, found: bool) -> float:
     if found:
         return now_s + 0.5 if age_s < SETTLED_S else math.inf
     return now_s if age_s < YOUNG_S else now_s + 10.0
-
-
-def _number(interfaces: Iterable[tuple[str, int]]) -> int:
-    """Of the namespace at the other end of these interfaces of the node."""
-    for _, index in interfaces:
-        found = netlink.interface(index)
-        if found is not None and found.peer_namespace is not None:
-            return found.peer_namespace
-    return -1
 
 
 class Namespaces:
@@ -145,8 +139,9 @@ class Namespaces:
 
     def _find_interfaces(self, known: _Known, now_s: float) -> None:
         inside = self._enter(known.namespace.key, netlink.interfaces) or ()
-        found = host_sides(inside, netlink.interface) or known.namespace.interfaces
-        known.namespace = replace(known.namespace, interfaces=found, number=_number(found))
+        number = self._open(known.namespace.key, netlink.namespace_number)
+        found = host_sides(inside, -1 if number is None else number, netlink.interface) or known.namespace.interfaces
+        known.namespace = replace(known.namespace, interfaces=found, number=known.namespace.number if number is None else number)
         known.next_s = next_look_s(now_s, now_s - known.seen_s, bool(found))
 
     def _look_at_gate(self, known: _Known, *, wanted: bool) -> None:
@@ -161,11 +156,15 @@ class Namespaces:
 
     def _enter(self, key: Key, look: Callable[[], netlink.T]) -> netlink.T | None:
         """What `look` answers in the namespace, or None when there is no such namespace (any more)."""
+        return self._open(key, lambda fd: netlink.inside(fd, look))
+
+    def _open(self, key: Key, look: Callable[[int], netlink.T]) -> netlink.T | None:
+        """What `look` answers of a descriptor of the namespace, or None as above."""
         fd = netlink.open_namespace(self._directory / key[0])
         if fd is None:
             return None
         try:
-            return netlink.inside(fd, look) if os.fstat(fd).st_ino == key[1] else None
+            return look(fd) if os.fstat(fd).st_ino == key[1] else None
         finally:
             os.close(fd)
 

@@ -46,11 +46,13 @@ class Uplinks:
 
 
 class Watcher:
-    """Looks at namespaces whenever the kernel tells of a change, every 20 ms while a pod is starting, and every second at rest."""
+    """Looks at namespaces whenever the kernel tells of a change, every 20 ms while a pod is starting, and every second at rest. `touched` is
+    called when somebody, this process too, changed queueing disciplines or filters; `changed` after anything."""
 
     def __init__(self, namespaces: Namespaces, uplinks: Uplinks, claimed: Callable[[], Container[str]],
-                 changed: Callable[[], None]) -> None:
-        self._namespaces, self._uplinks, self._claimed, self._changed = namespaces, uplinks, claimed, changed
+                 changed: Callable[[], None], touched: Callable[[], None]) -> None:
+        self._namespaces, self._uplinks, self._claimed = namespaces, uplinks, claimed
+        self._changed, self._touched = changed, touched
         self._stop = threading.Event()
         self._log = structlog.get_logger()
 
@@ -71,6 +73,7 @@ class Watcher:
                     self._log.warning("pods' namespaces not read", error=str(error), retry_s=FAILED_S)
                     wait_s = FAILED_S
                 if select.select([channel], [], [], wait_s)[0]:
-                    netlink.drain(channel)
+                    if netlink.drain(channel):
+                        self._touched()
                     self._uplinks.changed()
                     self._changed()

@@ -34,7 +34,7 @@ from wharfinger_dataplane.tables import Tables
 from wharfinger_dataplane.telemetry import PodName, Telemetry
 
 DEBOUNCE_S = 0.003
-TICK_S, LEAVE_TICK_S = 5.0, 0.5
+TICK_S, LEAVE_TICK_S, VERIFY_S = 5.0, 0.5, 5.0
 FAULT_CHARACTERS = 1024  # crds/nodereports.yaml
 ALWAYS = datetime.min.replace(tzinfo=UTC)
 
@@ -84,6 +84,7 @@ class Worker:
         self._renewed = False
         self._woken = threading.Event()
         self._since_s: float | None = None
+        self._verify_s = 0.0
         self._stopping = False
         self._log = structlog.get_logger()
         self.claimed: frozenset[str] = frozenset()
@@ -107,6 +108,10 @@ class Worker:
         if self._since_s is None:
             self._since_s = time.monotonic()
         self._woken.set()
+
+    def suspect(self) -> None:
+        """Somebody may have detached programs: the next round looks."""
+        self._verify_s = 0.0
 
     def stop(self) -> None:
         self._stopping = True
@@ -141,6 +146,7 @@ class Worker:
         faults = [*self._sources.slices.misread(), *self._sources.markers.misread()]
         faults += [f"{pod.reference}: no interface of this node leads to {', '.join(pod.addresses)}" for pod in desired.missing]
         started_ns = time.time_ns()
+        self._verify(faults)
         attached, changed = self._attach(desired, faults)
         writes = self._write_tables([withdrawn(piece) for piece in slices] if markers else slices, faults)
         ended_ns, ended_s = time.time_ns(), time.monotonic()
@@ -160,6 +166,20 @@ class Worker:
         names = [PodName(address, found.pod.pod, self._node) for address, found in attached.items() if found.pod]
         self._telemetry.names.update(slices, names)
         self._measure(since_s, ended_s, writes, changed, faults)
+
+    def _verify(self, faults: list[str]) -> None:
+        """Finds out what of ours somebody else detached. The kernel tells of filters (`suspect`), not of links."""
+        if time.monotonic() < self._verify_s:
+            return
+        self._verify_s = time.monotonic() + VERIFY_S
+        try:
+            lost = self._attacher.verify()
+        except OSError as error:
+            faults.append(f"what is attached is not known: {error}")
+            return
+        if lost:
+            self._log.warning("programs were detached by somebody else: attaching them again",
+                              programs=[f"{name} at {index}" for index, name in lost])
 
     def _attach(self, desired: Desired, faults: list[str]) -> tuple[dict[str, Attachment], int]:
         """Attaches programs and enters each pod as soon as its interface bears them, those that wait at the start gate first. The

@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 from wharfinger_dataplane.agent.namespaces import host_sides, next_look_s
 from wharfinger_dataplane.agent.uplinks import uplinks
 from wharfinger_dataplane.netlink import Interface, Route
@@ -43,13 +44,18 @@ def pod_side(**changes):
 
 def test_the_hosts_side_is_the_peer_of_the_interface_with_the_address():
     host = {21: Interface(21, "veth1", "veth", True, 2, 3)}
-    assert host_sides([LO, pod_side()], host.get) == (("10.244.1.5", 21), ("fd00::5", 21))
+    assert host_sides([LO, pod_side()], 3, host.get) == (("10.244.1.5", 21), ("fd00::5", 21))
 
 
 def test_an_interface_whose_peer_is_elsewhere_is_not_taken_for_another():
-    assert host_sides([pod_side()], {21: Interface(21, "veth9", "veth", True, 7, 3)}.get) == ()
-    assert host_sides([pod_side()], {21: Interface(21, "eth0", "", True, 2, 3)}.get) == ()
-    assert host_sides([pod_side()], {}.get) == ()
+    assert host_sides([pod_side()], 3, {21: Interface(21, "veth9", "veth", True, 7, 3)}.get) == ()
+    assert host_sides([pod_side()], 3, {21: Interface(21, "eth0", "", True, 2, 3)}.get) == ()
+    assert host_sides([pod_side()], 3, {}.get) == ()
+
+
+@pytest.mark.parametrize("peer_namespace", [4, None])
+def test_an_interface_that_leads_to_another_namespace_is_not_taken_for_this_ones(peer_namespace):
+    assert host_sides([pod_side()], 3, {21: Interface(21, "veth1", "veth", True, 2, peer_namespace)}.get) == ()
 
 
 def test_a_namespace_is_looked_at_until_it_has_settled():

@@ -47,13 +47,19 @@ class Interfaces:
     """Stands for Attacher; `refused` are interfaces that fail."""
 
     def __init__(self, journal, adopted=()):
-        self.journal, self.programs, self.refused = journal, dict(adopted), set()
+        self.journal, self.programs, self.refused, self.lost = journal, dict(adopted), set(), []
 
     def adopt(self):
         return len(self.programs)
 
     def renew(self):
         self.journal.append("renew")
+
+    def verify(self):
+        lost, self.lost = self.lost, []
+        for index, _ in lost:
+            self.programs.pop(index, None)
+        return lost
 
     def attached(self):
         return dict(self.programs)
@@ -248,6 +254,15 @@ def test_a_former_releases_programs_stay_while_a_pool_does_not_fit_into_this_one
     scene.slices = [pool_slice({"a": A}, generation=2)]
     assert "renew" in scene.round()
     assert ([found.generation for found in scene.reports[-1].slices], scene.worker.progress.ready) == ([2], True)
+
+
+def test_what_somebody_else_detached_is_attached_again_once_the_kernel_tells(scene):
+    scene.add("a", A, 11, injected=True)
+    scene.round()
+    scene.interfaces.lost = [(11, "wharf_from_pod"), (UPLINK, "wharf_from_net")]
+    assert scene.round() == []
+    scene.worker.suspect()
+    assert sorted(scene.round()) == ["attach 11", f"attach {UPLINK}"]
 
 
 def test_a_slice_that_is_not_understood_is_told_of(scene):

@@ -1,7 +1,7 @@
 """One step of a pool's assignments: those that stand go on, servers without service ports get some. Pure.
 
-An assignment's numbers, server and place (its slice) never change; only its state, and what follows from the pool's spec (memberships,
-target ports). So a change touches one slice, and nothing is ever given twice by being moved.
+An assignment's numbers, server and place (its slice) never change; only its state, and what follows from the pool's spec
+(memberships). So a change touches one slice, and nothing is ever given twice by being moved.
 """
 
 from __future__ import annotations
@@ -38,12 +38,14 @@ class Draft:
 
 @dataclass(slots=True)
 class Advanced:
-    """The drafts, and what is to be said: servers that wait for their agent, servers that got no number, nodes without an agent."""
+    """The drafts, and what is to be said: servers that wait for their agent, servers that got no number, nodes without an agent, servers
+    whose service ports lead to another port than the pool's target says now."""
 
     drafts: list[Draft]
     waiting: list[Server] = field(default_factory=list)
     without_port: list[Server] = field(default_factory=list)
     without_agent: list[Server] = field(default_factory=list)
+    outdated: list[Server] = field(default_factory=list)
 
 
 def advance(resolved: Resolved, redirects: Iterable[RedirectPortPool], view: View, book: Ledger, allocator: Allocator | None) -> Advanced:
@@ -58,7 +60,9 @@ def advance(resolved: Resolved, redirects: Iterable[RedirectPortPool], view: Vie
             lost = (piece.metadata.uid, index) in book.collided
             stepped = _step(record, draft, server, lost, resolved, view)
             if stepped is not None:
-                draft.records.append(_refreshed(stepped, server, redirects, resolved))
+                draft.records.append(_refreshed(stepped, server, redirects))
+                if server is not None and stepped.state is not RESTING and _outdated(stepped, server):
+                    result.outdated.append(server)
         result.drafts.append(draft)
     _note_waiting(result, wanted, view)
     _add(resolved, redirects, view, allocator, result)
@@ -95,24 +99,19 @@ def _standing(record: Assignment, piece: ServicePortSlice, server: Server | None
     return standing(exists=True, leaving=leaving, ready=ready, attached=attached)
 
 
-def _refreshed(record: Assignment, server: Server | None, redirects: tuple[RedirectPortPool, ...], resolved: Resolved) -> Assignment:
-    """The record with its memberships and target ports as the specs have them now."""
+def _refreshed(record: Assignment, server: Server | None, redirects: tuple[RedirectPortPool, ...]) -> Assignment:
+    """The record with its memberships as the specs have them now. What its service ports mean never changes: connections live by it."""
     if record.state is RESTING:
         return record if not record.redirects else record.model_copy(update={"redirects": ()})
     if server is None:
         return record
-    targets = tuple(_retargeted(target, server, resolved) for target in record.targets)
-    update = {"redirects": _memberships(redirects, server, targets), "targets": targets, "node": server.node or None}
+    update = {"redirects": _memberships(redirects, server, record.targets), "node": server.node or None}
     return record.model_copy(update=update) if any(getattr(record, name) != value for name, value in update.items()) else record
 
 
-def _retargeted(ports: TargetPorts, server: Server, resolved: Resolved) -> TargetPorts:
-    for target in resolved.pool.spec.targets:
-        if target.name == ports.name and ports.name in server.ports:
-            now = {"target_port": server.ports[ports.name], "protocol": target.protocol}
-            same = (ports.target_port, ports.protocol) == (now["target_port"], now["protocol"])
-            return ports if same else ports.model_copy(update=now)
-    return ports
+def _outdated(record: Assignment, server: Server) -> bool:
+    """Whether a target was taken out of the pool's spec and put in again with another port, while the server had service ports for it."""
+    return any(server.ports.get(target.name, target.target_port) != target.target_port for target in record.targets)
 
 
 def _memberships(redirects: tuple[RedirectPortPool, ...], server: Server, targets: tuple[TargetPorts, ...]) -> tuple[str, ...]:

@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from wharfinger_api import PortRange, RedirectPortPool, ServicePortPool
 
 from .resolve import Fault, Resolved
+from .states import RESTING
+from .view import View
 
 Age = tuple[datetime, str, str]
 _FIRST = datetime.min.replace(tzinfo=UTC)
@@ -36,6 +38,21 @@ def pool_conflicts(resolved: Iterable[Resolved]) -> dict[str, Fault]:
         for address in entry.virtual_addresses:
             held[address].extend((span, entry.pool) for span in entry.pool.spec.port_ranges)
     return faults
+
+
+def service_fault(entry: Resolved, view: View) -> Fault | None:
+    """A Service that was given a port which is already a service port of the pool: nothing could refuse it."""
+    for address in entry.virtual_addresses:
+        services = view.services_at(address)
+        for piece in view.slices_of(entry.pool.metadata.uid) if services else ():
+            for record in piece.spec.assignments:
+                for (namespace, name), ports in services.items():
+                    taken = min((port for port in record.ports if port in ports), default=None)
+                    if taken is not None and record.state is not RESTING:
+                        return Fault("ServicePortTaken", f"port {taken} of {address} is the service port of server {record.server}, and Service "
+                                     f"{namespace}/{name} has it for its own port now: connections go on, and aware clients that dial it reach that "
+                                     f"server only; give the Service another port, or take {taken} out of spec.portRanges and restart that server")
+    return None
 
 
 def redirect_conflicts(redirects: Iterable[tuple[RedirectPortPool, tuple[str, ...]]],

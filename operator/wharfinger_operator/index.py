@@ -72,6 +72,8 @@ class Index:
         self.touched.update(("acknowledged", uid) for uid, _ in before ^ after)
         listed = [said.uids | said.addresses if said else frozenset() for said in (old, new)]
         self.touched.update(("listed", server) for server in listed[0] ^ listed[1])
+        before, after = (said.faults.items() if said else {}.items() for said in (old, new))
+        self.touched.update(("fault", pool) for pool, _ in before ^ after)
 
     def _pool(self, key: Key, old: ServicePortPool | None, new: ServicePortPool | None) -> None:
         self.touched.add(("pool", *key))

@@ -28,8 +28,9 @@ from wharfinger_api import (
 from . import report
 from .advance import Advanced, Draft, advance, at_least_one
 from .allocate import Allocator, Ledger, capacity, ledger, pinned_fault, reserved_on
-from .conflicts import age, pool_conflicts, redirect_conflicts
+from .conflicts import age, pool_conflicts, redirect_conflicts, service_fault
 from .index import places_of
+from .limits import hold_back
 from .records import Key
 from .report import EventWanted, RedirectCase
 from .resolve import Fault, Resolved
@@ -96,8 +97,9 @@ def plan_group(keys: Iterable[Key], resolved: Iterable[Resolved], view: View) ->
         reserved = reserved_on(entry.virtual_addresses, view, redirect_ports)
         room = capacity(pool, entry.servers, reserved)
         running = bool(view.slices_of(pool.metadata.uid))
-        fault = conflicts.get(pool.metadata.uid) or pinned_fault(pool, reserved) or room.fault(running)
+        fault = conflicts.get(pool.metadata.uid) or pinned_fault(pool, reserved) or service_fault(entry, view) or room.fault(running)
         advanced = _advance(entry, accepted, view, book, fault, running, reserved)
+        surplus = hold_back(accepted, advanced.drafts)
         wanted = _wanted(entry, accepted, advanced.drafts, scopes[pool.metadata.uid])
         slices += wanted
         superfluous += _superfluous(wanted, advanced.drafts)
@@ -106,7 +108,7 @@ def plan_group(keys: Iterable[Key], resolved: Iterable[Resolved], view: View) ->
         statuses.append(StatusWanted(pool, said.status))
         events += said.events
         for case in mine:
-            told = report.redirect_report(case, said, advanced.drafts, view)
+            told = report.redirect_report(case, said, advanced.drafts, view, surplus.get(case.redirect.metadata.name, 0))
             statuses.append(StatusWanted(case.redirect, told.status))
             events += told.events
     for case in cases.get("", ()):

@@ -6,7 +6,7 @@ Two records are equal exactly when nothing changed that a plan could depend on; 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -82,12 +82,14 @@ class Agent:
 
 @dataclass(frozen=True, slots=True)
 class NodeSaid:
-    """What one node's agent says in its NodeReport: generations by slice uid, and the servers it has attached; static servers go by address."""
+    """What one node's agent says in its NodeReport: generations by slice uid, the servers it has attached (static servers go by address), and
+    by uid the pools that it cannot program as they stand, with why."""
 
     uid: str
     generations: Mapping[str, int]
     uids: frozenset[str]
     addresses: frozenset[str]
+    faults: Mapping[str, str] = field(default_factory=dict)
 
 
 def pod(raw: Mapping[str, Any]) -> Pod:
@@ -138,4 +140,5 @@ def node_report(raw: Mapping[str, Any]) -> NodeSaid:
     return NodeSaid(
         uid=raw["metadata"]["uid"], generations={entry["uid"]: entry["generation"] for entry in status.get("slices") or ()},
         uids=frozenset(entry["uid"] for entry in servers if entry.get("uid")),
-        addresses=frozenset(entry.get("address", "") for entry in servers if not entry.get("uid")))
+        addresses=frozenset(entry.get("address", "") for entry in servers if not entry.get("uid")),
+        faults={entry["uid"]: entry["message"] for entry in status.get("faults") or ()})

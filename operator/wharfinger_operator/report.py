@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from wharfinger_api import (
     PortCounts,
+    PortRange,
     RedirectPortPool,
     RedirectPortPoolStatus,
     RedirectServerCounts,
@@ -20,10 +21,13 @@ from wharfinger_api import (
 from .advance import Advanced, Draft
 from .allocate import Capacity, Ledger
 from .conditions import Verdict, conditions, joined, judged
+from .limits import surplus_fault
 from .resolve import Fault, Resolved, Server
 from .states import ASSIGNED, DRAINING, READY, RESTING
 from .view import View
 
+EPHEMERAL = PortRange(**{"from": 32768, "to": 60999})
+"""net.ipv4.ip_local_port_range as kernels have it unless told otherwise."""
 NAMED = 5
 """So many names are written out in a message; the others are counted."""
 
@@ -79,27 +83,33 @@ def pool_report(entry: Resolved, fault: Fault | None, advanced: Advanced, specs:
         reason = "the pool is not accepted" if fault else "it has no virtual address yet"
         programmed = Verdict("Programmed", False, "NotAccepted" if fault else "Pending", f"nothing is programmed: {reason}")
     else:
-        programmed = _programmed(standing, advanced, view)
+        programmed = _programmed(pool, standing, advanced, view)
+    left_out = "".join(f"; {fault.message}" for fault in entry.skipped)
     verdicts = [
         judged("Accepted", fault, f"{room.servers} servers need {room.need} of {room.total} service ports, {room.reserve} more in reserve"),
-        judged("ResolvedRefs", joined(entry.faults), "all references are resolved"),
+        judged("ResolvedRefs", joined(entry.faults), f"all references are resolved{left_out}"),
         programmed]
     status = ServicePortPoolStatus(
         observed_generation=pool.metadata.generation, scope=scope, virtual_addresses=entry.virtual_addresses,
         ports=_port_counts(pool, entry.virtual_addresses, specs, book, room), servers=_server_counts(specs),
         conditions=conditions(verdicts, pool.status.conditions, pool.metadata.generation, view.clock))
-    said = [*([fault] if fault else []), *entry.faults, *entry.skipped, *_about(advanced), *_tight(fault, room)]
-    return PoolReport(status, _warnings(pool, said), programmed)
+    refused = [_refusal(node, why) for node, why in view.faults_of(pool.metadata.uid).items()][:NAMED]
+    said = [*([fault] if fault else []), *entry.faults, *entry.skipped, *refused, *_about(advanced), *_tight(fault, room)]
+    return PoolReport(status, (*_warnings(pool, said), *_hints(pool)), programmed)
 
 
-def redirect_report(case: RedirectCase, pool: PoolReport | None, drafts: list[Draft], view: View) -> RedirectReport:
-    """Status and Events of a redirect pool; `pool` is what was said of its service port pool."""
+def redirect_report(case: RedirectCase, pool: PoolReport | None, drafts: list[Draft], view: View, surplus: int = 0) -> RedirectReport:
+    """Status and Events of a redirect pool; `pool` is what was said of its service port pool, `surplus` how many of its servers cannot share
+    the ports."""
     redirect = case.redirect
     name = redirect.metadata.name
     if not case.accepted or pool is None:
         programmed = Verdict("Programmed", False, "NotAccepted", "nothing is programmed: see the conditions Accepted and ResolvedRefs")
     else:
         programmed = pool.programmed
+    beyond = surplus_fault(redirect, surplus) if surplus else None
+    if beyond and programmed.holds:
+        programmed = judged("Programmed", beyond, "")
     ready = {(record.server, record.pod_uid) for draft in drafts for record in draft.records
              if record.state is READY and name in record.redirects}
     verdicts = [judged("Accepted", case.fault, "the redirect ports are free on the virtual addresses"),
@@ -108,10 +118,14 @@ def redirect_report(case: RedirectCase, pool: PoolReport | None, drafts: list[Dr
         observed_generation=redirect.metadata.generation, virtual_addresses=case.virtual_addresses if case.accepted else (),
         servers=RedirectServerCounts(ready=len(ready)),
         conditions=conditions(verdicts, redirect.status.conditions, redirect.metadata.generation, view.clock))
-    return RedirectReport(status, _warnings(redirect, [fault for fault in (case.fault, case.reference_fault) if fault]))
+    return RedirectReport(status, _warnings(redirect, [fault for fault in (case.fault, case.reference_fault, beyond) if fault]))
 
 
-def _programmed(standing: list[ServicePortSlice] | None, advanced: Advanced, view: View) -> Verdict:
+def _refusal(node: str, why: str) -> Fault:
+    return Fault("NodeFault", f"node {node} cannot program the pool as it stands, and what it had goes on: {why}")
+
+
+def _programmed(pool: ServicePortPool, standing: list[ServicePortSlice] | None, advanced: Advanced, view: View) -> Verdict:
     """True when every live agent has the slices as they stand and no server waits for one. The first reason against it is given."""
     def against(reason: str, message: str) -> Verdict:
         return Verdict("Programmed", False, reason, message)
@@ -120,12 +134,19 @@ def _programmed(standing: list[ServicePortSlice] | None, advanced: Advanced, vie
         return against("Pending", "slices are being written")
     if not view.live:
         return against("NoAgents", "no node has a live agent; see the pods of the DaemonSet wharfinger-agent")
+    refused = view.faults_of(pool.metadata.uid)
+    if refused:
+        node, why = next(iter(refused.items()))
+        others = f" (and so do {len(refused) - 1} more nodes)" if len(refused) > 1 else ""
+        return against("NodeFault", f"{_refusal(node, why).message}{others}")
     behind = sorted({node for piece in standing for node in view.unacknowledged(piece, piece.metadata.generation, view.live)})
     if behind:
         return against("Pending", f"agents of {_named(behind)} have not programmed the current tables yet")
     if advanced.without_port:
         return against("NoFreePorts", f"no service port for {_servers(advanced.without_port)}: all are in use, at rest, pinned elsewhere "
                        "or taken on the server's own address; add numbers to spec.portRanges, or wait for resting ones")
+    if advanced.outdated:
+        return against("TargetChanged", _outdated(advanced.outdated))
     homeless = [server for server in advanced.waiting if not server.node]
     if homeless:
         return against("ServersWaiting", f"{_servers(homeless)} cannot become Ready: no agent can attach a static server without a node; "
@@ -137,13 +158,30 @@ def _programmed(standing: list[ServicePortSlice] | None, advanced: Advanced, vie
     return Verdict("Programmed", True, "Programmed", f"every live agent has programmed the current tables{left_out}")
 
 
+def _outdated(servers: list[Server]) -> str:
+    return (f"{_servers(servers)} keep the former port of a target in spec.targets, for connections live by it: restart them, so that their "
+            "successors get the new one")
+
+
 def _about(advanced: Advanced) -> list[Fault]:
     said = [Fault("NoAgent", f"server {server.name} gets no service port: node {server.node} has no live agent; see the wharfinger-agent "
                   "pod of that node") for server in advanced.without_agent[:NAMED]]
     if advanced.without_port:
         said.append(Fault("NoFreePorts", f"{len(advanced.without_port)} servers get no service port: none is free; add numbers to "
                           "spec.portRanges, or wait for resting ones"))
+    if advanced.outdated:
+        said.append(Fault("TargetChanged", _outdated(advanced.outdated)))
     return said
+
+
+def _hints(pool: ServicePortPool) -> tuple[EventWanted, ...]:
+    """What is no fault, and worth a word."""
+    clash = next((span for span in pool.spec.port_ranges if span.overlaps(EPHEMERAL)), None)
+    if clash is None:
+        return ()
+    return (EventWanted(pool, "Normal", "EphemeralPorts", f"spec.portRanges: {clash} is among {EPHEMERAL}, from which kernels choose ports for "
+                        "outgoing connections: a server's own connection from one of its service ports works and is unaware; numbers below "
+                        f"{EPHEMERAL.first} avoid that"),)
 
 
 def _tight(fault: Fault | None, room: Capacity) -> list[Fault]:

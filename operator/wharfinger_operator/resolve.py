@@ -57,17 +57,18 @@ class Resolved:
     keep: bool = False
     faults: tuple[Fault, ...] = ()
     skipped: tuple[Fault, ...] = field(default=())
+    """What is left out, and nothing else is the worse for it."""
 
 
 def resolve(pool: ServicePortPool, view: View) -> Resolved:
     """What `pool` refers to in `view`."""
     faults: list[Fault] = []
-    addresses = _virtual_addresses(pool, view, faults)
+    skipped: list[Fault] = []
+    addresses = _virtual_addresses(pool, view, faults, skipped)
     if pool.spec.servers.static is not None:
-        return Resolved(pool, addresses, _static(pool), faults=tuple(faults))
+        return Resolved(pool, addresses, _static(pool), faults=tuple(faults), skipped=tuple(skipped))
     pods, ready, keep = _pods(pool, view, faults)
     servers: list[Server] = []
-    skipped: list[Fault] = []
     for pod in sorted(pods, key=lambda pod: pod.name):
         _take(pool, pod, pod.ready or ready, addresses, view, servers, skipped)
     for target in pool.spec.targets:
@@ -88,14 +89,17 @@ def members(redirect: RedirectPortPool, server: Server) -> bool:
     return all(server.labels.get(label) == value for label, value in (subset.match_labels or {}).items())
 
 
-def _virtual_addresses(pool: ServicePortPool, view: View, faults: list[Fault]) -> tuple[str, ...]:
+def _virtual_addresses(pool: ServicePortPool, view: View, faults: list[Fault], skipped: list[Fault]) -> tuple[str, ...]:
     literal, named = pool.spec.virtual_addresses.literal, pool.spec.virtual_addresses.service
     if literal is not None:
         return literal
     name = named.name if named else ""
     service = _service(pool, name, "spec.virtualAddresses.service", view, faults)
     addresses = tuple(address for address in service.cluster_ips if ":" not in address) if service is not None else ()
-    if addresses:
+    if service is not None and addresses:
+        if others := [address for address in service.cluster_ips if address not in addresses]:
+            skipped.append(Fault("IPv6NotServed", f"spec.virtualAddresses.service: {', '.join(others)} of Service {name} is left to kube-proxy: only "
+                                 "IPv4 is supported; aware clients that dial it are served as unaware ones are"))
         return addresses
     if service is not None and service.cluster_ips:
         faults.append(Fault("Unsupported", f"spec.virtualAddresses.service: Service {name} has IPv6 cluster IPs only, and only IPv4 is supported; "

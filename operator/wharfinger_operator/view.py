@@ -99,6 +99,12 @@ class View:
         said = self._said(node)
         return pod_uid in said.uids if pod_uid else address in said.addresses
 
+    def faults_of(self, pool_uid: str) -> dict[str, str]:
+        """The nodes with a live agent that cannot program the pool as it stands, with why."""
+        self.reads.add(("fault", pool_uid))
+        found = {node: self._said(node).faults.get(pool_uid) for node in sorted(self.live)}
+        return {node: why for node, why in found.items() if why}
+
     def _said(self, node: str) -> NodeSaid:
         return self._snapshot.reports.get(("", node), NOTHING)
 
@@ -150,6 +156,11 @@ class View:
         self.reads.add(("service ports", address))
         none: frozenset[int] = frozenset()
         return none.union(*self._index.service_ports.get(address, {}).values())
+
+    def services_at(self, address: str) -> dict[Key, frozenset[int]]:
+        """The Services that have this cluster IP, with their own ports."""
+        self.reads.add(("service ports", address))
+        return self._index.service_ports.get(address, {})
 
     # slices
 

@@ -273,13 +273,21 @@ def test_server_that_gets_another_target_keeps_its_numbers_and_has_a_further_ass
         [("http", [20000])], [("admin", [20001, 20002])]]
 
 
-def test_changed_target_port_changes_no_service_port():
+def test_a_target_that_comes_back_with_another_port_is_the_next_servers_and_living_service_ports_keep_theirs():
     world = shop(servers=("a",))
     world.settle()
     world.pool(targets=[{"name": "http", "targetPort": 9090}])
     world.settle()
     (record,) = world.records()
-    assert (record["state"], record["targets"][0]["targetPort"], record["targets"][0]["servicePorts"]) == ("Ready", 9090, [20000])
+    assert (record["state"], record["targets"][0]["targetPort"], record["targets"][0]["servicePorts"]) == ("Ready", 8080, [20000])
+    status, reason, message = world.condition("ServicePortPool", "web", "Programmed")
+    assert (status, reason) == ("False", "TargetChanged") and "shop/a" in message and "restart" in message
+    assert "TargetChanged" in [event.reason for event in world.events]
+    world.pod("b")
+    world.delete("Pod", "shop", "a")
+    world.settle()
+    assert {record["server"]: record["targets"][0]["targetPort"] for record in world.records("Ready")} == {"shop/b": 9090}
+    assert world.condition("ServicePortPool", "web", "Programmed")[0] == "True"
 
 
 def test_figure_2_network_of_static_servers_has_its_pinned_numbers():

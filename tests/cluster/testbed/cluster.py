@@ -43,9 +43,9 @@ class Cluster:
         self._processes = Processes(settings.records, settings.logs)
 
     @classmethod
-    def ensure(cls, node_count: int = 3) -> Cluster:
+    def ensure(cls, settings: Settings | None = None) -> Cluster:
         """The cluster, up: whatever that takes, from nothing to a look that all is well."""
-        cluster = cls(Settings.from_environment(node_count))
+        cluster = cls(settings or Settings.from_environment())
         packages.install(packages.read(PACKAGES), cluster.settings.cache / "logs" / "apt.log", cluster.reporter)
         builds.build(cluster.settings, cluster.reporter)
         cluster.up()
@@ -160,7 +160,8 @@ class Cluster:
             programs = self._programs()
             pause = self.images.of_program("pause")
             self._down()
-            with self.reporter.task(f"up-{len(self.nodes)}", f"Starting a cluster of {len(self.nodes)} nodes", 30):
+            what = f"a cluster of {len(self.nodes)} nodes" if self.nodes else "an API server"
+            with self.reporter.task(f"up-{len(self.nodes)}", f"Starting {what}", 30 if self.nodes else 8):
                 self._start(programs, pause)
             self.reporter.say(f"The cluster is up. KUBECONFIG={self.kubeconfig}")
 
@@ -182,11 +183,12 @@ class Cluster:
         return locked(self.settings.cache / f"cluster-{self.settings.index}.lock")
 
     def _all_run(self) -> bool:
-        expected = {*controlplane.NAMES, *(found.name for found in self.nodes)}
+        expected = {*controlplane.names(self.settings), *(found.name for found in self.nodes)}
         return {record.name for record in self._processes.all() if record.alive()} == expected
 
     def _all_ready(self) -> bool:
-        return _answers(lambda: Api(self.settings).ready_nodes() == {found.name for found in self.nodes})
+        api, names = Api(self.settings), {found.name for found in self.nodes}
+        return _answers(lambda: api.ready_nodes() == names if names else api.ready())
 
     def _start(self, programs: dict[str, Path], pause: Path) -> None:
         settings = self.settings
@@ -194,8 +196,15 @@ class Cluster:
         controlplane.write_kubeconfigs(settings)
         network.create(settings)
         cgroups.create(settings.daemons_group)
-        for name in ("etcd", "kube-apiserver"):
+        for name in controlplane.STORE:
             self._start_control(programs[name])
+        if self.nodes:
+            self._start_nodes(programs, pause)
+        else:
+            self._wait(Api(settings).ready, API_WITHIN_S, "the API server to be ready", controlplane.STORE)
+
+    def _start_nodes(self, programs: dict[str, Path], pause: Path) -> None:
+        settings = self.settings
         for found in self.nodes:
             cgroups.create(node.cgroup(settings, found))
             node.write_files(settings, found, programs)
@@ -203,8 +212,8 @@ class Cluster:
         with ThreadPoolExecutor(len(self.nodes)) as pool:
             loaded = [pool.submit(self._load_into, found.name, [pause]) for found in self.nodes]
             api = Api(settings)
-            self._wait(api.ready, API_WITHIN_S, "the API server to be ready", ["kube-apiserver", "etcd"])
-            for name in ("kube-controller-manager", "kube-scheduler"):
+            self._wait(api.ready, API_WITHIN_S, "the API server to be ready", controlplane.STORE)
+            for name in controlplane.CONTROLLERS:
                 self._start_control(programs[name])
             for found in self.nodes:
                 api.create("/api/v1/nodes", controlplane.node_object(found.name, found.pod_cidr))

@@ -10,7 +10,13 @@ from .settings import Settings
 
 Words = list[str]
 ETCD = "http://127.0.0.1:2379"
-NAMES = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
+STORE = ("etcd", "kube-apiserver")
+CONTROLLERS = ("kube-controller-manager", "kube-scheduler")
+
+
+def names(settings: Settings) -> Words:
+    """The programs that run: without nodes, nothing but the API and its store."""
+    return [*STORE, *(CONTROLLERS if settings.node_count else ())]
 
 
 def etcd(settings: Settings) -> Words:
@@ -24,9 +30,10 @@ def etcd(settings: Settings) -> Words:
 
 
 def apiserver(settings: Settings) -> Words:
-    """Reaches webhooks by their endpoints, since no kube-proxy runs beside it."""
+    """Reaches webhooks by their endpoints, since no kube-proxy runs beside it. Without controllers nobody makes service accounts for pods."""
     pki = settings.certificates
     return [
+        *([] if settings.node_count else ["--disable-admission-plugins=ServiceAccount"]),
         f"--advertise-address={settings.control_address}", "--secure-port=6443", "--allow-privileged=true",
         f"--etcd-servers={ETCD}", f"--service-cluster-ip-range={settings.service_cidr}",
         "--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction", "--enable-aggregator-routing=true",

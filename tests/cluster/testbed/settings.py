@@ -61,6 +61,12 @@ class Settings:
         state = os.environ.get("WHARFINGER_TESTBED_DIR") or f"/var/lib/wharfinger-testbed/{index}"
         return cls(index, node_count, Path(state).absolute(), cache_directory())
 
+    @classmethod
+    def control_plane_only(cls) -> Settings:
+        """Settings of an API server without nodes, beside the cluster that the environment names."""
+        beside = cls.from_environment()
+        return cls((beside.index + 5) % 10, 0, beside.state.with_name(f"{beside.state.name}-control"), beside.cache)
+
     @property
     def prefix(self) -> str:
         """Starts the name of every namespace, link and control group of this cluster."""

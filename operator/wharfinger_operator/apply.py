@@ -18,7 +18,7 @@ from opentelemetry.trace import Span
 from wharfinger_api import API_VERSION, POOL_LABEL, TRACEPARENT_ANNOTATION, ServicePortSlice, dump
 
 from .client import Client, ClientError, Conflict, Missing
-from .difference import PoolChange, difference
+from .difference import PoolChange, difference, pool_of
 from .plan import Plan, SliceWanted, StatusWanted
 from .report import EventWanted
 from .snapshot import Snapshot
@@ -63,7 +63,7 @@ class Applier:
                  clock: Callable[[], datetime]) -> None:
         self._client = client
         self._snapshot = snapshot
-        self._telemetry = telemetry
+        self.telemetry = telemetry
         self._allowed = allowed
         self._clock = clock
         self._gate = asyncio.Semaphore(PARALLEL)
@@ -74,7 +74,9 @@ class Applier:
         """Writes what of `plan` does not stand yet. Whether all of it could be written."""
         change = difference(plan)
         done = await self._all(self._pool(item, noticed_ns) for item in change.pools)
-        done &= await self._all(self._status(item) for item in change.statuses)
+        # A pool whose slices were just written is planned again at once; what this plan says of it is over.
+        moved = {item.pool.key for item in change.pools} if done else set()
+        done &= await self._all(self._status(item) for item in change.statuses if pool_of(item.resource) not in moved)
         await self._all(self._event(item) for item in plan.events)
         now = self._clock()
         self._posted = {said: at for said, at in self._posted.items() if (now - at).total_seconds() < EVENT_AGAIN_S}
@@ -84,7 +86,8 @@ class Applier:
         return all(await asyncio.gather(*writes))
 
     async def _pool(self, change: PoolChange, noticed_ns: int) -> bool:
-        span = self._telemetry.reconcile(change.pool, noticed_ns)
+        self.telemetry.counts.reconciles += 1
+        span = self.telemetry.reconcile(change.pool, noticed_ns)
         span.set_attribute("wharfinger.slices", len(change.writes))
         try:
             writes = [self._write(item, span) for item in change.writes]
@@ -189,4 +192,3 @@ class Applier:
             metadata = piece.metadata
             self._snapshot.remove("ServicePortSlice", {"metadata": {
                 "namespace": metadata.namespace, "name": metadata.name, "resourceVersion": metadata.resource_version}}, self._clock())
-

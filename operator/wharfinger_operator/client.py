@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import ssl
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -59,6 +60,11 @@ KINDS: dict[str, Kind] = {
     "Event": Kind("/api/v1", "events"), "EndpointSlice": Kind("/apis/discovery.k8s.io/v1", "endpointslices"),
     "Lease": Kind("/apis/coordination.k8s.io/v1", "leases"),
     **{kind: Kind(f"/apis/{API_VERSION}", plural) for kind, plural in PLURALS.items()}}
+OWN = ("ServicePortPool", "RedirectPortPool", "ServicePortSlice")
+"""What users and the operator write, which is what kopf watches; other kinds are watched beside it (seeing.py)."""
+SELECTIONS: dict[str, dict[str, str]] = {
+    "EndpointSlice": {"labelSelector": "endpointslice.kubernetes.io/managed-by!=endpointslice-controller.k8s.io"}}
+"""What is not asked for: EndpointSlices of Services with a selector say what the pods say themselves, and change with each of them."""
 
 
 def login(**_: Any) -> kopf.ConnectionInfo:
@@ -78,10 +84,11 @@ def login(**_: Any) -> kopf.ConnectionInfo:
 
 
 class Client:
-    """Requests to one API server. Use as an asynchronous context."""
+    """Requests to one API server. Use as an asynchronous context. `counted` is told of each by method and plural."""
 
-    def __init__(self, connection: kopf.ConnectionInfo) -> None:
+    def __init__(self, connection: kopf.ConnectionInfo, counted: Counter[tuple[str, str]] | None = None) -> None:
         self._connection = connection
+        self.counted = Counter() if counted is None else counted
         self._token_read = 0.0
         self._session: aiohttp.ClientSession | None = None
 
@@ -103,14 +110,14 @@ class Client:
     async def list(self, kind: str, namespace: str = "") -> tuple[list[dict[str, Any]], int]:
         """All objects of a kind (of a namespace), and the resourceVersion of the listing."""
         items: list[dict[str, Any]] = []
-        parameters = {"limit": str(PAGE)}
+        parameters = {"limit": str(PAGE), **SELECTIONS.get(kind, {})}
         while True:
             page = await self._ask("GET", _path(kind, namespace), parameters=parameters)
             items += page.get("items") or ()
             version = int(page["metadata"].get("resourceVersion") or 0)
             if not page["metadata"].get("continue"):
                 return items, version
-            parameters = {"limit": str(PAGE), "continue": page["metadata"]["continue"]}
+            parameters = {"limit": str(PAGE), **SELECTIONS.get(kind, {}), "continue": page["metadata"]["continue"]}
 
     async def create(self, kind: str, namespace: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """The object as created. Conflict when it exists."""
@@ -131,14 +138,15 @@ class Client:
         await self._ask("DELETE", _path(kind, namespace, name), body={"preconditions": preconditions})
 
     async def watch(self, kind: str, namespace: str, version: int) -> AsyncIterator[tuple[str, dict[str, Any]]]:
-        """(ADDED, MODIFIED or DELETED; object) since `version`, until the server ends the stream. Unavailable when it breaks."""
-        parameters = {"watch": "true", "resourceVersion": str(version), "timeoutSeconds": str(WATCH_S)}
+        """(ADDED, MODIFIED, DELETED or BOOKMARK; object) since `version`, until the server ends the stream. Unavailable when it breaks."""
+        parameters = {"watch": "true", "resourceVersion": str(version), "timeoutSeconds": str(WATCH_S), "allowWatchBookmarks": "true",
+                      **SELECTIONS.get(kind, {})}
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=REQUEST_TIMEOUT_S, sock_read=WATCH_S + REQUEST_TIMEOUT_S)
         path = _path(kind, namespace)
         try:
             async with self._open().get(path, params=parameters, headers=self._headers(), timeout=timeout) as answer:
                 await _refuse("GET", path, answer)
-                async for line in answer.content:
+                async for line in _lines(answer):
                     event = json.loads(line)
                     if event["type"] == "ERROR":
                         raise Unavailable(f"watch {path}: {event['object'].get('message')}")
@@ -148,6 +156,7 @@ class Client:
 
     async def _ask(self, method: str, path: str, *, body: Mapping[str, Any] | None = None, parameters: Mapping[str, str] | None = None,
                    content_type: str = "application/json") -> dict[str, Any]:
+        self.counted[method, _plural(path)] += 1
         headers = {**self._headers(), "Content-Type": content_type}
         data = None if body is None else json.dumps(body).encode()
         try:
@@ -175,6 +184,23 @@ def _path(kind: str, namespace: str, name: str = "") -> str:
     where = KINDS[kind]
     middle = f"/namespaces/{namespace}" if namespace else ""
     return f"{where.prefix}{middle}/{where.plural}" + (f"/{name}" if name else "")
+
+
+def _plural(path: str) -> str:
+    """The plural in a path as `_path` makes it."""
+    rest = path.split("/")[3 if path.startswith("/api/") else 4:]
+    return rest[2] if rest[0] == "namespaces" and len(rest) > 2 else rest[0]
+
+
+async def _lines(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """The answer's lines, however long: a NodeReport of a thousand slices is one, and aiohttp's own reading stops at 128 KiB."""
+    parts: list[bytes] = []
+    async for chunk in answer.content.iter_any():
+        first, *others = chunk.split(b"\n")
+        parts.append(first)
+        for other in others:
+            yield b"".join(parts)
+            parts = [other]
 
 
 async def _refuse(method: str, path: str, answer: aiohttp.ClientResponse) -> None:

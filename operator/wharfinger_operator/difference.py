@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from wharfinger_api import ServicePortPool, ServicePortSlice
+from wharfinger_api import RedirectPortPool, ServicePortPool, ServicePortSlice
 
 from .plan import Plan, SliceWanted, StatusWanted
+from .records import Key
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,3 +42,10 @@ def difference(plan: Plan) -> Difference:
         changes.setdefault(pool.metadata.uid, PoolChange(pool)).deletions.append(piece)
     statuses = tuple(item for item in plan.statuses if item.resource.status != item.status)
     return Difference(tuple(changes.values()), statuses)
+
+
+def pool_of(resource: ServicePortPool | RedirectPortPool) -> Key:
+    """The name of the service port pool that `resource` is, or refers to."""
+    if isinstance(resource, ServicePortPool):
+        return resource.key
+    return resource.metadata.namespace, resource.spec.service_port_pool.name

@@ -13,7 +13,7 @@ import kopf
 import structlog
 from wharfinger_api import ApiError
 
-from .client import KINDS, login
+from .client import KINDS, OWN, login
 from .snapshot import Snapshot
 
 WATCHED = ("Pod", "Service", "EndpointSlice", "Node", "NodeReport", "ServicePortPool", "RedirectPortPool", "ServicePortSlice")
@@ -31,9 +31,9 @@ def take(snapshot: Snapshot, kind: str, event: str | None, raw: Mapping[str, Any
 
 
 def register(registry: kopf.OperatorRegistry, snapshot: Snapshot, notify: Callable[[], None], clock: Callable[[], datetime]) -> None:
-    """Registers a handler for each watched kind."""
+    """Registers a handler for each of our own kinds."""
     kopf.on.login(registry=registry)(login)
-    for kind in WATCHED:
+    for kind in OWN:
         where = KINDS[kind]
         _, _, group_version = where.prefix.removeprefix("/").partition("/")
         group, _, version = group_version.rpartition("/")

@@ -16,7 +16,8 @@ from .apply import Applier
 from .client import Client, login
 from .handlers import register
 from .lease import LostLease, OperatorLease
-from .seeing import first_listing, list_now_and_then, watch_leases
+from .metrics import served
+from .seeing import SEEN, first_listing, list_now_and_then, watch
 from .settings import Settings, SettingsError, settings_from
 from .snapshot import Snapshot
 from .telemetry import Telemetry, configure_logs
@@ -45,24 +46,26 @@ def kopf_settings() -> kopf.OperatorSettings:
 
 async def serve(settings: Settings, telemetry: Telemetry) -> None:
     """Runs until SIGTERM or SIGINT. LostLease when another operator took over."""
-    async with Client(login()) as client:
+    async with Client(login(), telemetry.counts.requests) as client:
         lease = OperatorLease(client, settings.namespace, settings.identity, settings.lease_duration_s, settings.lease_renew_s,
                               time.monotonic)
         snapshot = Snapshot(settings.namespace)
         worker = Worker(snapshot, Applier(client, snapshot, telemetry, lease.held, clock), clock, settings.debounce_s)
         registry = kopf.OperatorRegistry()
         register(registry, snapshot, worker.notify, clock)
+        health = await served(telemetry.counts, snapshot, settings.health_port)
 
         async def work() -> None:
             await lease.acquire()
-            await first_listing(client, snapshot, settings.namespace, clock)
+            versions = await first_listing(client, snapshot, settings.namespace, clock)
             structlog.get_logger().info("adopted what stands", pools=len(snapshot.pools), slices=len(snapshot.slices),
                                         pods=len(snapshot.pods), nodes=len(snapshot.nodes), agents=len(snapshot.agents))
             worker.notify()
             async with asyncio.TaskGroup() as group:
                 group.create_task(lease.keep())
                 group.create_task(worker.run())
-                group.create_task(watch_leases(client, snapshot, settings.namespace, clock, worker.notify))
+                for kind in SEEN:
+                    group.create_task(watch(client, snapshot, kind, settings.namespace, versions[kind], clock, worker.notify))
                 group.create_task(list_now_and_then(client, snapshot, settings.namespace, clock, worker.notify, settings.resync_s))
 
         working = asyncio.create_task(work())
@@ -74,12 +77,12 @@ async def serve(settings: Settings, telemetry: Telemetry) -> None:
             await lease.release()
 
         watching = kopf.operator(
-            registry=registry, settings=kopf_settings(), standalone=True, clusterwide=True,
-            liveness_endpoint=f"http://0.0.0.0:{settings.health_port}/healthz")
+            registry=registry, settings=kopf_settings(), standalone=True, clusterwide=True)
         try:
             await first_of(asyncio.create_task(watching), working)
         finally:
             await lease.release()
+            await health.cleanup()
 
 
 async def cancelled(*tasks: asyncio.Task[None]) -> list[BaseException | None]:

@@ -141,7 +141,9 @@ def _programmed(pool: ServicePortPool, standing: list[ServicePortSlice] | None, 
         return against("NodeFault", f"{_refusal(node, why).message}{others}")
     behind = sorted({node for piece in standing for node in view.unacknowledged(piece, piece.metadata.generation, view.live)})
     if behind:
-        return against("Pending", f"agents of {_named(behind)} have not programmed the current tables yet")
+        # Many acknowledge at nearly the same time: who is still to come is worth a write of every status only when few are left.
+        nodes = _named(behind) if len(behind) <= NAMED else f"more than {NAMED} nodes"
+        return against("Pending", f"agents of {nodes} have not programmed the current tables yet")
     if advanced.without_port:
         return against("NoFreePorts", f"no service port for {_servers(advanced.without_port)}: all are in use, at rest, pinned elsewhere "
                        "or taken on the server's own address; add numbers to spec.portRanges, or wait for resting ones")

@@ -19,6 +19,8 @@ from opentelemetry.trace import Span, Status, StatusCode
 from structlog.typing import Processor
 from wharfinger_api import ServicePortPool
 
+from .metrics import Counts
+
 SERVICE = "wharfinger-operator"
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 SHUTDOWN_MS = 3000
@@ -43,9 +45,10 @@ def configure_logs(level: str) -> None:
 
 
 class Telemetry:
-    """The tracer, and what ends it."""
+    """The tracer, what was counted, and what ends it."""
 
     def __init__(self) -> None:
+        self.counts = Counts()
         resource = Resource.create({"service.name": os.environ.get("OTEL_SERVICE_NAME") or SERVICE})
         self._provider = TracerProvider(resource=resource)
         if any(os.environ.get(name) for name in ENDPOINTS):

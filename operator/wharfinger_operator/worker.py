@@ -66,7 +66,9 @@ class Worker:
         if began >= self._anew_at:
             self._planner, self._anew_at = Planner(self._snapshot), began + ANEW_S
             self._snapshot.follower = self._planner.see
-        return self._planner.plan(self._clock())
+        made = self._planner.plan(self._clock())
+        self._applier.telemetry.counts.planned(time.monotonic() - began)
+        return made
 
     async def _wait(self) -> None:
         """Until something changes, or the time comes at which the plan wanted to look again."""
@@ -85,6 +87,7 @@ class Worker:
             self._retry_s = RETRY_FIRST_S
             await asyncio.sleep(max(0.0, rest_s))
             return
+        self._applier.telemetry.counts.incomplete += 1
         structlog.get_logger().info("not all could be written; planning again", after_s=self._retry_s)
         await asyncio.sleep(self._retry_s)
         self._retry_s = min(self._retry_s * 2, RETRY_MOST_S)

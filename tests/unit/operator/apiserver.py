@@ -13,12 +13,14 @@ KIND_OF = {where.plural: kind for kind, where in KINDS.items()}
 
 
 class ApiServer:
-    """`objects` by (kind, namespace, name). `fail` holds statuses with which the next requests are refused; `requests` what was asked."""
+    """`objects` by (kind, namespace, name). `fail` holds statuses with which the next requests are refused; `requests` what was
+    asked, `watching` from which versions watches were begun."""
 
     def __init__(self):
         self.objects = {}
         self.requests = []
         self.fail = []
+        self.watching = []
         self._versions = itertools.count(100)
         self._events = asyncio.Queue()
 
@@ -63,6 +65,7 @@ class ApiServer:
         return web.json_response(self.put(*key, {**found, "status": body["status"]} if sub == "status" else body))
 
     async def _watch(self, request):
+        self.watching.append(request.query["resourceVersion"])
         answer = web.StreamResponse()
         await answer.prepare(request)
         while True:
@@ -70,6 +73,9 @@ class ApiServer:
             if event == "END":
                 return answer
             await answer.write(json.dumps({"type": event, "object": raw}).encode() + b"\n")
+
+    def break_watch(self, message):
+        self._events.put_nowait(("ERROR", {"message": message}))
 
     def end_watch(self):
         self._events.put_nowait(("END", None))

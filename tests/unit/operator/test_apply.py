@@ -8,10 +8,11 @@ from datetime import timedelta
 import pytest
 from unit.operator.apiserver import served
 from unit.operator.world import EPOCH, SYSTEM, shop
+from wharfinger_operator import seeing
 from wharfinger_operator.apply import Applier, event_body, slice_body
 from wharfinger_operator.difference import difference
 from wharfinger_operator.planner import plan
-from wharfinger_operator.seeing import list_all, watch_leases
+from wharfinger_operator.seeing import list_all, watch
 from wharfinger_operator.snapshot import Snapshot
 from wharfinger_operator.telemetry import Telemetry
 from wharfinger_operator.worker import Worker
@@ -64,8 +65,9 @@ def test_plan_is_written_once_and_then_stands():
         done, requests = await desk.step()
         assert done
         assert requests[0] == ("POST", "/apis/wharfinger.io/v1alpha1/namespaces/shop/serviceportslices")
+        assert not [path for method, path in requests if method == "PATCH"]
+        _, requests = await desk.step()
         assert {path.rpartition("/")[2] for method, path in requests if method == "PATCH"} == {"status"}
-        await desk.step()
         assert await desk.step() == (True, [])
 
     run(scenario)
@@ -187,19 +189,52 @@ def test_worker_tries_again_what_could_not_be_written():
     run(scenario)
 
 
-def test_leases_are_watched_and_listed_anew_when_the_watch_ends():
+@asynccontextmanager
+async def watched(desk, kind="Lease"):
+    """The kind, watched from what the desk has seen; a list of one item for each time that the worker was roused."""
+    told = []
+    _, versions = await list_all(desk.client, desk.snapshot, SYSTEM, lambda: desk.now, [kind])
+    running = asyncio.create_task(
+        watch(desk.client, desk.snapshot, kind, SYSTEM, versions[kind], lambda: desk.now, lambda: told.append(1)))
+    await until(lambda: desk.server.watching)
+    yield told
+    await stop(running)
+
+
+def test_watch_goes_on_where_it_ended():
     async def scenario(desk):
-        told = []
-        running = asyncio.create_task(watch_leases(desk.client, desk.snapshot, SYSTEM, lambda: desk.now, lambda: told.append(1)))
-        await until(lambda: sum(path.endswith("/leases") for _, path in desk.server.requests) >= 3)
-        raw = desk.server.objects["Lease", SYSTEM, "wharfinger-agent-n1"]
-        desk.server.put("Lease", SYSTEM, "wharfinger-agent-n7", {"spec": raw["spec"]})
-        await until(lambda: "n7" in desk.snapshot.agents)
-        desk.server.end_watch()
-        seen = len(desk.server.requests)
-        await until(lambda: len(desk.server.requests) >= seen + 2)
-        await stop(running)
-        assert told
+        async with watched(desk) as told:
+            raw = desk.server.objects["Lease", SYSTEM, "wharfinger-agent-n1"]
+            desk.server.put("Lease", SYSTEM, "wharfinger-agent-n7", {"spec": raw["spec"]})
+            await until(lambda: "n7" in desk.snapshot.agents)
+            version = desk.server.objects["Lease", SYSTEM, "wharfinger-agent-n7"]["metadata"]["resourceVersion"]
+            desk.server.end_watch()
+            await until(lambda: desk.server.watching[-1] == version)
+            assert told
+
+    run(scenario)
+
+
+def test_watch_that_breaks_is_followed_by_a_listing_that_tells_what_is_gone(monkeypatch):
+    monkeypatch.setattr(seeing, "RETRY_S", 0.01)
+
+    async def scenario(desk):
+        async with watched(desk) as told:
+            del desk.server.objects["Lease", SYSTEM, "wharfinger-agent-n2"]
+            desk.server.break_watch("too old resource version")
+            await until(lambda: "n2" not in desk.snapshot.agents)
+            await until(lambda: len(desk.server.watching) == 2)
+            assert told
+
+    run(scenario)
+
+
+def test_watch_event_may_be_longer_than_a_buffer():
+    async def scenario(desk):
+        async with watched(desk, "NodeReport"):
+            slices = [{"namespace": "shop", "name": f"pool-{number}", "uid": f"u{number}", "generation": 1} for number in range(5000)]
+            desk.server.put("NodeReport", "", "n1", {"apiVersion": "wharfinger.io/v1alpha1", "status": {"slices": slices}})
+            await until(lambda: len(desk.snapshot.reports["", "n1"].generations) == 5000)
 
     run(scenario)
 

@@ -8,7 +8,8 @@ import pytest
 import structlog
 from unit.operator.world import shop
 from wharfinger_operator import client
-from wharfinger_operator.handlers import WATCHED, register
+from wharfinger_operator.client import OWN
+from wharfinger_operator.handlers import register
 from wharfinger_operator.settings import SettingsError, settings_from
 from wharfinger_operator.telemetry import Telemetry, configure_logs, traceparent
 
@@ -65,11 +66,11 @@ def test_span_of_a_reconcile_begins_when_the_change_was_noticed(monkeypatch):
     telemetry.close()
 
 
-def test_every_watched_kind_has_one_handler_that_touches_nothing():
+def test_every_kind_of_ours_has_one_handler_that_touches_nothing():
     registry = kopf.OperatorRegistry()
     register(registry, shop().snapshot, lambda: None, lambda: None)
     watching = registry._watching.get_all_handlers()
-    assert len(watching) == len(WATCHED)
+    assert len(watching) == len(OWN)
     assert not registry._changing.get_all_handlers()
     assert not registry._spawning.get_all_handlers()
 

@@ -407,3 +407,17 @@ def test_plan_looks_again_when_a_rest_or_a_lease_runs_out():
     world.delete("Pod", "shop", "a")
     world.settle()
     assert 20 <= (world.made.look_again - world.now).total_seconds() < 20.1
+
+
+def test_status_names_the_agents_that_are_awaited_once_few_are_left():
+    nodes = [f"n{number}" for number in range(9)]
+    world = shop(servers=(), nodes=nodes)
+    world.step()
+    said = []
+    for node in nodes:
+        world.step()
+        said.append(world.condition("ServicePortPool", "web", "Programmed")[2])
+        world.acknowledge(node)
+    assert len(set(said[:4])) == 1
+    assert "more than 5" in said[0]
+    assert "n4, n5, n6, n7, n8" in said[4]

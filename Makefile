@@ -15,7 +15,7 @@ TESTBED := cd tests/cluster && $(SUDO) ../../$(PYTHON) -m testbed
 EXTRAS := operator,dataplane,cli,dev
 PACKAGES := tests/cluster/debian-packages.txt
 
-.PHONY: help demo down test packages build setup cluster bench lint clean \
+.PHONY: help demo down test packages build setup cluster bench bench-scale lint clean \
 	test-unit test-vectors test-bpf test-netns test-cluster
 
 help: ## what there is
@@ -44,8 +44,11 @@ test-netns: build ## real TCP between namespaces, no Kubernetes
 test-cluster: setup ## the three-node cluster
 	$(PYTEST) tests/cluster --ignore tests/cluster/testbed
 
-bench: setup ## ratios against direct and kube-proxy; stored in bench/results
+bench: setup bench-scale ## ratios against direct and kube-proxy, and the operator at full size; stored in bench/results
 	$(SUDO) $(PYTHON) bench/bench.py
+
+bench-scale: setup ## the operator with 1,000 pools and 10,000 servers; SCALE="--pools 100" for less
+	$(SUDO) $(PYTHON) bench/scale.py $(SCALE)
 
 lint: $(VENV)/.installed ## ruff, and the one direction of imports
 	$(VENV)/bin/ruff check .

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import time
 
 import pytest
+from harms import KUBERNETES, OWN, delete_by_force, kill_kubernetes, kill_own, not_ready, standing, told, unharmed
 from load import Load
 from release import NAMESPACE, wait_for
 
 SEED = int(os.environ.get("WHARFINGER_SEED") or random.SystemRandom().randrange(1 << 32))
-OWN = ("agent", "operator", "injector")
-CONTROL = ("kube-apiserver", "etcd")
+AT_ONCE_S = 15.0
+"""On a machine that does ten other things; a time-out would be 15 minutes."""
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +23,9 @@ def cluster(wharfinger):
 
 @pytest.fixture(scope="module")
 def load(cluster):
-    """A thousand connections between all nodes; at the end each of them that still should be is asked for a last message."""
+    """A thousand connections between all nodes."""
     load = Load(cluster)
+    load.remove()
     load.start()
     yield load
     load.remove()
@@ -37,39 +38,78 @@ def moments():
     return random.Random(SEED)
 
 
-def containers(cluster, component):
-    """(pod, container's start) of a component's pods."""
-    found = json.loads(cluster.kubectl("-n", NAMESPACE, "get", "pods", "-l", f"app.kubernetes.io/component={component}", "-o", "json"))["items"]
-    return {pod["metadata"]["name"]: (status.get("restartCount"), status["ready"]) for pod in found
-            for status in pod["status"].get("containerStatuses", ())}
-
-
-def kill(cluster, component):
-    """`kill -9` of each container of a component of ours; returns when all of them run again."""
-    before = containers(cluster, component)
-    for pod in before:
-        cluster.signal(NAMESPACE, pod, component, "SIGKILL")
-    wait_for(lambda: (now := containers(cluster, component)).keys() == before.keys() and all(
-        count > before[pod][0] and ready for pod, (count, ready) in now.items()), f"the {component} to be back", seconds=90)
-
-
-def unharmed(load, before):
-    """No connection ended since, no byte was wrong, no new connection failed."""
-    seen = load.seen()
-    assert seen.ended == before.ended
-    assert seen.wrong == ()
-    assert seen.failed == before.failed
-    assert seen.open == before.open
-    assert load.wrong_at_servers() == []
-    return seen
-
-
-@pytest.mark.parametrize("component", OWN)
-def test_no_connection_notices_that_a_part_of_ours_is_killed(cluster, load, moments, component):
+@pytest.mark.parametrize("component", [*OWN, *KUBERNETES])
+def test_no_connection_notices_that_a_process_is_killed(cluster, load, moments, component):
     before = load.seen()
     time.sleep(moments.uniform(0, 2))
-    kill(cluster, component)
+    (kill_own if component in OWN else kill_kubernetes)(cluster, component)
     load.goes_on()
     load.programs_a_change()
     after = unharmed(load, before)
-    print(f"{component}: {after.open} open, {after.messages} messages, slowest {after.slowest_s:.3f} s, {after.fresh} fresh connections")
+    assert after.open == before.open
+    print(f"{component}: {after.open} open, {after.messages - before.messages} messages, {after.fresh - before.fresh} fresh connections")
+
+
+def test_a_new_client_is_aware_after_all_that(load):
+    load.add_client("late", load.cluster.nodes[0].name, 30)
+
+
+def test_clients_of_a_server_that_is_deleted_by_force_are_told_at_once_and_no_others(load):
+    before = load.seen()
+    victim = f"server-{load.cluster.nodes[1].name}-0"
+    since = time.time()
+    delete_by_force(load, victim)
+    told(load, before, since, AT_ONCE_S, victim)
+    load.lose(victim)
+    unharmed(load, before, victim)
+
+
+def test_servers_of_a_client_that_is_deleted_by_force_are_told_at_once(load):
+    others = load.held_at_servers()
+    load.add_client("mayfly", load.cluster.nodes[1].name, 60)
+    before = load.seen()
+    wait_for(lambda: load.held_at_servers() >= others + 50, "the servers to see the connections")
+    delete_by_force(load, "mayfly")
+    load.lose("mayfly")
+    wait_for(lambda: load.held_at_servers() <= others + 10, "the servers to see the client's FIN or RST", seconds=AT_ONCE_S)
+    unharmed(load, before)
+
+
+def test_a_lost_nodes_clients_are_told_once_it_is_known_and_what_works_behind_a_partition_goes_on(cluster, load):
+    busy = next(node for _, _, node in standing(cluster, "operator").values())
+    lost, parted = [node.name for node in cluster.nodes if node.name != busy]
+    gone = [pod.name for pod in load.servers.values() if pod.node == lost]
+    behind = [pod.name for pod in load.servers.values() if pod.node == parted]
+    mourned = [pod.name for pod in load.clients.values() if pod.node == lost]
+    cluster.cut(lost)
+    cluster.part(parted)
+    cluster.stop_node(lost)
+    try:
+        load.lose(*gone, *mourned)
+        before = load.seen()
+        wait_for(lambda: not_ready(cluster, lost, parted), "the control plane to miss the nodes", seconds=150, every=2)
+        wait_for(lambda: {load.states()[name] for name in (*gone, *behind)} == {"Draining"}, "their servers to be drained", seconds=60)
+        load.goes_on()
+        seen = unharmed(load, before, *gone)
+        assert seen.ended_of(*gone) == [end for end in before.ended if end["server"] in gone]  # nobody has said yet that they are gone
+        assert all(seen.servers[name] > 0 for name in behind)
+        cluster.mend(parted)
+        load.wait_for_servers(*behind, seconds=90)
+        since = time.time()
+        delete_by_force(load, *gone, *mourned)
+        assert "end" not in told(load, before, since, AT_ONCE_S, *gone)
+        unharmed(load, before, *gone)
+    finally:
+        cluster.mend(lost)
+        cluster.start_node(lost)
+        wait_for(cluster.healthy, "the node to be back", seconds=150, every=2)
+        cluster.kubectl("-n", NAMESPACE, "rollout", "status", "daemonset/wharfinger-agent", "--timeout=120s")
+
+
+def test_every_connection_that_was_left_ends_in_order_with_each_byte_where_it_belongs(load):
+    before = load.seen()
+    after = load.finish()
+    assert before.open > 200
+    assert after.ended == before.ended
+    assert after.wrong == ()
+    assert load.wrong_at_servers() == []

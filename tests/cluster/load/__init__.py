@@ -130,6 +130,10 @@ class Load:
         """Bytes that the servers found wrong."""
         return [wrong for status in self._ask(self.servers.values(), "/") for wrong in status["wrong"]]
 
+    def held_at_servers(self) -> int:
+        """Connections open at the servers, by their word."""
+        return sum(status["open"] for status in self._ask(self.servers.values(), "/"))
+
     def goes_on(self, seconds: float = 60) -> None:
         """Waits until messages were exchanged that were asked for after this call, and fresh connections made."""
         before = self.seen()

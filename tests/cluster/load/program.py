@@ -35,8 +35,8 @@ HEAD = struct.Struct("!QBd")
 NAME = 64
 KINDS = TALK, LISTEN, IDLE, FRESH = 0, 1, 2, 3
 WORDS = ("talk", "listen", "idle", "fresh")
-SILENT_S = 60.0
-CONNECT_S = 60.0
+SILENT_S = 240.0
+CONNECT_S = 240.0
 HOW = {errno.ECONNRESET: "reset", errno.EPIPE: "reset", errno.ECONNABORTED: "aborted"}
 
 

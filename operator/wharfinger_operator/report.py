@@ -149,10 +149,9 @@ def _programmed(pool: ServicePortPool, standing: list[ServicePortSlice] | None, 
                        "or taken on the server's own address; add numbers to spec.portRanges, or wait for resting ones")
     if advanced.outdated:
         return against("TargetChanged", _outdated(advanced.outdated))
-    homeless = [server for server in advanced.waiting if not server.node]
+    homeless = _homeless(advanced)
     if homeless:
-        return against("ServersWaiting", f"{_servers(homeless)} cannot become Ready: no agent can attach a static server without a node; "
-                       "set spec.servers.static[].node")
+        return against(homeless.reason, homeless.message)
     if advanced.waiting:
         return against("ServersWaiting", f"{_servers(advanced.waiting)} not attached yet; see the agent's log on "
                        f"{_named(sorted({server.node for server in advanced.waiting}))}")
@@ -165,6 +164,13 @@ def _outdated(servers: list[Server]) -> str:
             "successors get the new one")
 
 
+def _homeless(advanced: Advanced) -> Fault | None:
+    """Said of servers that wait for ever."""
+    servers = [server for server in advanced.waiting if not server.node]
+    return Fault("ServersWaiting", f"{_servers(servers)} cannot become Ready: no agent can attach a static server without a node; "
+                 "set spec.servers.static[].node") if servers else None
+
+
 def _about(advanced: Advanced) -> list[Fault]:
     said = [Fault("NoAgent", f"server {server.name} gets no service port: node {server.node} has no live agent; see the wharfinger-agent "
                   "pod of that node") for server in advanced.without_agent[:NAMED]]
@@ -173,6 +179,8 @@ def _about(advanced: Advanced) -> list[Fault]:
                           "spec.portRanges, or wait for resting ones"))
     if advanced.outdated:
         said.append(Fault("TargetChanged", _outdated(advanced.outdated)))
+    if homeless := _homeless(advanced):
+        said.append(homeless)
     return said
 
 

@@ -125,3 +125,13 @@ def test_service_ports_among_the_kernels_own_are_worth_a_word_and_no_fault(first
     events = [event for event in world.events if event.reason == "EphemeralPorts"]
     assert [event.type for event in events] == (["Normal"] if said else [])
     assert world.condition("ServicePortPool", "web", "Accepted")[0] == "True"
+
+
+def test_a_static_server_that_no_agent_can_attach_is_said_by_condition_and_event_with_the_remedy():
+    world = World()
+    world.service()
+    world.pool(servers={"static": [{"name": "a", "address": "10.9.0.1"}]}, targets=[{"name": "http", "targetPort": 8080}])
+    world.settle()
+    status, reason, message = world.condition("ServicePortPool", "web", "Programmed")
+    assert (status, reason) == ("False", "ServersWaiting") and "set spec.servers.static[].node" in message
+    assert [(event.reason, event.message) for event in world.events] == [(reason, message)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -91,7 +92,7 @@ class Cluster:
 
     def raw(self, path: str, **query: str) -> Any:
         """What the API server answers to GET `path`, JSON parsed."""
-        return self._call(path, query, "object")
+        return json.loads(self.text(path, **query))
 
     def items(self, path: str, **query: str) -> list[dict[str, Any]]:
         """The items of the list at `path`."""
@@ -99,7 +100,11 @@ class Cluster:
 
     def text(self, path: str, **query: str) -> str:
         """What the API server answers to GET `path`, such as a log."""
-        return self._call(path, query, "str")
+        with self._asking(path):
+            answer = self._api.call_api(path, "GET", query_params=list(query.items()), header_params={"Accept": "application/json, */*"},
+                                        auth_settings=["BearerToken"], _preload_content=False, _return_http_data_only=True,
+                                        _request_timeout=TIMEOUT_S)
+            return answer.data.decode(errors="replace")
 
     def execute(self, namespace: str, pod: str, command: list[str]) -> str:
         """What `command` prints in the pod's first container; CliError also when it fails."""
@@ -116,12 +121,6 @@ class Cluster:
         if code:
             raise CliError(f"{' '.join(command)} in pod {namespace}/{pod} ended with {code}: {complaint.strip()[-500:]}", "See the pod's log.")
         return printed
-
-    def _call(self, path: str, query: dict[str, str], answer: str) -> Any:
-        with self._asking(path):
-            return self._api.call_api(path, "GET", query_params=list(query.items()), header_params={"Accept": "application/json, */*"},
-                                      response_type=answer, auth_settings=["BearerToken"], _return_http_data_only=True,
-                                      _request_timeout=TIMEOUT_S)
 
     def _may_create(self, group: str, resource: str, namespace: str) -> bool:
         attributes = client.V1ResourceAttributes(verb="create", group=group, resource=resource, namespace=namespace)

@@ -46,8 +46,9 @@ HELM = Component(
 JAEGER = Component(
     name="jaeger", package="github.com/jaegertracing/jaeger/cmd/all-in-one", versioned="github.com/jaegertracing/jaeger",
     version_variables=("github.com/jaegertracing/jaeger/pkg/version.latestVersion",), cold_s=96)
+KUBE_SCORE = Component(name="kube-score", package="github.com/zegl/kube-score/cmd/kube-score", versioned="github.com/zegl/kube-score", cold_s=50)
 PAUSE = Component(name="pause", package=".", versioned="", cold_s=10)
-COMPONENTS = {component.name: component for component in (KUBERNETES, HELM, JAEGER, PAUSE)}
+COMPONENTS = {component.name: component for component in (KUBERNETES, HELM, JAEGER, KUBE_SCORE, PAUSE)}
 
 
 def required_version(go_mod: str, module: str) -> str:

@@ -27,6 +27,7 @@ class Index:
         self.touched: set[Fact] = set()
         self.pods_by_label: dict[tuple[str, str, str], dict[Key, Pod]] = defaultdict(dict)
         self.pods_by_namespace: dict[str, dict[Key, Pod]] = defaultdict(dict)
+        self.pods_by_address: dict[str, dict[Key, Pod]] = defaultdict(dict)
         self.service_ports: dict[str, dict[Key, frozenset[int]]] = defaultdict(dict)
         self.endpoint_slices: dict[Key, dict[Key, EndpointSlice]] = defaultdict(dict)
         self.redirects: dict[Key, dict[Key, RedirectPortPool]] = defaultdict(dict)
@@ -52,6 +53,9 @@ class Index:
     def _pod(self, key: Key, old: Pod | None, new: Pod | None) -> None:
         self.touched |= {("pod", *key), ("pods", key[0])}
         _move(self.pods_by_namespace, key, old, new, [key[0]] if old else (), [key[0]] if new else ())
+        addresses = [record.addresses if record else () for record in (old, new)]
+        _move(self.pods_by_address, key, old, new, *addresses)
+        self.touched.update(("address", address) for side in addresses for address in side)
         labels = [[(key[0], *item) for item in record.labels.items()] if record else () for record in (old, new)]
         _move(self.pods_by_label, key, old, new, *labels)
         self.touched.update(("pods", *label) for side in labels for label in side)

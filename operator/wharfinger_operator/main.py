@@ -49,7 +49,7 @@ async def serve(settings: Settings, telemetry: Telemetry) -> None:
     async with Client(login(), telemetry.counts.requests) as client:
         lease = OperatorLease(client, settings.namespace, settings.identity, settings.lease_duration_s, settings.lease_renew_s,
                               time.monotonic)
-        snapshot = Snapshot(settings.namespace)
+        snapshot = Snapshot(settings.namespace, settings.literal_addresses)
         worker = Worker(snapshot, Applier(client, snapshot, telemetry, lease.held, clock), clock, settings.debounce_s)
         registry = kopf.OperatorRegistry()
         register(registry, snapshot, worker.notify, clock)

@@ -66,7 +66,7 @@ def resolve(pool: ServicePortPool, view: View) -> Resolved:
     skipped: list[Fault] = []
     addresses = _virtual_addresses(pool, view, faults, skipped)
     if pool.spec.servers.static is not None:
-        return Resolved(pool, addresses, _static(pool), faults=tuple(faults), skipped=tuple(skipped))
+        return Resolved(pool, addresses, _static(pool, view, skipped), faults=tuple(faults), skipped=tuple(skipped))
     pods, ready, keep = _pods(pool, view, faults)
     servers: list[Server] = []
     for pod in sorted(pods, key=lambda pod: pod.name):
@@ -92,7 +92,7 @@ def members(redirect: RedirectPortPool, server: Server) -> bool:
 def _virtual_addresses(pool: ServicePortPool, view: View, faults: list[Fault], skipped: list[Fault]) -> tuple[str, ...]:
     literal, named = pool.spec.virtual_addresses.literal, pool.spec.virtual_addresses.service
     if literal is not None:
-        return literal
+        return _literal(literal, view, faults)
     name = named.name if named else ""
     service = _service(pool, name, "spec.virtualAddresses.service", view, faults)
     addresses = tuple(address for address in service.cluster_ips if ":" not in address) if service is not None else ()
@@ -109,6 +109,21 @@ def _virtual_addresses(pool: ServicePortPool, view: View, faults: list[Fault], s
                             "name a Service with a cluster IP, or give literal addresses"))
     slices = view.slices_of(pool.metadata.uid)
     return slices[0].spec.virtual_addresses if slices else ()
+
+
+def _literal(addresses: tuple[str, ...], view: View, faults: list[Fault]) -> tuple[str, ...]:
+    """The addresses, or none: whoever may write a pool shall not take other namespaces' traffic with it, nor that to the world outside."""
+    for address in addresses:
+        services = view.services_at(address)
+        if services:
+            faults.append(Fault("AddressOfService", f"spec.virtualAddresses.literal: {address} is the cluster IP of Service "
+                                f"{'/'.join(min(services))}; a pool in its namespace can name it by spec.virtualAddresses.service"))
+            return ()
+        if not view.may_be_literal(address):
+            faults.append(Fault("AddressNotPermitted", f"spec.virtualAddresses.literal: {address} is not among the addresses that pools may give "
+                                "literally; name a Service instead, or have operator.literalAddresses in the chart's values include it"))
+            return ()
+    return addresses
 
 
 def _service(pool: ServicePortPool, name: str, where: str, view: View, faults: list[Fault]) -> Service | None:
@@ -153,12 +168,19 @@ def _take(pool: ServicePortPool, pod: Pod, ready: bool, virtual_addresses: tuple
         labels=pod.labels, ports=ports, avoid=pod.numbers | frozenset(ports.values())))
 
 
-def _static(pool: ServicePortPool) -> tuple[Server, ...]:
+def _static(pool: ServicePortPool, view: View, skipped: list[Fault]) -> tuple[Server, ...]:
+    """The servers listed, but for other namespaces' pods: `skipped` says which. A pod's owner alone says whether it serves."""
     ports = {target.name: target.target_port for target in pool.spec.targets if isinstance(target.target_port, int)}
-    return tuple(
-        Server(name=entry.name, uid="", address=entry.address, node=entry.node or "", ready=True, leaving=False, labels={},
-               ports=ports, avoid=frozenset(ports.values()))
-        for entry in sorted(pool.spec.servers.static or (), key=lambda entry: entry.name))
+    servers = []
+    for entry in sorted(pool.spec.servers.static or (), key=lambda entry: entry.name):
+        foreign = [pod.server for pod in view.pods_at(entry.address) if pod.namespace != pool.metadata.namespace]
+        if foreign:
+            skipped.append(Fault("ForeignPod", f"spec.servers.static: {entry.name} has the address of pod {foreign[0]}, of another namespace: "
+                                 "it gets no service port; let a pool in that namespace serve"))
+            continue
+        servers.append(Server(name=entry.name, uid="", address=entry.address, node=entry.node or "", ready=True, leaving=False, labels={},
+                              ports=ports, avoid=frozenset(ports.values())))
+    return tuple(servers)
 
 
 def _target_port(target: Target, pod: Pod) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import IPv4Network
 
 
 class SettingsError(ValueError):
@@ -15,7 +16,8 @@ class Settings:
     """Everything the process needs to know.
 
     `namespace` is the release's, where the Leases are; `identity` names this pod as a Lease's holder: the same after a restart of the
-    container, so that it need not wait for its own Lease to run out.
+    container, so that it need not wait for its own Lease to run out. `literal_addresses`: where virtual addresses may lie that pools give
+    literally, and not by a Service.
     """
 
     namespace: str
@@ -26,6 +28,7 @@ class Settings:
     lease_renew_s: float
     health_port: int
     log_level: str
+    literal_addresses: tuple[IPv4Network, ...]
 
 
 def settings_from(environment: Mapping[str, str]) -> Settings:
@@ -40,7 +43,15 @@ def settings_from(environment: Mapping[str, str]) -> Settings:
         lease_renew_s=_number(environment, "WHARFINGER_LEASE_RENEW_S", 4, low=0.5, high=100),
         health_port=int(_number(environment, "WHARFINGER_HEALTH_PORT", 8081, low=1, high=65535)),
         log_level=_choice(environment, "WHARFINGER_LOG_LEVEL", "info", ("debug", "info", "warning", "error")),
+        literal_addresses=_networks(environment, "WHARFINGER_LITERAL_ADDRESSES"),
     )
+
+
+def _networks(environment: Mapping[str, str], name: str) -> tuple[IPv4Network, ...]:
+    try:
+        return tuple(IPv4Network(word.strip()) for word in environment.get(name, "").split(",") if word.strip())
+    except ValueError as error:
+        raise SettingsError(f"environment variable {name}: {error}; it must be IPv4 networks such as 192.0.2.0/24, with commas between") from error
 
 
 def _number(environment: Mapping[str, str], name: str, default: float, low: float, high: float) -> float:

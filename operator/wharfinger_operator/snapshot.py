@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from ipaddress import IPv4Network
 from typing import Any
 
 from wharfinger_api import RedirectPortPool, Resource, ServicePortPool, ServicePortSlice, node_of_lease, parse
@@ -33,10 +34,13 @@ class Departed:
 
 
 class Snapshot:
-    """The seen objects by kind, keyed by (namespace, name). Readers must not change the dictionaries."""
+    """The seen objects by kind, keyed by (namespace, name). Readers must not change the dictionaries.
 
-    def __init__(self, lease_namespace: str) -> None:
+    `literal_addresses`: where virtual addresses may lie that pools give literally."""
+
+    def __init__(self, lease_namespace: str, literal_addresses: tuple[IPv4Network, ...] = ()) -> None:
         self._lease_namespace = lease_namespace
+        self.literal_addresses = literal_addresses
         self.pods: dict[Key, Pod] = {}
         self.services: dict[Key, Service] = {}
         self.endpoint_slices: dict[Key, EndpointSlice] = {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
+from ipaddress import IPv4Address
 
 from wharfinger_api import Assignment, LabelSelector, RedirectPortPool, ServicePortPool, ServicePortSlice
 
@@ -133,6 +134,11 @@ class View:
         found = [self._pod(name) for name in names]
         return [pod for pod in found if pod is not None], bool(names)
 
+    def pods_at(self, address: str) -> list[Pod]:
+        """The pods that have this address and have not finished."""
+        self.reads.add(("address", address))
+        return [pod for pod in self._index.pods_by_address.get(address, {}).values() if not pod.finished]
+
     def pod_of(self, record: Assignment) -> Pod | None:
         """The pod that an assignment was made for, if it still runs with that address."""
         pod = self._pod(record.server) if record.pod_uid else None
@@ -150,6 +156,10 @@ class View:
         """The Service of this namespace and name."""
         self.reads.add(("service", *key))
         return self._snapshot.services.get(key)
+
+    def may_be_literal(self, address: str) -> bool:
+        """Whether a pool may give this virtual address without a Service."""
+        return any(IPv4Address(address) in network for network in self._snapshot.literal_addresses)
 
     def service_ports(self, address: str) -> frozenset[int]:
         """The own ports of the Services that have this cluster IP."""

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 from wharfinger_operator.main import first_of
+from wharfinger_operator.settings import SettingsError, settings_from
 
 
 def run(*coroutines, cancel=None):
@@ -45,3 +46,15 @@ def test_error_of_any_task_ends_all_and_is_raised_by_itself(failing):
 
 def test_task_that_leaves_in_order_lets_the_other_end_by_itself():
     assert [task.cancelled() for task in run(ends(60), ends(0.05), cancel=0)] == [True, False]
+
+
+@pytest.mark.parametrize(("text", "networks"), [
+    ("", []), ("192.0.2.0/24", ["192.0.2.0/24"]), ("192.0.2.1, 198.51.100.0/25", ["192.0.2.1/32", "198.51.100.0/25"])])
+def test_networks_of_literal_addresses_are_read_with_commas_between(text, networks):
+    assert list(map(str, settings_from({"WHARFINGER_LITERAL_ADDRESSES": text}).literal_addresses)) == networks
+
+
+@pytest.mark.parametrize("text", ["192.0.2.1/24", "fd00::/64", "shop"])
+def test_what_is_no_ipv4_network_is_refused_by_name(text):
+    with pytest.raises(SettingsError, match="WHARFINGER_LITERAL_ADDRESSES"):
+        settings_from({"WHARFINGER_LITERAL_ADDRESSES": text})

@@ -186,3 +186,53 @@ def test_conditions_bear_the_generation_they_are_about():
     world.settle()
     assert {item["observedGeneration"] for item in world.status()["conditions"]} == {2}
     assert world.status()["observedGeneration"] == 2
+
+
+STATIC = {"servers": {"static": [{"name": "a", "address": "10.0.0.1", "node": "n1"}]}, "targets": [{"name": "p", "targetPort": 5000}]}
+
+
+def test_a_literal_address_outside_the_permitted_networks_is_refused_with_the_remedy():
+    world = World()
+    world.pool("lab", addresses={"literal": ["198.51.100.1"]}, **STATIC)
+    world.settle()
+    status, reason, message = world.condition("ServicePortPool", "lab", "ResolvedRefs")
+    assert (status, reason) == ("False", "AddressNotPermitted") and "operator.literalAddresses" in message
+    assert world.records() == []
+
+
+def test_a_literal_address_that_is_another_services_cluster_ip_takes_none_of_its_traffic():
+    world = World()
+    world.service("bank", addresses=("192.0.2.7",), namespace="bank")
+    world.pool("lab", addresses={"literal": ["192.0.2.7"]}, **STATIC)
+    world.settle()
+    status, reason, message = world.condition("ServicePortPool", "lab", "ResolvedRefs")
+    assert (status, reason) == ("False", "AddressOfService") and "bank/bank" in message
+    assert world.records() == []
+
+
+def test_a_literal_address_that_becomes_a_services_cluster_ip_goes_on_and_the_condition_says_so():
+    world = World()
+    world.pool("lab", addresses={"literal": ["192.0.2.7"]}, **STATIC)
+    world.settle()
+    assert world.ports("Ready") == {"a": [20000]}
+    world.service("bank", addresses=("192.0.2.7",), namespace="bank")
+    world.settle()
+    assert world.condition("ServicePortPool", "lab", "ResolvedRefs")[1] == "AddressOfService"
+    assert world.ports("Ready") == {"a": [20000]}
+
+
+def test_a_static_server_that_is_another_namespaces_pod_gets_no_service_port():
+    world = World()
+    world.pod("vault", address="10.0.0.1", namespace="bank")
+    world.pool("lab", addresses={"literal": ["192.0.2.7"]}, **STATIC)
+    world.settle()
+    assert world.records() == []
+    assert ("ForeignPod", "bank/vault") in [(event.reason, "bank/vault" if "bank/vault" in event.message else "") for event in world.events]
+
+
+def test_a_static_server_may_be_a_pod_of_the_pools_own_namespace():
+    world = World()
+    world.pod("a", address="10.0.0.1")
+    world.pool("lab", addresses={"literal": ["192.0.2.7"]}, **STATIC)
+    world.settle()
+    assert list(world.ports()) == ["a"]

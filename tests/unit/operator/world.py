@@ -4,6 +4,7 @@ Every write bumps versions and generations as the real one does (the cluster tes
 """
 
 from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Network
 from itertools import count
 
 from wharfinger_api import dump
@@ -14,6 +15,7 @@ from wharfinger_operator.snapshot import Snapshot
 
 EPOCH = datetime(2026, 11, 21, 9, 0, tzinfo=UTC)
 SYSTEM = "wharfinger-system"
+LITERAL = (IPv4Network("192.0.2.0/24"),)
 CONTEXT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 API = "wharfinger.io/v1alpha1"
 
@@ -27,7 +29,7 @@ class World:
         self._uids = count(1)
         self.raw = {}
         self.history = []
-        self.see(Snapshot(SYSTEM))
+        self.see(Snapshot(SYSTEM, LITERAL))
         for node in nodes:
             self.put("Node", "", node, {})
             self.renew(node)

@@ -116,8 +116,8 @@ INLINE enum reason parse(const struct headers *h, struct packet *p)
 		return REASON_not_ip;
 
 	u32 l3_len = (byte_at(h, ETH_LEN) & 0x0f) * 4, total = u16_at(h, ETH_LEN + 2);
-	/* Segmentation offload beyond 65,535 bytes says 0 (BIG TCP). */
-	u32 l3_end = total ? ETH_LEN + total : h->packet_len;
+	/* Segmentation offload beyond 65,535 bytes says 0 (BIG TCP); from anything shorter that is a lie. */
+	u32 l3_end = total || h->packet_len <= ETH_LEN + 0xffff ? ETH_LEN + total : h->packet_len;
 	p->proto = byte_at(h, ETH_LEN + 9);
 	p->ttl = byte_at(h, ETH_LEN + 8);
 	p->src = addr_from_v4(to_be32(u32_at(h, ETH_LEN + 12)));

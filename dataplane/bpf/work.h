@@ -154,6 +154,17 @@ INLINE int is_reset(frame *fr, struct work *w, const struct flow *f)
 	}
 }
 
+#define NEAR (1u << 24)       /* more than most windows */
+/* Whether the stack may come to acknowledge this FIN of its peer's, and has not yet: a stranger's is not even remembered. */
+INLINE int is_awaited(frame *fr, struct work *w)
+{
+	const struct packet *p = &w->packet;
+	const struct numbers *n = &w->numbers;
+
+	return ask_stack(fr, w, &w->key, &w->numbers) != HELD_WHOLE ||
+	       (p->seq + p->payload - n->expects < NEAR && n->next - p->ack < n->next - n->unacknowledged + NEAR);
+}
+
 /* A FIN or RST from the wire on the live connection of w->key: 1 when it is the one that ends it. */
 INLINE int note_peers_end(frame *fr, struct work *w, struct flow *f)
 {
@@ -161,7 +172,7 @@ INLINE int note_peers_end(frame *fr, struct work *w, struct flow *f)
 
 	if (p->tcp_flags & TCP_RST)
 		return mark_end(f, is_reset(fr, w, f) ? END_RESET : END_RESET_SAID);
-	if (p->tcp_flags & TCP_FIN && !(f->ends & END_PEER_FIN)) {
+	if (p->tcp_flags & TCP_FIN && !(f->ends & END_PEER_FIN) && is_awaited(fr, w)) {
 		f->peer_end = p->seq + p->payload + 1;
 		mark_end(f, END_FIN_SAID);
 	}

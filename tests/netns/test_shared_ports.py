@@ -6,7 +6,7 @@ import subprocess
 import time
 
 import pytest
-from support.lab import Lab, Node, Pod, Role, sh
+from support.lab import Lab, Pod, Role, fall_back, sh
 from support.slices import VIRTUAL, pool_slice
 from support.traffic import Client, checksum, server
 
@@ -36,15 +36,6 @@ def ask_at_once(pod: Pod, address: str, port: int, source: int) -> str:
     """The server's name, from a connection that must come up by its first SYN."""
     with Client(pod, address, port, source_port=source, timeout=0.9) as connection:
         return connection.ask()[0]
-
-
-def fall_back(node: Node, address: str, pod: Pod) -> None:
-    """What kube-proxy does for those who are unaware: the virtual address becomes a server's."""
-    rules = ("add table ip proxy; add chain ip proxy p { type nat hook prerouting priority dstnat; };"
-             f"add rule ip proxy p ip daddr {address} tcp dport 80 dnat to {pod.address}:8080;"
-             "add chain ip proxy m { type nat hook postrouting priority srcnat; };"
-             f"add rule ip proxy m ip saddr {pod.address} ip daddr {pod.address} masquerade")
-    subprocess.run(["nsenter", f"--net=/run/netns/{node.name}", "nft", rules], check=True)
 
 
 def sockets(pod: Pod) -> str:

@@ -140,6 +140,17 @@ class Lab:
         sh(f"ip -n {full} link set lo up")
         return full
 
+    def add_outside(self) -> str:
+        """The namespace of a host that is no node, on the nodes' wire as `eth0`: their way to everything else, where all that they send ends."""
+        full = self._namespace("outside")
+        sh(f"ip -n {self.switch} link add outside type veth peer name eth0 netns {full}")
+        sh(f"ip -n {self.switch} link set outside master br0 up")
+        sh(f"ip -n {full} addr add 172.31.0.254/24 dev eth0")
+        sh(f"ip -n {full} link set eth0 up")
+        for node in self.nodes:
+            sh(f"ip -n {node.name} route add default via 172.31.0.254")
+        return full
+
     def add_node(self, attach: bool = True, capacity: Mapping[str, int] | None = None) -> Node:
         """`capacity`: entries of maps that shall differ from what the object says."""
         number = len(self.nodes) + 1
@@ -200,6 +211,15 @@ class Lab:
             (self.pins / node.name).rmdir()
         for name in reversed(self._namespaces):
             netns.remove(name)
+
+
+def fall_back(node: Node, address: str, pod: Pod) -> None:
+    """What kube-proxy does for those who are unaware: the virtual address becomes a server's."""
+    rules = ("add table ip proxy; add chain ip proxy p { type nat hook prerouting priority dstnat; };"
+             f"add rule ip proxy p ip daddr {address} tcp dport 80 dnat to {pod.address}:8080;"
+             "add chain ip proxy m { type nat hook postrouting priority srcnat; };"
+             f"add rule ip proxy m ip saddr {pod.address} ip daddr {pod.address} masquerade")
+    subprocess.run(["nsenter", f"--net=/run/netns/{node.name}", "nft", rules], check=True)
 
 
 def _ifindex(namespace: str, interface: str) -> int:

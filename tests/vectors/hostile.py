@@ -87,8 +87,9 @@ NUMBERED = [
         "a fin with a number that the stack does not acknowledge ends nothing, and its true one does",
         [
             *LIVE,
-            *(step for off in (FAR, NEAR, -1, -FAR) for step in spoofed("FA", seq=off)),
+            *(step for off in (FAR, NEAR, -FAR, -9, -1) for step in spoofed("FA", seq=off)),
             *GOES_ON,
+            *spoofed("FA", ack=FAR),
             client(tcp(C, VX, "FA", **AFTER), "client_sends", tcp(C, SY, "FA", **AFTER), tells=False),
             to_client(tcp(SY, C, "FA", **BACK), "client_receives", tcp(VX, C, "FA", **BACK), tells=False),
             client(tcp(C, VX, "A", seq=ISN + 2, ack=SERVER_ISN + 2), "client_sends", tcp(C, SY, "A", seq=ISN + 2, ack=SERVER_ISN + 2), tells=True),

@@ -5,6 +5,7 @@ Both are filled by the same compile code, get the same frames, and must agree in
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -115,6 +116,28 @@ class Twins:
         assert kernel == engine
         assert [event[EVENT_TIMES:] for event in self._ring.drain()] == ([result.event[EVENT_TIMES:]] if result.event else [])
         return ran, result
+
+    def sweep(self, frames: Iterable[tuple[str, str, bytes]]) -> list[tuple[bytes, _engine.Result]]:
+        """Many frames through both: they must agree in each verdict and each octet, and at the end in what was counted and remembered."""
+        before, seen, out = {hook: self.counts(hook) for hook in _engine.HOOKS}, {hook: Counter() for hook in _engine.HOOKS}, []
+        for hook, interface, frame in frames:
+            ifindex = self.interfaces[interface]
+            code, changed, _ = self._programs[hook].run(frame, ifindex=ifindex)
+            result = self.engine.run(hook, frame, ifindex=ifindex, now_ns=1)
+            direct = result.reason.outcome == "forward" and code == REDIRECT
+            assert code == verdict(result.reason.outcome, not direct), (hook, result.reason.name, frame.hex())
+            assert changed == (at_hop(result.packet) if direct else result.packet), (hook, result.reason.name, frame.hex())
+            seen[hook][result.reason.name] += 1
+            seen[hook]["option_malformed"] += result.malformed_option
+            out.append((frame, result))
+        for hook in _engine.HOOKS:
+            counted = {name: n - before[hook][name] for name, n in self.counts(hook).items() if REASONS[name].outcome != "stack"}
+            assert Counter(counted) == seen[hook]
+        self._counted.clear()
+        self._ring.drain()
+        kernel, engine = self.connections()
+        assert kernel == engine
+        return out
 
     def step(self, step: Step) -> None:
         ran, result = self.both(step.hook, step.interface, step.frame)

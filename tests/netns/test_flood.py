@@ -1,0 +1,100 @@
+"""10⁶ spoofed SYNs from distinct sources at full rate, at each of the three roles, beside 100 established connections.
+
+What is asserted of throughput: the share of its quiet throughput that the 100 aware connections keep while the flood lasts, over the share that
+100 connections keep which a pod without programs dialled directly, in the same flood at the same time; the median of the rounds, quiet and flood
+in turn. The flood takes a processor for itself, so neither share alone says anything of the programs.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from statistics import median
+
+import pytest
+from support.flood import FIRST, Beating, compile_flood, flood, to_node
+from support.lab import Lab, Node, Role, fall_back
+from support.packets import REDIRECT, option, tcp
+from support.slices import VIRTUAL, pool_slice
+from support.traffic import Client, server
+
+CONNECTIONS, RATE, FLOOD, ROUNDS, QUIET_S = 100, 4, 1_000_000, 6, 1.0
+TAG = option(REDIRECT, scope=7)
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory):
+    return compile_flood(tmp_path_factory.mktemp("flood"))
+
+
+def frames(side: str, client: str, pod: str, port: int) -> list[bytes]:
+    """SYNs for each round, taken in turn. `port`: of a live connection of the client's."""
+    to = {
+        "client": [(client, port, b""), (client, port, TAG), (client, 9, b"")],
+        "balancer": [(VIRTUAL, 80, TAG), (VIRTUAL, 80, b""), (VIRTUAL, 20_001, TAG)],
+        "server": [(pod, 80, TAG), (pod, 20_001, b""), (pod, 8080, b"")],
+    }[side]
+    return [tcp(f"{FIRST}:1024", f"{address}:{number}", "S", options=options) for address, number, options in to]
+
+
+def connections(node: Node) -> set[bytes]:
+    return {key for key, _ in node.bpf.maps["flows"].items()}
+
+
+@pytest.mark.parametrize("side", ["client", "balancer", "server"])
+def test_a_flood_of_spoofed_syns_breaks_nothing_and_takes_no_room(lab: Lab, program, side: str):
+    outside = lab.add_outside()
+    client, plain = lab.add_pod(lab.nodes[0], "client", Role.CLIENT), lab.add_pod(lab.nodes[0], "plain")
+    pod = lab.add_pod(lab.nodes[1], "a", Role.SERVER)
+    for node in lab.nodes:
+        node.tables.apply([pool_slice({"a": pod.address})])
+    with server(pod), ExitStack() as live:
+        aware = [live.enter_context(Client(client, VIRTUAL, 80, timeout=20)) for _ in range(CONNECTIONS)]
+        direct = [live.enter_context(Client(plain, pod.address, 8080, timeout=20)) for _ in range(CONNECTIONS)]
+        assert {each.ask()[0] for each in (*aware, *direct)} == {"a"}
+        before, events = [connections(node) for node in lab.nodes], [node.bpf.maps["events_lost"].get_per_cpu(bytes(4)) for node in lab.nodes]
+        target = lab.nodes[1] if side == "server" else lab.nodes[0]
+        spoofed = [to_node(frame, target) for frame in frames(side, client.address, pod.address, aware[0].socket.getsockname()[1])]
+        kept, rates = [], []
+        with Beating((aware, direct), RATE).going() as beating:
+            for number in range(ROUNDS):
+                beating.taken()
+                time.sleep(QUIET_S)
+                quiet = beating.taken()
+                rates.append(flood(program, outside, spoofed[number % len(spoofed)], -(-FLOOD // ROUNDS)))
+                kept.append([now.kept(then) for now, then in zip(beating.taken(), quiet, strict=True)])
+        print(f"{side}: {median(rates):,.0f} SYNs/s; kept: aware {median(k[0] for k in kept):.3f}, direct {median(k[1] for k in kept):.3f}")
+        assert beating.errors == []
+        assert median(k[0] for k in kept) >= 0.95 * median(k[1] for k in kept)
+        assert {each.ask()[0] for each in (*aware, *direct)} == {"a"}
+        assert [connections(node) for node in lab.nodes] == before
+        assert [node.bpf.maps["events_lost"].get_per_cpu(bytes(4)) for node in lab.nodes] == events
+        arrived = sum(n for (hook, _), n in target.counts().items() if hook == "from_net")
+        assert arrived > FLOOD / 2
+        if side == "server":
+            assert target.counts()["to_pod", "server_syn"] + target.counts()["to_pod", "server_syn_service"] > FLOOD / 3
+        assert max(len(node.bpf.maps["half_open"].items()) for node in lab.nodes) <= 65_536
+        with Client(client, VIRTUAL, 80, timeout=20) as fresh:
+            assert fresh.ask()[0] == "a"
+
+
+def test_a_pod_that_fills_the_table_sends_others_unaware_and_ends_nobody(pins):
+    lab = Lab(pins)
+    try:
+        lab.add_node(capacity={"flows": 300})
+        lab.add_node()
+        client, greedy = lab.add_pod(lab.nodes[0], "client", Role.CLIENT), lab.add_pod(lab.nodes[0], "greedy", Role.CLIENT)
+        pod = lab.add_pod(lab.nodes[1], "a", Role.SERVER)
+        for node in lab.nodes:
+            node.tables.apply([pool_slice({"a": pod.address})])
+        fall_back(lab.nodes[0], VIRTUAL, pod)
+        with server(pod), ExitStack() as live:
+            old = [live.enter_context(Client(client, VIRTUAL, 80, timeout=20)) for _ in range(20)]
+            assert {each.ask()[0] for each in old} == {"a"}
+            taken = [live.enter_context(Client(greedy, VIRTUAL, 80, timeout=20)) for _ in range(120)]
+            fresh = [live.enter_context(Client(client, VIRTUAL, 80, timeout=20)) for _ in range(5)]
+            assert {each.ask()[0] for each in (*old, *taken, *fresh)} == {"a"}
+            assert lab.nodes[0].counts()["from_pod", "table_full"] >= 20 + len(fresh)
+            assert len(connections(lab.nodes[0])) <= 300
+    finally:
+        lab.close()

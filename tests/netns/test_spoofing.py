@@ -1,0 +1,171 @@
+"""Packets that a stranger sends in the name of either end of a live connection, with numbers that its stack does not expect."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from support.flood import link_address, to_node
+from support.lab import Lab, Pod, Role
+from support.packets import CONFIRM, PORT, REDIRECT, option, tcp
+from support.slices import VIRTUAL, pool_slice
+from support.traffic import Client, checksum, server
+from support.wire import numbers, send
+from wharfinger_dataplane import _bpf
+from wharfinger_dataplane._records import EventKind, unpack_event
+
+TIMES = 24  # struct flow ends in three times
+WILD = [(n << 30) + 77 for n in range(4)]  # three of them are far from any window
+NAMES = [option(REDIRECT, scope=7), option(REDIRECT | PORT, 20_002), option(CONFIRM | PORT, 20_002), option(REDIRECT | CONFIRM | PORT, 20_002)]
+
+
+@pytest.fixture
+def client(lab: Lab) -> Pod:
+    return lab.add_pod(lab.nodes[0], "client", Role.CLIENT)
+
+
+@pytest.fixture
+def pod(lab: Lab) -> Iterator[Pod]:
+    pod = lab.add_pod(lab.nodes[1], "a", Role.SERVER)
+    for node in lab.nodes:
+        node.tables.apply([pool_slice({"a": pod.address})])
+    with server(pod):
+        yield pod
+
+
+def flows(lab: Lab) -> list[dict[bytes, bytes]]:
+    """The tables of connections, times aside."""
+    return [{key: value[:-TIMES] for key, value in node.bpf.maps["flows"].items()} for node in lab.nodes]
+
+
+def told(lab: Lab, rings: list[_bpf.Ring]) -> list[EventKind]:
+    return [unpack_event(record).kind for ring in rings for record in ring.drain()]
+
+
+def until(so: Callable[[], bool]) -> None:
+    """Frames of a raw socket arrive when the kernel has time for them."""
+    deadline = time.monotonic() + 30
+    while not so():
+        assert time.monotonic() < deadline, "what was sent has not arrived"
+        time.sleep(0.02)
+
+
+def spoofs(src: str, dst: str, flags: str) -> list[bytes]:
+    """One kind of packet, with every pair of wild numbers, bare and with options of ours where they may ride."""
+    options = [b"", *NAMES] if flags in ("S", "SA", "A") else [b""]
+    payload = b"x" * 10 if flags == "PA" else b""
+    return [tcp(src, dst, flags, seq=seq, ack=ack, options=each, payload=payload) for seq in WILD for ack in WILD for each in options]
+
+
+@pytest.mark.parametrize("flags", ["R", "RA", "FA", "S", "SA", "A", "PA"])
+def test_spoofed_packets_with_wild_numbers_change_nothing(lab, client, pod, flags):
+    outside = lab.add_outside()
+    rings = [_bpf.Ring(node.bpf.maps["events"]) for node in lab.nodes]
+    with Client(client, VIRTUAL, 80, timeout=20) as connection:
+        assert connection.get(100_000) == checksum(100_000)
+        told(lab, rings)
+        before, here = flows(lab), f"{client.address}:{connection.socket.getsockname()[1]}"
+        for node, src, dst in (
+            *((lab.nodes[0], f"{pod.address}:{port}", here) for port in (80, 20_001, 8080)),
+            *((lab.nodes[1], here, f"{pod.address}:{port}") for port in (80, 20_001, 8080)),
+        ):
+            send(outside, [to_node(frame, node) for frame in spoofs(src, dst, flags)])
+        assert connection.get(100_000) == checksum(100_000)
+        assert connection.ask()[0] == "a"
+        assert flows(lab) == before
+        assert told(lab, rings) == []
+    assert lab.nodes[0].counts()["to_pod", "client_redirected"] == 1
+
+
+def test_a_direct_connection_is_not_taken_by_packets_to_a_service_port(lab, client, pod):
+    outside = lab.add_outside()
+    with Client(client, pod.address, 8080, timeout=20) as connection:
+        assert connection.get(100_000) == checksum(100_000)
+        here = f"{client.address}:{connection.socket.getsockname()[1]}"
+        for flags in ("A", "PA", "FA", "R"):
+            send(outside, [to_node(frame, lab.nodes[1]) for frame in spoofs(here, f"{pod.address}:20001", flags)])
+            assert connection.get(100_000) == checksum(100_000)
+    assert lab.nodes[1].counts()["to_pod", "server_stray"] >= 3 * len(WILD)
+    assert flows(lab) == [{}, {}]
+
+
+def test_the_redirect_port_cannot_end_what_has_left_it(lab, client, pod):
+    outside = lab.add_outside()
+    with Client(client, VIRTUAL, 80, timeout=20) as connection:
+        assert connection.ask()[0] == "a"
+        here = f"{client.address}:{connection.socket.getsockname()[1]}"
+        expects, sends = client.run(lambda: numbers(connection.socket))
+        frames = [tcp(f"{pod.address}:80", here, flags, seq=expects, ack=sends) for flags in ("RA", "R", "FA")]
+        send(outside, [to_node(frame, lab.nodes[0]) for frame in frames])
+        until(lambda: lab.nodes[0].counts().get(("to_pod", "client_left_port"), 0) == len(frames))
+        assert connection.ask()[0] == "a"
+
+
+def test_a_reset_with_the_number_that_the_stack_expects_is_told_as_the_end(lab, client, pod):
+    outside, rings = lab.add_outside(), [_bpf.Ring(node.bpf.maps["events"]) for node in lab.nodes]
+    with Client(client, VIRTUAL, 80, timeout=20) as connection:
+        assert connection.ask()[0] == "a"
+        told(lab, rings)
+        here = f"{client.address}:{connection.socket.getsockname()[1]}"
+        expects, _ = client.run(lambda: numbers(connection.socket))
+        send(outside, [to_node(tcp(f"{pod.address}:20001", here, "R", seq=expects), lab.nodes[0])])
+        with pytest.raises(ConnectionResetError):
+            connection.socket.recv(1)
+        assert told(lab, rings[:1]) == [EventKind.CLOSED]
+
+
+def own(pod: Pod, frames: list[bytes]) -> list[bytes]:
+    """The frames as the pod's own would leave it: to its node's bridge."""
+    gateway = bytes.fromhex(link_address(pod.node.name, "cni0").replace(":", ""))
+    return [gateway + frame[6:] for frame in frames]
+
+
+def test_a_pods_own_options_get_no_further_than_its_interface(lab, client, pod):
+    with Client(client, VIRTUAL, 80, timeout=20) as connection:
+        assert connection.ask()[0] == "a"
+        before, here = flows(lab), f"{client.address}:{connection.socket.getsockname()[1]}"
+        fresh = f"{client.address}:7"
+        frames = [
+            *(tcp(fresh, f"{to}:{port}", "S", seq=1, options=each) for to, port in ((VIRTUAL, 80), (pod.address, 80)) for each in NAMES),
+            *(tcp(src, f"{pod.address}:20001", flags, options=each) for src in (here, fresh) for flags in ("A", "PA") for each in NAMES),
+            *(tcp(f"{pod.address}:80", here, "SA", options=each) for each in NAMES),
+        ]
+        opened = lab.nodes[1].counts()["to_pod", "server_syn"]
+        send(client.name, own(client, frames))
+        until(lambda: lab.nodes[0].counts().get(("from_pod", "forged_option"), 0) == len(frames))
+        assert connection.ask()[0] == "a"
+        assert flows(lab) == before
+        assert lab.nodes[1].counts()["to_pod", "server_syn"] == opened
+
+
+def test_a_pod_without_programs_gains_nothing_by_an_option(lab, client, pod):
+    plain = lab.add_pod(lab.nodes[0], "plain")
+    with Client(client, VIRTUAL, 80, timeout=20) as connection:
+        assert connection.ask()[0] == "a"
+        before = flows(lab)
+        aware, foreign = (tcp(f"{plain.address}:7", f"{pod.address}:80", "S", seq=1, options=option(REDIRECT, scope=scope)) for scope in (7, 9))
+        opened = lab.nodes[1].counts()["to_pod", "server_syn"]
+        answers = [tcp(f"{plain.address}:80", f"{client.address}:9", "SA", ack=2, options=each) for each in NAMES]
+        send(plain.name, own(plain, [foreign, *answers, aware]))
+        until(lambda: lab.nodes[1].counts()["to_pod", "server_syn"] == opened + 1)
+        assert connection.ask()[0] == "a"
+        assert flows(lab) == before
+        assert lab.nodes[0].counts()["to_pod", "client_redirected"] == 1
+
+
+def test_headers_that_lie_about_their_lengths_disturb_no_live_connection(lab, client, pod):
+    outside = lab.add_outside()
+    with Client(client, VIRTUAL, 80, timeout=20) as connection:
+        assert connection.get(100_000) == checksum(100_000)
+        before, here = flows(lab), f"{client.address}:{connection.socket.getsockname()[1]}"
+        expects, sends = client.run(lambda: numbers(connection.socket))
+        for node, src, dst, seq, ack in (
+            (lab.nodes[0], f"{pod.address}:20001", here, expects, sends),
+            (lab.nodes[1], here, f"{pod.address}:20001", sends, expects),
+        ):
+            frame = to_node(tcp(src, dst, "PA", seq=seq, ack=ack, options=option(CONFIRM | PORT, 80) + b"\x01" * 4, payload=b"lies"), node)
+            lies = [frame[:at] + bytes([value]) + frame[at + 1 :] for at in (14, 17, 46, 55) for value in range(256) if value != frame[at]]
+            send(outside, [*lies, *(frame[:length] for length in range(34, len(frame)))])
+        assert connection.get(100_000) == checksum(100_000)
+        assert flows(lab) == before

@@ -176,9 +176,13 @@ INLINE enum reason client_answered(struct work *w, struct flow *f)
 	f->established_ns = now_exact(w);
 	f->state = FLOW_REDIRECTED;
 	w->flow = *f;
-	if (client_claim(w, f, o->port) != REASON_none) {
+	enum reason claimed = client_claim(w, f, o->port);
+	if (claimed != REASON_none) {
 		f->state = FLOW_OPENING;
-		return REASON_client_other_answer;
+		if (claimed != REASON_table_full)
+			return REASON_client_other_answer;
+		f->tries = 2; /* the next SYN is the one that goes unaware */
+		return REASON_client_no_room;
 	}
 	f->service_port = o->port;
 	f->reason = REASON_client_redirected;

@@ -59,7 +59,9 @@
 	REASON(client_server_gone, RESET, "the server no longer has the connection's service port, so the client is reset") \
 	REASON(client_left_port, DROP, "a packet from a port that the connection has left, and not the answer once more") \
 	REASON(server_stray, DROP, "a packet to a service port fits neither an entry nor the stack's own connection") \
-	REASON(forged_option, DROP, "the pod itself wrote a redirection option")
+	REASON(forged_option, DROP, "the pod itself wrote a redirection option") \
+	REASON(client_no_room, DROP, "the table is full when the server names its port, so the client begins again, unaware") \
+	REASON(server_no_room, DELIVER, "the table is full when the client arrives at the service port: the connection lives by its record")
 
 #define WHARFINGER_REASON_ENUM(name, outcome, words) REASON_##name,
 enum reason { WHARFINGER_REASONS(WHARFINGER_REASON_ENUM) REASON_COUNT };

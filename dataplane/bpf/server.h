@@ -156,7 +156,7 @@ INLINE enum reason server_joins(frame *fr, struct work *w, u32 scope)
 
 	if (is_opening(half) && half->service_port == p->dport && p->tcp_flags & TCP_ACK && !(p->tcp_flags & TCP_RST) &&
 	    half->tries && p->ack == half->server_isn + 1)
-		return server_enters(w, half) ? REASON_server_joined : REASON_server_unentered;
+		return server_enters(w, half) ? REASON_server_joined : REASON_server_no_room;
 	if (!half || half->state == FLOW_STRAY)
 		return server_meets(fr, w, scope);
 	return REASON_server_unentered;

@@ -9,6 +9,7 @@ from vectors.vector import (
     ANSWER,
     ANSWER_ARRIVES,
     BACK,
+    CLIENT,
     DROPPED,
     HINT,
     ISN,
@@ -272,4 +273,30 @@ FORGED = [
         slices=(pool_slice({"a": SERVER}), pool_slice({"b": "10.99.2.20"}, scope=9, name="other", virtual=["10.96.0.12"], ports={"b": [20_009]})),
     ),
 ]
-VECTORS = [*NUMBERED, *LEFT, *STRAYS, *FORGED]
+ROOM = [
+    Vector(
+        "a client that finds no room for the server's port begins again, unaware",
+        [
+            SYN,
+            SYN_ARRIVES,
+            ANSWER,
+            to_client(ANSWER.out, "client_no_room", DROPPED),
+            client(SYN.frame, "third_syn"),
+            to_client(ANSWER.out, "not_ours"),
+        ],
+        capacity={"flows": 2},
+    ),
+    Vector(
+        "whoever finds the table full, a live connection goes on",
+        [
+            *LIVE,
+            client(tcp(f"{CLIENT}:40001", VX, "S", seq=9), "table_full"),
+            to_server(tcp(f"{CLIENT}:9", SX, "S", seq=1, options=TAG), "server_syn", tcp(f"{CLIENT}:9", SP, "S", seq=1, options=NOP * 12)),
+            server(tcp(SP, f"{CLIENT}:9", "SA", seq=5, ack=2), "server_answers", tcp(SX, f"{CLIENT}:9", "SA", seq=5, ack=2, options=NAMES_Y)),
+            to_server(tcp(f"{CLIENT}:9", SY, "A", seq=2, ack=6), "server_no_room", tcp(f"{CLIENT}:9", SP, "A", seq=2, ack=6)),
+            *GOES_ON,
+        ],
+        capacity={"flows": 4},
+    ),
+]
+VECTORS = [*NUMBERED, *LEFT, *STRAYS, *FORGED, *ROOM]

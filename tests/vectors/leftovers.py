@@ -59,7 +59,7 @@ VECTORS = [
         [
             *OPENED,
             JOIN,
-            to_server(JOIN.out, "server_unentered", JOIN_ARRIVES.out),
+            to_server(JOIN.out, "server_no_room", JOIN_ARRIVES.out),
             server(tcp(SP, C, "PA", **DATA), "server_rebuilt", tcp(SY, C, "PA", **DATA)),
             to_client(tcp(SY, C, "PA", **DATA), "client_receives", tcp(VX, C, "PA", **DATA)),
             client(tcp(C, VX, "A", **AFTER), "client_sends", tcp(C, SY, "A", **AFTER)),

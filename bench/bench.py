@@ -19,6 +19,7 @@ TOP = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TOP / "tests" / "cluster"), str(TOP / "tests")]
 
 import programs  # noqa: E402
+import traces  # noqa: E402
 from release import NAMESPACE, OTLP, Release, wait_for  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
@@ -169,6 +170,13 @@ def show(result: dict, console: Console) -> None:
     for hook, of in result["programs"].items():
         table.add_row(hook, f"{of['ours_ns']:.0f}", f"{of['forward_only_ns']:.0f}", f"{of['ratio']:.2f}")
     console.print(table)
+    table = Table(title="traces: connections/s and its ratio to none; µs of processor time a connection")
+    for column in ("share of traces", "connections/s", "ratio", "client and server", "telemetry", "of none's", "collector", "spans dropped"):
+        table.add_column(column, justify="right")
+    for share, of in result["traces"].items():
+        table.add_row(share, f"{of['per_second']:,.0f}", "{ratio:.3f} ({least:.2f} to {greatest:.2f})".format(**of), f"{of['path_us']:.0f}",
+                      f"{of['telemetry_us']:.2f}", f"{of['share']:.2%}", f"{of['collector_us']:.2f}", str(of["spans_dropped"]))
+    console.print(table)
     for what, took in result["change"].items():
         console.print(f"a {what}'s change to the last node's table write: p50 {took['p50_ms']:.0f} ms, max {took['max_ms']:.0f} ms")
     console.print("resident memory (MB): " + ", ".join(f"{name} {size:.0f}" for name, size in result["memory"].items()))
@@ -183,6 +191,7 @@ def main() -> None:
     result = {"taken": datetime.now(UTC).isoformat(timespec="seconds"), "rounds": rounds,
               "commit": subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=TOP).stdout.strip(),
               "paths": paths(release.cluster, rounds, console), "programs": programs.measure(rounds),
+              "traces": traces.measure(rounds),
               "change": change_to_table(release.cluster, rounds), "memory": memory(release.cluster)}
     folder = TOP / "bench" / "results"
     folder.mkdir(exist_ok=True)

@@ -161,6 +161,9 @@ class Load:
         """The moment that `question` gives, once it gives one. TimeoutError after `within_s` seconds."""
         deadline = time.monotonic() + within_s
         while (moment := question()) is None:
+            for task in self._tasks:
+                if task.done():
+                    task.result()  # What ended it is worth more than what then does not come.
             if time.monotonic() > deadline:
                 raise TimeoutError(f"after {within_s:.0f} s still not: {what}; {len(self._wanting)} pools are not Programmed")
             self._moved.clear()
@@ -212,8 +215,9 @@ class Load:
                 for raw in items:
                     saw("ADDED", {"apiVersion": API_VERSION, "kind": kind, **raw})
                 async for event, raw in self._client.watch(kind, "", version):
-                    saw(event, raw)
-                    self._moved.set()
+                    if event != "BOOKMARK":
+                        saw(event, raw)
+                        self._moved.set()
             except ClientError:
                 await asyncio.sleep(0.5)
 
@@ -265,7 +269,7 @@ class Agent:
         if new is not None:
             self._slices[new.key] = new
             mine = [record for record in new.spec.assignments if record.node == self._node and record.state is not AssignmentState.RESTING]
-            self._attached[new.key] = {record.address: Attachment(1, Role.SERVER, AttachedPod(
+            self._attached[new.key] = {record.address: Attachment(interface=1, roles=Role.SERVER, pod=AttachedPod(
                 pod=record.server, uid=record.pod_uid, address=record.address)) for record in mine}
         self._dirty.set()
 
@@ -286,7 +290,7 @@ class Agent:
     async def _report(self) -> None:
         attachments = {address: found for of in self._attached.values() for address, found in of.items()}
         slices = list(self._slices.values())
-        status = node_report("bench", slices, attachments, (), self._sent, datetime.now(UTC))
+        status = node_report("bench", slices=slices, attachments=attachments, faults=(), pool_faults=(), before=self._sent, now=datetime.now(UTC))
         if status == self._sent:
             return
         body = dump(status.model_copy(update={"updated_at": datetime.now(UTC)}))

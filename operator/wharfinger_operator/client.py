@@ -59,6 +59,8 @@ KINDS: dict[str, Kind] = {
     "Pod": Kind("/api/v1", "pods"), "Service": Kind("/api/v1", "services"), "Node": Kind("/api/v1", "nodes"),
     "Event": Kind("/api/v1", "events"), "EndpointSlice": Kind("/apis/discovery.k8s.io/v1", "endpointslices"),
     "Lease": Kind("/apis/coordination.k8s.io/v1", "leases"),
+    "ConfigMap": Kind("/api/v1", "configmaps"), "Secret": Kind("/api/v1", "secrets"),
+    "MutatingWebhookConfiguration": Kind("/apis/admissionregistration.k8s.io/v1", "mutatingwebhookconfigurations"),
     **{kind: Kind(f"/apis/{API_VERSION}", plural) for kind, plural in PLURALS.items()}}
 OWN = ("ServicePortPool", "RedirectPortPool", "ServicePortSlice")
 """What users and the operator write, which is what kopf watches; other kinds are watched beside it (seeing.py)."""
@@ -136,6 +138,10 @@ class Client:
         """Deletes exactly this version of this object. Conflict when it is another by now."""
         preconditions = {"uid": uid, "resourceVersion": resource_version}
         await self._ask("DELETE", _path(kind, namespace, name), body={"preconditions": preconditions})
+
+    async def remove(self, kind: str, namespace: str, name: str) -> None:
+        """Deletes whatever has this name. Missing when there is none."""
+        await self._ask("DELETE", _path(kind, namespace, name))
 
     async def watch(self, kind: str, namespace: str, version: int) -> AsyncIterator[tuple[str, dict[str, Any]]]:
         """(ADDED, MODIFIED, DELETED or BOOKMARK; object) since `version`, until the server ends the stream. Unavailable when it breaks."""

@@ -10,6 +10,7 @@ import yaml
 from wharfinger_dataplane.agent.settings import settings_from as agent_settings_from
 from wharfinger_operator.injector._settings import settings_from
 from wharfinger_operator.settings import settings_from as operator_settings_from
+from wharfinger_operator.uninstall._settings import settings_from as uninstall_settings_from
 
 TOP = Path(__file__).parents[3]
 WORKLOADS = [("Deployment", "wharfinger-operator"), ("Deployment", "wharfinger-injector"), ("DaemonSet", "wharfinger-agent")]
@@ -108,6 +109,45 @@ def test_injector_may_touch_its_own_configuration_and_secret_only(objects):
     assert (own["resourceNames"], own["verbs"]) == ([secret], ["get", "update"])
 
 
+def hooks(objects):
+    """(kind, name) -> the hook's annotations."""
+    return {key: annotations for key, document in objects.items()
+            if "helm.sh/hook" in (annotations := document["metadata"].get("annotations", {}))}
+
+
+def test_uninstallation_leaves_the_nodes_before_anything_goes_and_cleans_up_after(objects):
+    when = {key: annotations["helm.sh/hook"] for key, annotations in hooks(objects).items()}
+    assert when == {("Job", "wharfinger-uninstall-leave"): "pre-delete", ("Job", "wharfinger-uninstall-clean"): "post-delete",
+                    **{(kind, "wharfinger-uninstall"): "pre-delete,post-delete"
+                       for kind in ("ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")}}
+
+
+def test_uninstallation_leaves_no_hook_behind_and_its_rights_come_before_its_jobs(objects):
+    found = hooks(objects)
+    assert {annotations["helm.sh/hook-delete-policy"] for annotations in found.values()} == {"before-hook-creation,hook-succeeded"}
+    assert {int(annotations.get("helm.sh/hook-weight", 0)) < 0 for key, annotations in found.items() if key[0] != "Job"} == {True}
+
+
+def test_uninstallations_jobs_understand_the_settings_that_the_chart_gives_them_and_run_restricted(chart):
+    rendered = {document["metadata"]["name"]: document for document in
+                chart.render("--set", "uninstall.gracePeriodSeconds=120,uninstall.keepPools=true") if document["kind"] == "Job"}
+    for step in ("leave", "clean"):
+        job = rendered[f"wharfinger-uninstall-{step}"]
+        settings = uninstall_settings_from(environment(job))
+        assert (settings.release, settings.grace_s, settings.keep_pools) == ("wharfinger", 120, True)
+        assert container(job)["args"] == ["wharfinger_operator.uninstall", step]
+        assert container(job)["securityContext"]["runAsNonRoot"]
+        assert job["spec"]["activeDeadlineSeconds"] > settings.grace_s + settings.margin_s
+
+
+def test_uninstallation_may_delete_pools_only_when_they_are_not_kept(chart, objects):
+    def pools(found):
+        return {resource for _, resource, verb in rules(found, "wharfinger-uninstall") if verb == "delete" and resource.endswith("pools")}
+
+    kept = {(document["kind"], document["metadata"]["name"]): document for document in chart.render("--set", "uninstall.keepPools=true")}
+    assert (pools(objects), pools(kept)) == ({"serviceportpools", "redirectportpools"}, set())
+
+
 def test_agent_may_write_reports_heartbeats_and_events_only(objects):
     writes = {"create", "update", "patch", "delete", "deletecollection"}
     written = {(group, resource) for group, resource, verb in rules(objects, "wharfinger-agent") if verb in writes}
@@ -204,7 +244,8 @@ def test_one_tag_sets_all_images_and_a_components_own_tag_wins(chart):
     images = {document["metadata"]["name"]: container(document)["image"] for document in rendered if "template" in document.get("spec", {})}
     assert images == {
         "wharfinger-operator": "wharfinger.local/operator:dev", "wharfinger-injector": "wharfinger.local/operator:dev",
-        "wharfinger-agent": "wharfinger.local/dataplane:next"}
+        "wharfinger-agent": "wharfinger.local/dataplane:next", "wharfinger-uninstall-leave": "wharfinger.local/operator:dev",
+        "wharfinger-uninstall-clean": "wharfinger.local/operator:dev"}
     (injector,) = [document for document in rendered if (document["kind"], document["metadata"]["name"]) == WORKLOADS[1]]
     assert environment(injector)["WHARFINGER_SIDECAR_PULL_POLICY"] == "Never"
 

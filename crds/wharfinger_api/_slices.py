@@ -20,11 +20,12 @@ class AssignmentState(StrEnum):
 
 
 class PoolRef(Model):
-    """The ServicePortPool that a slice is part of, in the slice's namespace."""
+    """The ServicePortPool that a slice is part of, in the slice's namespace. `deleted_at`: when it was seen deleted."""
 
     name: str
     uid: str
     generation: int
+    deleted_at: Timestamp | None = None
 
 
 class Redirect(Model):

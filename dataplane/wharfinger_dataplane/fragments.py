@@ -56,7 +56,7 @@ def compile_pool(slices: Iterable[ServicePortSlice]) -> Fragment:
         for assignment in piece.spec.assignments:
             if assignment.state != "Resting":
                 _compile_record(piece.spec.scope, assignment, redirects, ports, named, out)
-        for address in piece.spec.virtual_addresses:
+        for address in () if piece.spec.pool.deleted_at else piece.spec.virtual_addresses:
             out.ports.setdefault(address, {}).update(ports)
     for (identity, _), offer in sorted(named.items()):
         if offer.rank == RANKS["Ready"]:

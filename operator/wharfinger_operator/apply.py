@@ -15,12 +15,13 @@ from typing import Any
 
 import structlog
 from opentelemetry.trace import Span
-from wharfinger_api import API_VERSION, POOL_LABEL, TRACEPARENT_ANNOTATION, ServicePortSlice, dump
+from wharfinger_api import API_VERSION, POOL_LABEL, TRACEPARENT_ANNOTATION, ServicePortSlice, ServicePortSliceSpec, dump
 
 from .client import Client, ClientError, Conflict, Missing
 from .difference import PoolChange, difference, pool_of
 from .plan import Plan, SliceWanted, StatusWanted
 from .report import EventWanted
+from .retire import Retirement
 from .snapshot import Snapshot
 from .telemetry import SERVICE, Telemetry, failed, traceparent
 
@@ -31,15 +32,22 @@ EVENT_MESSAGE_LIMIT = 1024
 
 
 def slice_body(item: SliceWanted, context: str) -> dict[str, Any]:
-    """The slice's manifest. The owner reference lets the garbage collector take it with its pool, without blocking the pool's deletion."""
+    """The slice's manifest. It has no owner: it outlives its pool, for the grace of its connections (retire.py)."""
     pool = item.pool.metadata
     metadata: dict[str, Any] = {
         "name": item.name, "namespace": pool.namespace, "labels": {POOL_LABEL: pool.name},
-        "annotations": {TRACEPARENT_ANNOTATION: context},
-        "ownerReferences": [{"apiVersion": API_VERSION, "kind": "ServicePortPool", "name": pool.name, "uid": pool.uid, "controller": True}]}
+        "annotations": {TRACEPARENT_ANNOTATION: context}}
     if item.piece is not None and item.piece.metadata.uid:
         metadata["resourceVersion"] = item.piece.metadata.resource_version
     return {"apiVersion": API_VERSION, "kind": "ServicePortSlice", "metadata": metadata, "spec": dump(item.spec)}
+
+
+def retired_body(piece: ServicePortSlice, spec: ServicePortSliceSpec) -> dict[str, Any]:
+    """The manifest of a slice that stands, with another spec and without an owner."""
+    old = piece.metadata
+    metadata = {"name": old.name, "namespace": old.namespace, "labels": dict(old.labels), "annotations": dict(old.annotations),
+                "resourceVersion": old.resource_version}
+    return {"apiVersion": API_VERSION, "kind": "ServicePortSlice", "metadata": metadata, "spec": dump(spec)}
 
 
 def event_body(item: EventWanted, now: datetime) -> dict[str, Any]:
@@ -81,6 +89,45 @@ class Applier:
         now = self._clock()
         self._posted = {said: at for said, at in self._posted.items() if (now - at).total_seconds() < EVENT_AGAIN_S}
         return done
+
+    async def retire(self, retirement: Retirement) -> bool:
+        """Writes what a deleted pool's slices come to. Whether all of it could be written."""
+        done = await self._all(self._begin_retirement(piece, spec) for piece, spec in retirement.begun)
+        done &= await self._all(self._replace(piece, spec) for piece, spec in retirement.writes)
+        return await self._all(self._delete(piece) for piece in retirement.deletions) and done
+
+    async def _begin_retirement(self, piece: ServicePortSlice, spec: ServicePortSliceSpec) -> bool:
+        """The API server's own word is asked for: that a pool is not seen, or cannot be read, does not mean that it is gone."""
+        namespace, pool = piece.metadata.namespace, piece.spec.pool
+        try:
+            found = (await self._client.get("ServicePortPool", namespace, pool.name))["metadata"]
+            if found["uid"] == pool.uid and not found.get("deletionTimestamp"):
+                self._log.warning("a pool is there but not seen or not understood; its slices stay as they are", pool=f"{namespace}/{pool.name}")
+                return True
+        except Missing:
+            pass
+        except ClientError as error:
+            self._log.warning("a pool could not be looked for; will try again", pool=f"{namespace}/{pool.name}", error=str(error))
+            return False
+        self._log.info("a pool was deleted; its connections have a grace", pool=f"{namespace}/{pool.name}", slice=piece.metadata.name)
+        return await self._replace(piece, spec)
+
+    async def _replace(self, piece: ServicePortSlice, spec: ServicePortSliceSpec) -> bool:
+        metadata = piece.metadata
+
+        async def write() -> None:
+            answer = await self._client.replace("ServicePortSlice", metadata.namespace, metadata.name, retired_body(piece, spec))
+            self._snapshot.put("ServicePortSlice", answer, self._clock())
+
+        try:
+            return await self._guarded(write)
+        except Missing:
+            self._forget(piece)
+            return True
+        except ClientError as error:
+            self._log.warning("a slice could not be written; will try again", slice=metadata.name, error=str(error))
+            await self._look(metadata.namespace, metadata.name)
+            return False
 
     async def _all(self, writes: Iterable[Awaitable[bool]]) -> bool:
         return all(await asyncio.gather(*writes))

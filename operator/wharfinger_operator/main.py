@@ -50,7 +50,8 @@ async def serve(settings: Settings, telemetry: Telemetry) -> None:
         lease = OperatorLease(client, settings.namespace, settings.identity, settings.lease_duration_s, settings.lease_renew_s,
                               time.monotonic)
         snapshot = Snapshot(settings.namespace, settings.literal_addresses)
-        worker = Worker(snapshot, Applier(client, snapshot, telemetry, lease.held, clock), clock, settings.debounce_s)
+        worker = Worker(snapshot, Applier(client, snapshot, telemetry, lease.held, clock), clock, settings.debounce_s,
+                        settings.pool_grace_s)
         registry = kopf.OperatorRegistry()
         register(registry, snapshot, worker.notify, clock)
         health = await served(telemetry.counts, snapshot, settings.health_port)

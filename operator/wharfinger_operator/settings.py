@@ -23,6 +23,7 @@ class Settings:
     namespace: str
     identity: str
     debounce_s: float
+    pool_grace_s: float
     resync_s: float
     lease_duration_s: float
     lease_renew_s: float
@@ -38,6 +39,7 @@ def settings_from(environment: Mapping[str, str]) -> Settings:
         namespace=environment.get("POD_NAMESPACE") or "wharfinger-system",
         identity=f"{name}_{uid}" if uid else name,
         debounce_s=_number(environment, "WHARFINGER_DEBOUNCE_MS", 20, low=0, high=10_000) / 1000,
+        pool_grace_s=_number(environment, "WHARFINGER_POOL_GRACE_S", 60, low=0, high=86_400),
         resync_s=_number(environment, "WHARFINGER_RESYNC_S", 300, low=5, high=86_400),
         lease_duration_s=_number(environment, "WHARFINGER_LEASE_DURATION_S", 15, low=3, high=300),
         lease_renew_s=_number(environment, "WHARFINGER_LEASE_RENEW_S", 4, low=0.5, high=100),

@@ -19,6 +19,7 @@ import structlog
 from .apply import EVENT_AGAIN_S, Applier
 from .plan import Plan
 from .planner import Planner
+from .retire import retire
 from .snapshot import Snapshot
 
 ANEW_S = EVENT_AGAIN_S + 60
@@ -27,13 +28,15 @@ RETRY_MOST_S = 30.0
 
 
 class Worker:
-    """Plans and applies. `clock` gives the time; `debounce_s` is the least time between the beginnings of two plans."""
+    """Plans and applies. `clock` gives the time; `debounce_s` is the least time between the beginnings of two plans; `pool_grace_s` what the
+    connections of a deleted pool have."""
 
-    def __init__(self, snapshot: Snapshot, applier: Applier, clock: Callable[[], datetime], debounce_s: float) -> None:
+    def __init__(self, snapshot: Snapshot, applier: Applier, clock: Callable[[], datetime], debounce_s: float, pool_grace_s: float = 60.0) -> None:
         self._snapshot = snapshot
         self._applier = applier
         self._clock = clock
         self._debounce_s = debounce_s
+        self._pool_grace_s = pool_grace_s
         self._planner, self._anew_at = Planner(snapshot), float("-inf")
         self._dirty = asyncio.Event()
         self._noticed_ns: int | None = None
@@ -57,7 +60,9 @@ class Worker:
             made = self._plan(began)
             took = time.monotonic() - began
             complete = await self._applier.apply(made, noticed)
-            self.look_again = made.look_again
+            retirement = retire(self._snapshot, self._clock(), self._pool_grace_s)
+            complete &= await self._applier.retire(retirement)
+            self.look_again = min((moment for moment in (made.look_again, retirement.look_again) if moment), default=None)
             if self._snapshot.changes != version:
                 self._dirty.set()  # Own writes, too: the next plan may use what they freed.
             await self._pause(complete, max(self._debounce_s, took) - (time.monotonic() - began))

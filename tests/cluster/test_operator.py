@@ -155,10 +155,10 @@ def test_K01_pool_is_programmed_and_the_columns_tell(space):
     assert line.split()[:6] == ["web", address, "2", "14", "2", "True"]
 
 
-def test_slices_go_with_their_pool_and_carry_the_trace_that_wrote_them(space):
+def test_slices_outlive_their_pool_and_carry_the_trace_that_wrote_them(space):
     (piece,) = space.get("serviceportslices")
-    (owner,) = piece["metadata"]["ownerReferences"]
-    assert (owner["kind"], owner["uid"]) == ("ServicePortPool", space.get("spp", "web")["metadata"]["uid"])
+    assert "ownerReferences" not in piece["metadata"]
+    assert piece["spec"]["pool"]["uid"] == space.get("spp", "web")["metadata"]["uid"]
     version, trace, span, _ = piece["metadata"]["annotations"]["wharfinger.io/traceparent"].split("-")
     assert (version, len(trace), len(span)) == ("00", 32, 16)
 
@@ -238,9 +238,14 @@ def test_outgrown_pool_goes_on_running_and_heals_when_room_returns(space):
     space.scale(2)
 
 
-def test_pool_in_use_is_deleted_at_once_and_its_slices_with_it(space):
+def test_pool_in_use_is_deleted_at_once_and_its_servers_have_a_grace_beside_those_of_a_new_one(space):
+    before = space.ports()
+    former = space.get("spp", "web")["metadata"]["uid"]
     space.kubectl("delete", "spp", "web", "--timeout=10s")
-    eventually(lambda: not space.get("serviceportslices"))
+    eventually(lambda: space.ports("Draining") == before)
+    assert {piece["spec"]["pool"]["uid"] for piece in space.get("serviceportslices") if "deletedAt" in piece["spec"]["pool"]} == {former}
     eventually(lambda: space.condition("rpp", "web", "ResolvedRefs")[:2] == ("False", "PoolNotFound"))
     space.apply(POOL)
     eventually(lambda: len(space.ports()) == 2)
+    assert space.ports("Draining") == before
+    assert not {port for ports in before.values() for port in ports} & {port for ports in space.ports().values() for port in ports}

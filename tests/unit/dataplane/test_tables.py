@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given, settings
@@ -299,3 +300,20 @@ def test_indexes_wrap_to_those_that_were_given_back_and_say_when_none_is_left():
     assert indexes.of("h") == 3
     with pytest.raises(OSError, match="all 10 indexes"):
         indexes.of("i")
+
+
+def test_a_deleted_pool_has_no_virtual_address_and_its_servers_ports_work_on():
+    watched = Watched()
+    tables = Tables(watched)
+    piece = pool_slice(SHOP)
+    tables.apply([piece])
+    ports = watched.server_ports()
+    gone = piece.model_copy(update={
+        "metadata": piece.metadata.model_copy(update={"generation": 2}),
+        "spec": piece.spec.model_copy(update={"pool": piece.spec.pool.model_copy(update={"deleted_at": datetime(2026, 1, 1, tzinfo=UTC)})})})
+    tables.apply([gone, pool_slice({"a": A}, name="again", scope=8, ports={"a": [20_009]})])
+    assert watched.server_ports().items() > ports.items()
+    found = [entry for page in watched.numbers("pages").values() for entry in entries(page).values()]
+    scopes = {(kind, records.unpack_set(watched.numbers("sets")[index]).scope if kind is records.PortKind.SET
+               else records.unpack_server(watched.numbers("servers")[index]).scope) for kind, index in found}
+    assert scopes == {(records.PortKind.SET, 8), (records.PortKind.SERVER, 8)}

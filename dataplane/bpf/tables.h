@@ -2,7 +2,8 @@
  *
  * A table is named once, in WHARFINGER_TABLES; a host gives each name a `find_NAME(key)` that answers a pointer to the live value or
  * 0. Only the two tables of connections are ever written by a packet (put_/drop_), and only at the ends: the balancer has none.
- * Tables the agent writes are changed by replacing one whole value: a packet sees the old or the new, nothing between. */
+ * Tables the agent writes are changed by replacing one whole value: a packet sees the old or the new, nothing between.
+ * flow_key never changes, and flow only grows at its end: a release takes over the other's connections (kernel.py). */
 #ifndef WHARFINGER_TABLES_H
 #define WHARFINGER_TABLES_H
 

@@ -3,14 +3,18 @@
 Rules:
 - Maps live in <bpffs>/wharfinger/maps-<layout>/, links in <bpffs>/wharfinger/links/. They outlive the agent; the next adopts them.
 - The layout's name changes with any map's size, so a release with other maps makes its own beside the former one's. What connections
-  remember is carried over when its own shape is unchanged; the rest is compiled again.
+  remember is carried over, the rest is compiled again. So what a connection's record means must stay (tables.h): a release may add to its
+  end, which reads as zeros where the former release had none, and is cut off for one that knows less.
+- What cannot be carried over is no reason to break it: the former programs and maps then go on, and the agent says so.
 - Former maps go once no link's program uses them.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 
 from wharfinger_dataplane import _bpf
@@ -26,6 +30,11 @@ CONNECTION_TABLES = ("flows", "half_open")
 def layout_name(maps: list[tuple]) -> str:
     """The directory of maps of this layout: (name, kind, key size, value size, capacity) of each."""
     return "maps-" + hashlib.blake2b(repr((LAYOUT, maps)).encode(), digest_size=6).hexdigest()
+
+
+def fitted(value: bytes, size: int) -> bytes:
+    """A record of another release in the size that this one's has."""
+    return value[:size].ljust(size, b"\0")
 
 
 class Kernel:
@@ -110,7 +119,9 @@ class Kernel:
 
     def replace_former(self, switch: Callable[[], None]) -> int:
         """For when this layout's tables are written: carries connections over, lets `switch` put this process's programs in place of the
-        former ones, carries over what came in between, and removes other layouts' maps. How many records were carried."""
+        former ones, carries over what came in between, and removes other layouts' maps. How many records were carried.
+
+        OSError: a former layout's connections cannot be carried over; nothing was switched."""
         carried = self._carry_over()
         switch()
         carried += self._carry_over()
@@ -121,7 +132,7 @@ class Kernel:
         return carried
 
     def _carry_over(self) -> int:
-        """Copies what connections remember from other layouts' maps, where its shape is the same and this layout has no newer."""
+        """Copies what connections remember from other layouts' maps, where this layout has no newer."""
         carried = 0
         for directory in self._former():
             for table in CONNECTION_TABLES:
@@ -129,13 +140,13 @@ class Kernel:
                 theirs = _bpf.Map.open(directory / table)
                 if theirs is None:
                     continue
-                try:
-                    if (theirs.key_size, theirs.value_size) != (mine.key_size, mine.value_size):
-                        continue
+                with closing(theirs):
+                    if theirs.key_size != mine.key_size:
+                        raise OSError(errno.EUCLEAN, f"{directory / table}: its keys have {theirs.key_size} bytes and this release's "
+                                      f"{mine.key_size}, so open connections cannot be carried over, and the former release's programs go on. "
+                                      "Go back to that release, or drain the node's connections and remove the directory")
                     for batch in theirs.batches():
-                        carried += sum(mine.put_new(key, value) for key, value in batch)
-                finally:
-                    theirs.close()
+                        carried += sum(mine.put_new(key, fitted(value, mine.value_size)) for key, value in batch)
         return carried
 
     def _former(self) -> list[Path]:

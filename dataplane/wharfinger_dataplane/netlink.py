@@ -35,6 +35,7 @@ TCP_LISTEN, TCP_CLOSE = 10, 7
 ESTABLISHED_ONLY = 1 << 1
 CONNECTIONS = 0xFFF & ~(1 << TCP_LISTEN) & ~(1 << TCP_CLOSE)
 """All TCP states but LISTEN and CLOSE, TIME_WAIT and SYN_RECV among them."""
+ANY_COOKIE = b"\xff" * 8
 MAPPED = bytes(10) + b"\xff\xff"
 RTN_UNICAST, RT_TABLE_MAIN = 1, 254
 UNNUMBERED = 0xFFFFFFFF
@@ -266,35 +267,48 @@ def connected(channel: socket.socket, connection: Connection) -> bool:
 
     A listing can miss a connection while others of its hash bucket end; this look-up cannot.
     """
-    data = _ask_about(channel, connection, SOCK_DIAG_BY_FAMILY, 0)
-    if struct.unpack_from("=H", data, 4)[0] == NLMSG_ERROR:
-        number = -struct.unpack_from("=i", data, 16)[0]
-        if number == errno.ENOENT:
-            return False
-        raise OSError(number, f"looking for a socket: {os.strerror(number)}")
-    return data[17] not in (TCP_LISTEN, TCP_CLOSE)  # inet_diag_msg: family, state
+    return _cookie(channel, connection) is not None
 
 
 def end(channel: socket.socket, connection: Connection) -> bool:
     """Ends this very TCP connection of the namespace of `channel`, with a RST to its peer; whether there was one.
 
+    It is ended by its cookie: the kernel takes the listener for a connection that is not there (any more), and would end that.
     OSError: the kernel does not do so (CONFIG_INET_DIAG_DESTROY), or does not let us.
     """
-    data = _ask_about(channel, connection, SOCK_DESTROY, NLM_F_ACK)
-    number = -struct.unpack_from("=i", data, 16)[0]
-    if number and number != errno.ENOENT:
+    cookie = _cookie(channel, connection)
+    if cookie is None:
+        return False
+    number = _error(_ask_about(channel, connection, SOCK_DESTROY, NLM_F_ACK, cookie))
+    if number and number not in (errno.ENOENT, errno.ESTALE):
         raise OSError(number, f"ending a connection: {os.strerror(number)}")
     return not number
 
 
-def _ask_about(channel: socket.socket, connection: Connection, kind: int, flags: int) -> bytes:
-    """The answer to a request about one connection: inet_diag_req_v2, with all its cookie's bits set for any."""
+def _cookie(channel: socket.socket, connection: Connection) -> bytes | None:
+    """What the kernel tells this connection's socket by from any other's; None when there is no such connection."""
+    data = _ask_about(channel, connection, SOCK_DIAG_BY_FAMILY, 0, ANY_COOKIE)
+    if struct.unpack_from("=H", data, 4)[0] == NLMSG_ERROR:
+        number = _error(data)
+        if number == errno.ENOENT:
+            return None
+        raise OSError(number, f"looking for a socket: {os.strerror(number)}")
+    return None if data[17] in (TCP_LISTEN, TCP_CLOSE) else data[60:68]  # inet_diag_msg from 16 on: family, state, timer, retrans, inet_diag_sockid
+
+
+def _ask_about(channel: socket.socket, connection: Connection, kind: int, flags: int, cookie: bytes) -> bytes:
+    """The answer to a request about one connection (inet_diag_req_v2)."""
     local, local_port, peer, peer_port = connection
     family = socket.AF_INET6 if ":" in local else socket.AF_INET
     request = struct.pack("=BBBBI", family, socket.IPPROTO_TCP, 0, 0, CONNECTIONS) + struct.pack(
-        "!HH16s16s", local_port, peer_port, socket.inet_pton(family, local), socket.inet_pton(family, peer)) + bytes(4) + b"\xff" * 8
+        "!HH16s16s", local_port, peer_port, socket.inet_pton(family, local), socket.inet_pton(family, peer)) + bytes(4) + cookie
     channel.send(struct.pack("=IHHII", 16 + len(request), kind, NLM_F_REQUEST | flags, 1, 0) + request)
     return channel.recv(1 << 12)
+
+
+def _error(data: bytes) -> int:
+    """Of an NLMSG_ERROR: the error's number, 0 for none."""
+    return -struct.unpack_from("=i", data, 16)[0]
 
 
 def asks(channel: socket.socket, address: str, port: int) -> bool:

@@ -12,9 +12,11 @@ from types import SimpleNamespace
 import pytest
 from pyroute2 import netns
 from support.lab import PREFIX, bpffs, inside, sh
+from support.programs import pin_hash_map
 from wharfinger_dataplane import _records as records
 from wharfinger_dataplane import attach as attach_module
 from wharfinger_dataplane import netlink
+from wharfinger_dataplane._bpf import Map
 from wharfinger_dataplane._records import FlowState, Role, Side
 from wharfinger_dataplane.agent.flows import Collector
 from wharfinger_dataplane.agent.gone import Ender
@@ -294,6 +296,31 @@ def test_another_layout_takes_over_what_connections_remember(fs):
         assert len(list((fs / "wharfinger").glob("maps-*"))) == 1
 
 
+def left_by_another_release(fs, key_size, value_size, *records_):
+    path = fs / "wharfinger" / "maps-former" / "flows"
+    pin_hash_map(path, key_size, value_size)
+    with closing(Map.open(path)) as former:
+        for key, value in records_:
+            former.put(key, value)
+    return path
+
+
+@pytest.mark.parametrize("more", [8, -8])
+def test_a_release_whose_records_are_longer_or_shorter_takes_over_what_connections_remember(fs, kernel, more):
+    size = len(flow())
+    left_by_another_release(fs, len(flow_key()), size + more, (flow_key(), flow()[:size + more].ljust(size + more, b"\x07")))
+    assert kernel.replace_former(lambda: None) == 1
+    assert kernel.items("flows") == [(flow_key(), flow()[:size + min(0, more)].ljust(size, b"\0"))]
+
+
+def test_a_release_that_cannot_read_connections_leaves_the_former_one_at_work_and_says_so(fs, kernel):
+    path = left_by_another_release(fs, len(flow_key()) + 4, len(flow()), (flow_key() + bytes(4), flow()))
+    switched = []
+    with pytest.raises(OSError, match="cannot be carried over, and the former release's programs go on"):
+        kernel.replace_former(lambda: switched.append(True))
+    assert (switched, path.exists(), kernel.items("flows")) == ([], True, [])
+
+
 def test_a_layouts_name_changes_with_any_size():
     maps = [("flows", 1, 40, 64, 1024)]
     assert layout_name(maps) == layout_name(list(maps))
@@ -453,6 +480,13 @@ def test_a_connection_that_is_ended_is_reset_at_the_other_end_too(connection):
         client.recv(1)
     with pytest.raises(ConnectionResetError):
         server.recv(1)
+
+
+def test_a_listener_is_not_ended_in_place_of_a_connection_that_is_gone(pod):
+    with inside(POD, lambda: socket.create_server((ADDRESS, 8080))) as listener, closing(inside(POD, netlink.diag_socket)) as channel:
+        assert not netlink.end(channel, (ADDRESS, 8080, HOST, 41_000))
+        with inside(NODE, lambda: socket.create_connection((ADDRESS, 8080))):
+            listener.accept()[0].close()
 
 
 @pytest.mark.parametrize("mode", ["open", "reset"])

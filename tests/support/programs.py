@@ -6,9 +6,11 @@ import ctypes
 import errno
 import os
 import struct
+from pathlib import Path
 
 SYS_BPF = 321  # x86-64
-BPF_PROG_QUERY, BPF_PROG_GET_FD_BY_ID, BPF_MAP_GET_FD_BY_ID = 16, 13, 14
+BPF_MAP_CREATE, BPF_OBJ_PIN, BPF_PROG_QUERY, BPF_PROG_GET_FD_BY_ID, BPF_MAP_GET_FD_BY_ID = 0, 6, 16, 13, 14
+BPF_MAP_TYPE_HASH = 1
 TCX = {"ingress": 46, "egress": 47}
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -41,3 +43,14 @@ def exists(kind: str, number: int) -> bool:
             raise
         return False
     return True
+
+
+def pin_hash_map(path: Path, key_size: int, value_size: int, entries: int = 16) -> None:
+    """Makes a hash table of any shape, pinned at `path`, as another release may have left it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fd = _bpf(BPF_MAP_CREATE, ctypes.create_string_buffer(struct.pack("=IIII", BPF_MAP_TYPE_HASH, key_size, value_size, entries), 64))
+    try:
+        name = ctypes.create_string_buffer(os.fsencode(path))
+        _bpf(BPF_OBJ_PIN, ctypes.create_string_buffer(struct.pack("=QI", ctypes.addressof(name), fd), 64))
+    finally:
+        os.close(fd)

@@ -159,7 +159,7 @@ class Worker:
             self._programmed = [*(piece for piece in slices if piece.spec.pool.uid not in faulty),
                                 *(piece for piece in self._programmed if piece.spec.pool.uid in faulty)]
             self._say_gone(gone_servers(self._programmed))
-        if markers and writes is not None:
+        if markers:
             self._step_out(markers[0], faults)
         self._acknowledge(attached, faults, self._pool_faults(slices))
         self._tell_events(pods, datetime.now(UTC))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 PAGE = (Path(__file__).parents[3] / "docs" / "security.md").read_text()
-COMPONENTS = ("operator", "agent", "injector")
+COMPONENTS = ("operator", "agent", "injector", "uninstall")
 
 
 def rows(columns):

@@ -313,7 +313,7 @@ def test_a_deleted_pool_has_no_virtual_address_and_its_servers_ports_work_on():
         "spec": piece.spec.model_copy(update={"pool": piece.spec.pool.model_copy(update={"deleted_at": datetime(2026, 1, 1, tzinfo=UTC)})})})
     tables.apply([gone, pool_slice({"a": A}, name="again", scope=8, ports={"a": [20_009]})])
     assert watched.server_ports().items() > ports.items()
-    found = [entry for page in watched.numbers("pages").values() for entry in entries(page).values()]
+    found = [entry for page in watched.numbers("pages").values() for entry in records.unpack_page(page).values()]
     scopes = {(kind, records.unpack_set(watched.numbers("sets")[index]).scope if kind is records.PortKind.SET
                else records.unpack_server(watched.numbers("servers")[index]).scope) for kind, index in found}
     assert scopes == {(records.PortKind.SET, 8), (records.PortKind.SERVER, 8)}

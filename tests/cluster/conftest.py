@@ -6,6 +6,13 @@ import pytest
 from release import OTLP, Release
 from testbed import Cluster
 
+LAST = "test_lifecycle.py"
+"""It takes the release away."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name == LAST)
+
 
 @pytest.fixture(scope="session")
 def wharfinger() -> Release:

@@ -90,15 +90,15 @@ class Release:
             self.cluster.kubectl("-n", "observability", "rollout", "status", "deployment/jaeger", "--timeout=120s", timeout_s=130)
         return self.cluster.kubectl("-n", "observability", "get", "service", "jaeger", "-o", "jsonpath={.spec.clusterIP}").strip()
 
-    def install(self, *settings: str) -> str:
-        """`helm upgrade --install`, and waits until all of it runs."""
+    def install(self, *settings: str, program: str = "helm") -> str:
+        """`helm upgrade --install`, by the helm that `program` names, and waits until all of it runs."""
         self.cluster.kubectl("apply", "-f", "-", input=json.dumps({
             "apiVersion": "v1", "kind": "Namespace",
             "metadata": {"name": NAMESPACE, "labels": {"pod-security.kubernetes.io/enforce": "privileged"}}}))
         with self.cluster.reporter.task("helm", "helm upgrade --install wharfinger charts/wharfinger", 15):
             return self.cluster.helm("upgrade", "--install", "wharfinger", str(TOP / "charts" / "wharfinger"), "--namespace", NAMESPACE,
                                      "--set", "image.tag=dev", *[word for setting in settings for word in ("--set", setting)],
-                                     "--wait", "--timeout", "180s")
+                                     "--wait", "--timeout", "180s", program=program)
 
     def shop(self) -> None:
         """examples/shop, ready: its pods run and its pools are Programmed."""

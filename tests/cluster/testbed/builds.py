@@ -43,12 +43,15 @@ KUBERNETES = Component(
 HELM = Component(
     name="helm", package="helm.sh/helm/v4/cmd/helm", versioned="helm.sh/helm/v4", cold_s=140,
     version_variables=("helm.sh/helm/v4/internal/version.version",))
+HELM3 = Component(
+    name="helm3", package="helm.sh/helm/v3/cmd/helm", versioned="helm.sh/helm/v3", cold_s=72,
+    version_variables=("helm.sh/helm/v3/internal/version.version",))
 JAEGER = Component(
     name="jaeger", package="github.com/jaegertracing/jaeger/cmd/all-in-one", versioned="github.com/jaegertracing/jaeger",
     version_variables=("github.com/jaegertracing/jaeger/pkg/version.latestVersion",), cold_s=96)
 KUBE_SCORE = Component(name="kube-score", package="github.com/zegl/kube-score/cmd/kube-score", versioned="github.com/zegl/kube-score", cold_s=50)
 PAUSE = Component(name="pause", package=".", versioned="", cold_s=10)
-COMPONENTS = {component.name: component for component in (KUBERNETES, HELM, JAEGER, KUBE_SCORE, PAUSE)}
+COMPONENTS = {component.name: component for component in (KUBERNETES, HELM, HELM3, JAEGER, KUBE_SCORE, PAUSE)}
 
 
 def required_version(go_mod: str, module: str) -> str:

@@ -40,7 +40,7 @@ def setup() -> None:
 
 
 @app.command()
-def build(components: Annotated[list[str] | None, typer.Argument(help="kubernetes, helm, jaeger, pause; else all")] = None) -> None:
+def build(components: Annotated[list[str] | None, typer.Argument(help="kubernetes, helm, helm3, jaeger, pause; else all")] = None) -> None:
     """Builds Kubernetes, Helm and Jaeger from their Go modules, unless they are in the cache."""
     cluster = _cluster()
     builds.build(cluster.settings, cluster.reporter, tuple(components or ()))

@@ -81,9 +81,9 @@ class Cluster:
         """What kubectl prints; an error of its own is raised unless `check` is false."""
         return self._run([str(self.program("kubectl")), *words], input, check, timeout_s, self.environment())
 
-    def helm(self, *words: str, check: bool = True, timeout_s: float | None = 300) -> str:
-        """What helm prints."""
-        return self._run([str(self.program("helm")), *words], None, check, timeout_s, self.environment())
+    def helm(self, *words: str, program: str = "helm", check: bool = True, timeout_s: float | None = 300) -> str:
+        """What helm, or `program` in its place (helm3), prints."""
+        return self._run([str(self.program(program)), *words], None, check, timeout_s, self.environment())
 
     def exec_command(self, name: str, *words: str) -> list[str]:
         """The command line that runs a command inside a node: its network, mounts and processes."""

@@ -1,7 +1,7 @@
 """Typed readers of Wharfinger's custom resources. The schema of record is crds/*.yaml; these follow it.
 
 `parse` turns an object as the API server gives it into a frozen model, once, at the edge; everything behind works with typed, valid things.
-Attributes are snake_case, the JSON names camelCase; `dump` gives the JSON shape back. Nothing here talks to a cluster or knows a policy,
+Attributes are snake_case, the JSON names camelCase; `dump` gives the JSON shape back. Nothing here talks to a cluster or decides,
 and nothing but pydantic is imported: agents, operator and command line all start from here.
 """
 
@@ -27,6 +27,7 @@ from ._names import (
     node_of_lease,
 )
 from ._parse import parse
+from ._policies import NetworkPolicy, Policies, network_policy
 from ._pools import (
     LabelSelector,
     MatchExpression,
@@ -77,10 +78,12 @@ __all__ = [
     "MatchExpression",
     "Metadata",
     "NamedService",
+    "NetworkPolicy",
     "NodeReport",
     "NodeReportStatus",
     "OwnerReference",
     "Pinned",
+    "Policies",
     "PoolFault",
     "PoolRef",
     "PortCounts",
@@ -107,6 +110,7 @@ __all__ = [
     "VirtualAddresses",
     "agent_lease",
     "dump",
+    "network_policy",
     "node_of_lease",
     "parse",
     "seconds",

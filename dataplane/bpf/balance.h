@@ -29,6 +29,14 @@ INLINE u32 port_entry(struct work *w, const struct addr *addr, be16 port, enum r
 	return page ? page->port[number & 0xff] : 0;
 }
 
+/* A server of this node that a NetworkPolicy selects is none to go to from hook to hook: the operator takes it from the sets, but may be late. */
+INLINE int is_policed(struct work *w, const struct addr *server)
+{
+	const struct pod *pod = find_pods(w, server);
+
+	return pod && pod->roles & POD_INGRESS_SELECTED;
+}
+
 #define CHOICE_TRIES 32 /* a Maglev table repeats its members at random: of two, one is missed by 32 slots once in 2^32 */
 /* A ready server that is not the client itself: the drawn slot's, or the next in the table. */
 INLINE void choose_from_set(struct work *w, u32 index, struct choice *c)
@@ -49,7 +57,7 @@ INLINE void choose_from_set(struct work *w, u32 index, struct choice *c)
 			return;
 		u32 server_index = set->slot[at];
 		const struct server *server = find_servers(w, &server_index);
-		if (server && server->state == SERVER_READY) {
+		if (server && server->state == SERVER_READY && !is_policed(w, &server->addr)) {
 			if (!addr_equal(&server->addr, &p->src)) {
 				c->server = server->addr;
 				c->reason = REASON_client_syn;
@@ -73,7 +81,7 @@ INLINE void choose(struct work *w, struct choice *c)
 	case PORT_SERVER: {
 		const struct server *server = find_servers(w, &index);
 		c->reason = REASON_no_server;
-		if (!server)
+		if (!server || is_policed(w, &server->addr))
 			return;
 		c->server = server->addr;
 		c->scope = server->scope;

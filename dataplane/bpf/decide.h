@@ -3,8 +3,7 @@
 #ifndef WHARFINGER_DECIDE_H
 #define WHARFINGER_DECIDE_H
 
-#include "client.h"
-#include "server.h"
+#include "policy.h"
 
 INLINE void start_verdict(struct work *w)
 {
@@ -65,6 +64,11 @@ INLINE enum reason decide_from_pod(frame *f, struct work *w)
 	if (p->proto != PROTO_TCP)
 		return REASON_not_tcp;
 	w->netns = pod->netns;
+	if (pod->roles & POD_EGRESS_SELECTED) {
+		enum reason reason = policed_sends(w, pod->roles);
+		if (reason != REASON_none)
+			return reason;
+	}
 	if (pod->roles & POD_SERVER) {
 		enum reason reason = server_sends(f, w);
 		if (reason != REASON_not_ours)
@@ -88,7 +92,10 @@ INLINE enum reason decide_to_pod(frame *f, struct work *w)
 		return REASON_not_tcp;
 	w->netns = pod->netns;
 	if (pod->roles & POD_SERVER) {
-		enum reason reason = server_receives(f, w);
+		enum reason reason = pod->roles & POD_INGRESS_SELECTED ? policed_receives(w) : REASON_none;
+		if (reason != REASON_none)
+			return reason;
+		reason = server_receives(f, w);
 		if (reason != REASON_not_ours)
 			return reason;
 	}
@@ -113,6 +120,9 @@ INLINE enum reason decide_from_net(frame *f, struct work *w)
 	if (!pod)
 		return REASON_not_attached;
 	if (pod->roles & POD_SERVER) {
+		enum reason reason = pod->roles & POD_INGRESS_SELECTED ? policed_receives(w) : REASON_none;
+		if (reason != REASON_none)
+			return reason;
 		if (server_port_of(w, &p->dst, p->dport, 0))
 			return REASON_net_service_port;
 		if (p->option.flags & OPTION_REDIRECT && p->option.scope && server_port_of(w, &p->dst, p->dport, p->option.scope))

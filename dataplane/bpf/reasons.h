@@ -61,7 +61,11 @@
 	REASON(server_stray, DROP, "a packet to a service port fits neither an entry nor the stack's own connection") \
 	REASON(forged_option, DROP, "the pod itself wrote a redirection option") \
 	REASON(client_no_room, DROP, "the table is full when the server names its port, so the client begins again, unaware") \
-	REASON(server_no_room, DELIVER, "the table is full when the client arrives at the service port: the connection lives by its record")
+	REASON(server_no_room, DELIVER, "the table is full when the client arrives at the service port: the connection lives by its record") \
+	REASON(policy_client, PASS, "a NetworkPolicy selects the client, so the connection is unaware by rule") \
+	REASON(policy_server, DROP, "a NetworkPolicy selects the server, so the client's third SYN goes unaware") \
+	REASON(policy_untranslated, PASS, "a NetworkPolicy selects the server, so what begins at its service port is not translated") \
+	REASON(policy_service_port, DROP, "a NetworkPolicy selects the pod, so it may not dial a service port past it")
 
 #define WHARFINGER_REASON_ENUM(name, outcome, words) REASON_##name,
 enum reason { WHARFINGER_REASONS(WHARFINGER_REASON_ENUM) REASON_COUNT };

@@ -21,7 +21,8 @@
 	TABLE(flows, struct flow_key, struct flow, 262144, LIVE) \
 	TABLE(half_open, struct flow_key, struct flow, 65536, BOUNDED)
 
-enum pod_role { POD_CLIENT = 1, POD_SERVER = 2 };
+/* A pod whose connections in one direction a NetworkPolicy selects may be neither client nor server of ours. */
+enum pod_role { POD_CLIENT = 1, POD_SERVER = 2, POD_INGRESS_SELECTED = 4, POD_EGRESS_SELECTED = 8 };
 /* An address of a pod on this node whose interface bears our programs. */
 struct pod {
 	u32 ifindex;              /* the host's side of the pod's interface */

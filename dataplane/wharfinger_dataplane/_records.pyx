@@ -34,6 +34,8 @@ class Role(IntFlag):
 
     CLIENT = core.POD_CLIENT
     SERVER = core.POD_SERVER
+    INGRESS_SELECTED = core.POD_INGRESS_SELECTED
+    EGRESS_SELECTED = core.POD_EGRESS_SELECTED
 
 
 class Policy(IntEnum):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.lab import inside
 from support.packets import NOP, option, tcp
 from support.slices import VIRTUAL, pool_slice
-from vectors import ends, establishing, opening, outsiders, substitutes, unaware
+from vectors import ends, establishing, opening, outsiders, policy, substitutes, unaware
 from vectors.vector import CLIENT, INTERFACES, ISN, OTHER, PODS, SERVER, SERVER_ISN, SETTLED, SYN, Step, Vector, X, Y
 from wharfinger_dataplane._engine import HOOKS, Engine
 
@@ -22,7 +24,7 @@ SLICES = (pool_slice({"a": SERVER, "b": OTHER}),)
 CORPUS = sorted(
     {
         step.frame
-        for module in (ends, establishing, opening, outsiders, substitutes, unaware)
+        for module in (ends, establishing, opening, outsiders, policy, substitutes, unaware)
         for vector in module.VECTORS
         for step in vector.steps
         if isinstance(step, Step) and len(step.frame) >= 34 and step.frame[12:14] == b"\x08\x00"
@@ -65,10 +67,10 @@ def segments(draw: st.DrawFn) -> bytes:
     return tcp(src, dst, flags, **numbers, options=options[: len(options) // 4 * 4], payload=draw(st.binary(max_size=5)))
 
 
-def agree(load, namespace: str, frames: list[tuple[tuple[str, str], bytes]], start: tuple = ()) -> None:
+def agree(load, namespace: str, frames: list[tuple[tuple[str, str], bytes]], start: tuple = (), pods: Mapping = PODS) -> None:
     def work() -> None:
         twins.play(Vector("the beginning", start))
-        twins.fill(SLICES, PODS)
+        twins.fill(SLICES, pods)
         for (hook, interface), frame in frames:
             twins.both(hook, interface, frame)
 
@@ -89,9 +91,9 @@ def test_damaged_frames_get_the_same_from_both(load, namespace, frames):
 
 
 @BOUNDED
-@given(frames=st.lists(st.tuples(places, segments()), max_size=16))
-def test_any_segments_in_any_order_get_the_same_from_both(load, namespace, frames):
-    agree(load, namespace, frames, (SYN,))
+@given(frames=st.lists(st.tuples(places, segments()), max_size=16), pods=st.sampled_from([PODS, PODS, policy.CLIENT_OUT, policy.SERVER_IN]))
+def test_any_segments_in_any_order_get_the_same_from_both(load, namespace, frames, pods):
+    agree(load, namespace, frames, (SYN,), pods)
 
 
 @settings(max_examples=500, derandomize=True, deadline=None, database=None)

@@ -62,9 +62,10 @@ class Twins:
         self.engine = _engine.Engine(capacity=self._capacity)
         self._tables = (Tables(Store(self.maps)), Tables(self.engine))
 
-    def fill(self, slices: Iterable, pods: Mapping) -> None:
+    def fill(self, slices: Iterable | None, pods: Mapping) -> None:
         for tables in self._tables:
-            tables.apply(slices)
+            if slices is not None:
+                tables.apply(slices)
             for address, (interface, roles) in pods.items():
                 tables.put_pod(address, self.interfaces[interface], roles, STACKS)
 
@@ -170,8 +171,7 @@ class Twins:
             self.engine.hold(pack_flow_key(Side.SERVER_STACK, *ends(local, peer)), expects, sends)
 
     def _change(self, change: Change, held: ExitStack) -> None:
-        if change.slices is not None:
-            self.fill(change.slices, {})
+        self.fill(change.slices, change.pods)
         self._hold(change.held, held)
         for table in change.forget:
             self.forget(table)

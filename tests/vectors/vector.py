@@ -50,9 +50,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Change:
-    """Between two packets: other slices, connections that are forgotten, or sockets of the pods' stacks."""
+    """Between two packets: other slices or pods, connections that are forgotten, or sockets of the pods' stacks."""
 
     slices: Sequence[ServicePortSlice] | None = None
+    pods: Mapping[str, tuple[str, Role]] = field(default_factory=dict)
     forget: Sequence[str] = ()
     held: Sequence[tuple] = ()
 

@@ -1,0 +1,66 @@
+/* What a NetworkPolicy changes (docs/protocol.md, "NetworkPolicy"). A policy engine judges the packets that it sees on the node, and does
+ * not see those that go from hook to hook, nor the ports that a translator gives them. So what begins at a pod that a policy selects begins
+ * unaware, and what a translator would do for a pod that dials past its policy is not done. Connections that began before go on. */
+#ifndef WHARFINGER_POLICY_H
+#define WHARFINGER_POLICY_H
+
+#include "client.h"
+#include "server.h"
+
+INLINE int is_syn(const struct packet *p) { return (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN; }
+
+/* From a pod whose egress a policy selects: REASON_none when it is none of this chain's. Its engine knows a service port as a number that may be
+ * allowed, not as the target port behind it. */
+INLINE enum reason policed_sends(struct work *w, u32 roles)
+{
+	const struct packet *p = &w->packet;
+	struct choice c = {};
+
+	if (!is_syn(p))
+		return REASON_none;
+	if (server_port_of(w, &p->dst, p->dport, 0))
+		return REASON_policy_service_port;
+	if (!(roles & POD_CLIENT))
+		return REASON_not_ours;
+	set_key(&w->key, SIDE_CLIENT_STACK, &p->src, p->sport, &p->dst, p->dport);
+	const struct flow *old = find_flows(w, &w->key);
+	if (old) { /* another connection's, or one that has not begun yet */
+		client_release(w, old);
+		drop_flows(w, &w->key);
+	}
+	choose(w, &c);
+	return c.reason == REASON_client_syn || c.reason == REASON_client_syn_service ? REASON_policy_client : c.reason;
+}
+
+/* Whether a packet to a service port is of a connection that began before a policy selected the server. */
+INLINE int server_knows(struct work *w, be16 target)
+{
+	const struct packet *p = &w->packet;
+
+	if (substitute_of(w, &p->dst, p->dport, &p->src, p->sport))
+		return 1;
+	set_key(&w->key, SIDE_SERVER_STACK, &p->dst, target, &p->src, p->sport);
+	const struct flow *known = find_flows(w, &w->key);
+	if (known && is_own(known, p->dport))
+		return 1;
+	known = find_half_open(w, &w->key);
+	return known && is_own(known, p->dport) && known->state != FLOW_STRAY;
+}
+
+/* To a server whose ingress a policy selects: REASON_none when it is none of this chain's. An aware SYN is dropped and not passed, for what
+ * came from hook to hook was judged by no engine, and a refusal would end a connection that the third SYN brings up unaware. */
+INLINE enum reason policed_receives(struct work *w)
+{
+	const struct packet *p = &w->packet;
+	const struct server_port *port = server_port_of(w, &p->dst, p->dport, 0);
+
+	if (is_syn(p)) {
+		const struct option *o = &p->option;
+		if (o->flags & OPTION_REDIRECT && (port || (o->scope && server_port_of(w, &p->dst, p->dport, o->scope))))
+			return REASON_policy_server;
+		return port ? REASON_policy_untranslated : REASON_none;
+	}
+	return !port || server_knows(w, port->target) ? REASON_none : REASON_policy_untranslated;
+}
+
+#endif

@@ -15,11 +15,13 @@ class ProgrammedSlice(Model):
 
 
 class AttachedPod(Model):
-    """A pod (namespace/name) or static server whose translator is attached. `uid` is empty for a static server."""
+    """A pod (namespace/name) or static server whose translator is attached. `uid` is empty for a static server; `policy` names the
+    NetworkPolicy (namespace/name) that keeps its new connections unaware, if one does."""
 
     pod: str
     uid: str = ""
     address: str = ""
+    policy: str = ""
 
 
 class PoolFault(Model):

@@ -8,7 +8,9 @@ Rules:
 - What is attached stays as long as its namespace is there, too, when the API server tells of nobody with its address any more: a pod that
   was deleted by force still has sockets, and the last packets of these (FIN, RST) must be translated or their peers wait for ever.
 - An address that two pods claim is the younger one's: the older is ending, and its address was given away.
-- Pods of the host's network, and pods that have ended, are neither.
+- A pod whose egress a NetworkPolicy selects is attached to even when it is neither, once there are service ports to be dialled past the
+  policy. As long as such a pod has no address yet, any address that is nobody's may be its own and is treated so.
+- Pods of the host's network, and pods that have ended, are left alone.
 """
 
 from __future__ import annotations
@@ -18,13 +20,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from wharfinger_api import CLIENT_LABEL, INJECTED_ANNOTATION, SIDECAR_CONTAINER, AssignmentState, AttachedPod, ServicePortSlice
+from wharfinger_api import CLIENT_LABEL, INJECTED_ANNOTATION, SIDECAR_CONTAINER, AssignmentState, AttachedPod, Policies, ServicePortSlice
 
 from wharfinger_dataplane._records import Pod, Role
 from wharfinger_dataplane.agent.namespaces import Namespace
 
 AWARE = "aware"
 ENDED = ("Succeeded", "Failed")
+NO_POLICIES = Policies()
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class LocalPod:
     gate_since: datetime | None = None
     created: str = ""
     """RFC 3339, in UTC, as the API server writes it: in order as text."""
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def reference(self) -> str:
@@ -52,12 +56,15 @@ class LocalPod:
 class Attachment:
     """An address of a pod at this node: its interface (index of the host's side), what it is to us, and whose it is. `pod` is None while
     only the pod itself has spoken, at the start gate, and when the API server tells of it no more. `namespace`: what the node's namespace
-    calls the pod's, -1: not known."""
+    calls the pod's, -1: not known. `ingress`, `egress`: the NetworkPolicy (namespace/name) that selects the pod in this direction, if one
+    does."""
 
     interface: int
     roles: Role
     pod: AttachedPod | None
     namespace: int = -1
+    ingress: str = ""
+    egress: str = ""
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,7 @@ def local_pod(raw: Mapping[str, Any]) -> LocalPod:
         host_network=bool(spec.get("hostNetwork")),
         gate_since=_started(status),
         created=metadata.get("creationTimestamp") or "",
+        labels=metadata.get("labels") or {},
     )
 
 
@@ -93,19 +101,21 @@ def _started(status: Mapping[str, Any]) -> datetime | None:
 
 
 def desire(node: str, slices: Iterable[ServicePortSlice], pods: Iterable[LocalPod], namespaces: Iterable[Namespace],
-           attached: Mapping[str, Pod]) -> Desired:
+           attached: Mapping[str, Pod], policies: Policies = NO_POLICIES) -> Desired:
     """What shall be attached on `node`. `attached`: what is, by address; it stands for a namespace that is not found."""
-    namespaces = tuple(namespaces)
+    namespaces, slices = tuple(namespaces), tuple(slices)
     numbers = {address: namespace.number for namespace in namespaces for address, _ in namespace.interfaces}
     found = {address: interface for namespace in namespaces for address, interface in namespace.interfaces}
-    asking = {address: interface for namespace in namespaces if namespace.asks for address, interface in namespace.interfaces}
+    asking = {address for namespace in namespaces if namespace.asks for address, _ in namespace.interfaces}
     serving, static = _servers(node, slices)
     attachments: dict[str, Attachment] = {}
     missing = []
     live = sorted((pod for pod in pods if not pod.host_network and not pod.ended), key=lambda pod: (pod.created, pod.reference))
     owners = {address: pod.uid for pod in live for address in pod.addresses}
     for pod in live:
+        ingress, egress = (policies.selecting(direction, pod.namespace, pod.labels) for direction in ("Ingress", "Egress"))
         roles = (Role.CLIENT if pod.injected else Role(0)) | (Role.SERVER if serving.get(pod.uid, "") in pod.addresses else Role(0))
+        roles |= (Role.INGRESS_SELECTED if ingress and roles else Role(0)) | (Role.EGRESS_SELECTED if egress and (roles or slices) else Role(0))
         addresses = [address for address in pod.addresses if owners[address] == pod.uid]
         if not roles or not addresses:
             continue
@@ -115,15 +125,19 @@ def desire(node: str, slices: Iterable[ServicePortSlice], pods: Iterable[LocalPo
         for address, interface in placed.items():
             if interface:
                 attachments[address] = Attachment(interface, roles, AttachedPod(pod=pod.reference, uid=pod.uid, address=address),
-                                                  numbers.get(address, -1))
+                                                  numbers.get(address, -1), ingress, egress)
     for address in static.keys() & found.keys() - attachments.keys():
         attachments[address] = Attachment(found[address], Role.SERVER, AttachedPod(pod=static[address], address=address), numbers[address])
-    if any(pod.injected and not pod.addresses for pod in live):
-        for address in asking.keys() - owners.keys() - attachments.keys():
-            attachments[address] = Attachment(asking[address], Role.CLIENT, None, numbers[address])
-    for address in attached.keys() & found.keys() - owners.keys() - attachments.keys():
-        if found[address] == attached[address].ifindex:
-            attachments[address] = Attachment(found[address], attached[address].roles, None, numbers[address])
+    awaited = [pod for pod in live if not pod.addresses]
+    injected = any(pod.injected for pod in awaited)
+    policed = any(policies.selecting("Egress", pod.namespace, pod.labels) for pod in awaited)
+    for address in found.keys() - owners.keys() - attachments.keys():
+        former = attached.get(address)
+        roles = former.roles if former and former.ifindex == found[address] else Role(0)
+        roles |= Role.CLIENT if injected and address in asking else Role(0)
+        roles |= Role.EGRESS_SELECTED if policed and (roles or slices) else Role(0)
+        if roles:
+            attachments[address] = Attachment(found[address], roles, None, numbers[address])
     return Desired(attachments, tuple(missing))
 
 

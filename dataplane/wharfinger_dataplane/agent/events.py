@@ -1,13 +1,13 @@
-"""Which pods were to be aware and are not, or became so too late: pure."""
+"""Which pods were to be aware and are not, or became so too late, and why: pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 
-from wharfinger_dataplane.agent.desired import LocalPod
+from wharfinger_dataplane.agent.desired import Attachment, LocalPod
 
-LATE, MISSING = "TranslatorLate", "TranslatorMissing"
+LATE, MISSING, POLICED = "TranslatorLate", "TranslatorMissing", "NetworkPolicy"
 
 
 def untimely(pods: Iterable[LocalPod], attached_at: Mapping[str, datetime], now: datetime,
@@ -26,3 +26,12 @@ def untimely(pods: Iterable[LocalPod], attached_at: Mapping[str, datetime], now:
         elif not times and now > deadline:
             yield pod, MISSING, ("The pod is injected, but its interface bears no translator: its connections are unaware. The node's "
                                  "agent logs why.")
+
+
+def policed(pods: Iterable[LocalPod], attached: Mapping[str, Attachment]) -> Iterator[tuple[LocalPod, str, str]]:
+    """(pod, reason, message) of each aware client that a NetworkPolicy keeps unaware."""
+    for pod in pods:
+        policy = next((attached[address].egress for address in pod.addresses if address in attached), "")
+        if pod.injected and policy:
+            yield pod, POLICED, (f"NetworkPolicy {policy} selects this pod for egress: its new connections are unaware by rule, so that "
+                                 "the policy engine judges them; kube-proxy balances them. Those that stand go on.")

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 
 import structlog
-from wharfinger_api import GROUP, PLURALS, UNINSTALL_MARKER, VERSION, ApiError, ServicePortSlice, parse
+from wharfinger_api import GROUP, PLURALS, UNINSTALL_MARKER, VERSION, ApiError, NetworkPolicy, ServicePortSlice, network_policy, parse
 
 from wharfinger_dataplane import telemetry
 from wharfinger_dataplane.agent.access import NoAccess
@@ -38,6 +38,7 @@ PORT_RETRY_S = 0.2
 CLOSE_S = 0.5
 SLICES = f"/apis/{GROUP}/{VERSION}/{PLURALS['ServicePortSlice']}"
 PODS = "/api/v1/pods"
+POLICIES = "/apis/networking.k8s.io/v1/networkpolicies"
 
 
 def agent_version() -> str:
@@ -56,6 +57,14 @@ def read_slice(raw: Json) -> ServicePortSlice:
         raise Misread(str(error)) from error
 
 
+def read_policy(raw: Json) -> NetworkPolicy:
+    """A policy. Misread when it is none."""
+    try:
+        return network_policy(raw)
+    except ApiError as error:
+        raise Misread(str(error)) from error
+
+
 class Agent:
     """One node's agent, put together: `run` until `stop`."""
 
@@ -70,6 +79,7 @@ class Agent:
         self._slices: Reflector[ServicePortSlice] = Reflector(cluster, SLICES, {}, read_slice, self._wake)
         mine = {"fieldSelector": f"spec.nodeName={settings.node}"}
         self._pods: Reflector[LocalPod] = Reflector(cluster, PODS, mine, local_pod, self._wake)
+        self._policies: Reflector[NetworkPolicy] = Reflector(cluster, POLICIES, {}, read_policy, self._wake)
         self._heartbeat = Heartbeat(cluster, settings.node, settings.namespace, settings.lease_period_s, settings.lease_duration_s,
                                     self._node_learned)
         self._uplinks = Uplinks(settings.uplinks, lambda: self._heartbeat.node_addresses)
@@ -79,8 +89,8 @@ class Agent:
                                                      {"fieldSelector": f"metadata.name={UNINSTALL_MARKER}"}, read_marker, self._wake)
         self._ender = Ender(self.kernel, self._namespaces)
         self._worker = Worker(settings.node, agent_version(), settings.late_s,
-                              Sources(self._slices, self._pods, self._namespaces, self._uplinks, self._markers), self.kernel, self._attacher,
-                              self._collector, Leave(self.kernel, self._attacher, self._namespaces), self._reporter, tracing,
+                              Sources(self._slices, self._pods, self._policies, self._namespaces, self._uplinks, self._markers), self.kernel,
+                              self._attacher, self._collector, Leave(self.kernel, self._attacher, self._namespaces), self._reporter, tracing,
                               self._say_gone)
         self._watcher = Watcher(self._namespaces, self._uplinks, lambda: self._worker.claimed, self._wake,
                                 self._worker.suspect)
@@ -92,14 +102,14 @@ class Agent:
     def run(self) -> None:
         """Everything, in this and other threads, until `stop`."""
         self._worker.adopt()
-        for part in (self._watcher, self._slices, self._pods, self._markers, self._reporter, self._heartbeat, self._health):
+        for part in (self._watcher, self._slices, self._pods, self._policies, self._markers, self._reporter, self._heartbeat, self._health):
             part.start()
         threading.Thread(target=self._collect, name="collector", daemon=True).start()
         if self._telemetry.wanted:
             self._telemetry.follow(self.kernel.ring())
         self._log.info("started", node=self._settings.node, health_port=self._health.port)
         self._worker.run()
-        for part in (self._watcher, self._slices, self._pods, self._markers, self._reporter, self._heartbeat, self._health):
+        for part in (self._watcher, self._slices, self._pods, self._policies, self._markers, self._reporter, self._heartbeat, self._health):
             part.stop()
         self._telemetry.close(CLOSE_S)
 
@@ -146,7 +156,7 @@ class Agent:
 
     def _ready(self) -> tuple[bool, str]:
         ready = self._worker.progress.ready
-        return ready, "tables are written" if ready else "slices and pods are not listed, or the tables are not written, yet"
+        return ready, "tables are written" if ready else "slices, pods and policies are not listed, or the tables are not written, yet"
 
     def _metrics(self) -> list[Metric]:
         entries = {FLOWS: self._last.seen, **self._worker.counts()}

@@ -40,8 +40,8 @@ def node_report(version: str, slices: Iterable[ServicePortSlice], attachments: M
     a pool; `before` the last report; `leaving` how far this node has been left, while it is."""
     pool_faults = sorted(pool_faults, key=lambda fault: (fault.namespace, fault.name))
     faults = sorted([*faults, *(f"ServicePortPool {fault.namespace}/{fault.name} keeps its former tables: {fault.message}" for fault in pool_faults)])
-    servers = [found.pod for found in attachments.values() if found.pod and found.roles & Role.SERVER]
-    clients = [found.pod for found in attachments.values() if found.pod and found.roles & Role.CLIENT]
+    servers = [_judged_by(found.pod, found.ingress) for found in attachments.values() if found.pod and found.roles & Role.SERVER]
+    clients = [_judged_by(found.pod, found.egress) for found in attachments.values() if found.pod and found.roles & Role.CLIENT]
     ready = Condition(type="Ready", status="False" if faults else "True", reason="Failing" if faults else "Programmed",
                       message="; ".join(faults)[:4096] or "Every slice is programmed and every translator attached.",
                       last_transition_time=now)
@@ -53,6 +53,10 @@ def node_report(version: str, slices: Iterable[ServicePortSlice], attachments: M
         slices=tuple(_programmed(piece) for piece in sorted(slices, key=lambda piece: piece.key)[:SLICES_MAX]),
         servers=_sorted(servers), clients=_sorted(clients), faults=tuple(pool_faults[:FAULTS_MAX]),
         conditions=(ready, leaving) if leaving else (ready,))
+
+
+def _judged_by(pod: AttachedPod, policy: str) -> AttachedPod:
+    return pod.model_copy(update={"policy": policy}) if policy else pod
 
 
 def _programmed(piece: ServicePortSlice) -> ProgrammedSlice:

@@ -3,7 +3,7 @@
 Rules:
 - Level-triggered: a round never asks what happened, only what is. What failed is tried again at the next round, 5 s later at the latest.
 - Order: programs attached, then pods and tables written, then what is superfluous detached, and only then is it reported.
-- Nothing is done before slices and pods were listed and namespaces looked at once: what a former agent left goes on serving.
+- Nothing is done before slices, pods and policies were listed and namespaces looked at once: what a former agent left goes on serving.
 - While there is a marker, rounds lead out of the node (`leave`); once it is left, this process does nothing but wait for its end.
 """
 
@@ -16,11 +16,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import structlog
-from wharfinger_api import TRACEPARENT_ANNOTATION, NodeReportStatus, PoolFault, ServicePortSlice
+from wharfinger_api import TRACEPARENT_ANNOTATION, NetworkPolicy, NodeReportStatus, Policies, PoolFault, ServicePortSlice
 
 from wharfinger_dataplane._records import Pod, Role
 from wharfinger_dataplane.agent.desired import Attachment, Desired, LocalPod, desire
-from wharfinger_dataplane.agent.events import untimely
+from wharfinger_dataplane.agent.events import policed, untimely
 from wharfinger_dataplane.agent.flows import Collector
 from wharfinger_dataplane.agent.gone import Gone, gone_servers
 from wharfinger_dataplane.agent.leave import Leave, Marker, withdrawn
@@ -60,6 +60,7 @@ class Sources:
 
     slices: Reflector[ServicePortSlice]
     pods: Reflector[LocalPod]
+    policies: Reflector[NetworkPolicy]
     namespaces: Namespaces
     uplinks: Uplinks
     markers: Reflector[Marker]
@@ -136,14 +137,14 @@ class Worker:
 
     def _seen(self) -> bool:
         """Whether everything was seen once."""
-        listed = (self._sources.slices, self._sources.pods, self._sources.markers)
+        listed = (self._sources.slices, self._sources.pods, self._sources.policies, self._sources.markers)
         return all(source.synced for source in listed) and self._sources.namespaces.looked
 
     def _round(self, since_s: float | None) -> None:
         slices, pods, markers = self._sources.slices.objects(), self._sources.pods.objects(), self._sources.markers.objects()
         self.claimed = frozenset(address for pod in pods for address in pod.addresses)
-        desired = desire(self._node, slices, pods, self._sources.namespaces.snapshot(), self._pods)
-        faults = [*self._sources.slices.misread(), *self._sources.markers.misread()]
+        desired = desire(self._node, slices, pods, self._sources.namespaces.snapshot(), self._pods, Policies(self._sources.policies.objects()))
+        faults = [*self._sources.slices.misread(), *self._sources.policies.misread(), *self._sources.markers.misread()]
         faults += [f"{pod.reference}: no interface of this node leads to {', '.join(pod.addresses)}" for pod in desired.missing]
         started_ns = time.time_ns()
         self._verify(faults)
@@ -162,7 +163,7 @@ class Worker:
         if markers:
             self._step_out(markers[0], faults)
         self._acknowledge(attached, faults, self._pool_faults(slices))
-        self._tell_events(pods, datetime.now(UTC))
+        self._tell_events(pods, attached, datetime.now(UTC))
         names = [PodName(address, found.pod.pod, self._node) for address, found in attached.items() if found.pod]
         self._telemetry.names.update(slices, names)
         self._measure(since_s, ended_s, writes, changed, faults)
@@ -301,13 +302,13 @@ class Worker:
         for traceparent, names in written.items():
             self._telemetry.tables.table_write(traceparent, names, started_ns, ended_ns, writes)
 
-    def _tell_events(self, pods: list[LocalPod], now: datetime) -> None:
-        for pod, reason, message in untimely(pods, self._attached_at, now, self._late_s):
+    def _tell_events(self, pods: list[LocalPod], attached: Mapping[str, Attachment], now: datetime) -> None:
+        told = set()
+        for pod, reason, message in (*untimely(pods, self._attached_at, now, self._late_s), *policed(pods, attached)):
+            told.add((pod.uid, reason))
             if (pod.uid, reason) not in self._told:
-                self._told.add((pod.uid, reason))
                 self._reporter.tell(event(pod, self._node, reason, message, now))
-        uids = {pod.uid for pod in pods}
-        self._told = {told for told in self._told if told[0] in uids}
+        self._told = told
 
     def _measure(self, since_s: float | None, ended_s: float, writes: int | None, changed: int, faults: list[str]) -> None:
         progress = self.progress

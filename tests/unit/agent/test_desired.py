@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 from support.slices import pool_slice
-from wharfinger_api import parse
+from wharfinger_api import LabelSelector, NetworkPolicy, Policies, parse
 from wharfinger_dataplane._records import Pod, Role
 from wharfinger_dataplane.agent.desired import Attachment, LocalPod, desire, local_pod
 from wharfinger_dataplane.agent.namespaces import Namespace
@@ -22,8 +22,12 @@ def found(address, interface=11, **changes):
     return Namespace(key=(f"cni-{address}", interface), interfaces=((address, interface),), **changes)
 
 
-def attachments(slices=(), pods=(), namespaces=(), attached=()):
-    return dict(desire("node", slices, pods, namespaces, dict(attached)).attachments)
+def attachments(slices=(), pods=(), namespaces=(), attached=(), policies=()):
+    return dict(desire("node", slices, pods, namespaces, dict(attached), Policies(policies)).attachments)
+
+
+def policy(*directions, name="deny", namespace="test", **labels):
+    return NetworkPolicy(namespace, name, LabelSelector(match_labels=labels), frozenset(directions))
 
 
 def test_a_pod_that_an_assignment_names_is_a_server():
@@ -126,4 +130,40 @@ def test_a_pod_is_read_from_its_object():
 
 def test_a_pod_that_was_only_just_made_is_read_too():
     assert local_pod({"metadata": {"namespace": "n", "name": "p", "uid": "u", "labels": {"wharfinger.io/client": "aware"}}}) == pod(
-        "p", "", namespace="n", uid="u", injected=True)
+        "p", "", namespace="n", uid="u", injected=True, labels={"wharfinger.io/client": "aware"})
+
+
+def test_a_server_is_told_which_policy_selects_it_for_ingress():
+    out = attachments([pool_slice({"a": SHOP})], [pod(labels={"app": "shop"})], [found(SHOP)], policies=[policy("Ingress", app="shop")])
+    assert (out[SHOP].roles, out[SHOP].ingress, out[SHOP].egress) == (Role.SERVER | Role.INGRESS_SELECTED, "test/deny", "")
+
+
+def test_a_client_is_told_which_policy_selects_it_for_egress():
+    out = attachments(pods=[pod(injected=True)], namespaces=[found(SHOP)], policies=[policy("Egress")])
+    assert (out[SHOP].roles, out[SHOP].ingress, out[SHOP].egress) == (Role.CLIENT | Role.EGRESS_SELECTED, "", "test/deny")
+
+
+@pytest.mark.parametrize("other", [policy("Ingress", "Egress", namespace="elsewhere"), policy("Ingress", "Egress", app="till")])
+def test_a_policy_of_others_changes_nothing(other):
+    out = attachments([pool_slice({"a": SHOP})], [pod(injected=True, labels={"app": "shop"})], [found(SHOP)], policies=[other])
+    assert out[SHOP].roles == Role.CLIENT | Role.SERVER
+
+
+def test_a_pod_that_is_neither_is_guarded_when_its_egress_is_selected_and_there_are_service_ports():
+    assert attachments([pool_slice({})], [pod()], [found(SHOP)], policies=[policy("Egress")])[SHOP].roles == Role.EGRESS_SELECTED
+    assert attachments([pool_slice({})], [pod()], [found(SHOP)], policies=[policy("Ingress")]) == {}
+    assert attachments([], [pod()], [found(SHOP)], policies=[policy("Egress")]) == {}
+
+
+def test_any_address_that_is_nobodys_is_guarded_while_a_pod_whose_egress_is_selected_has_none_yet():
+    awaited, policies = pod("b", ""), [policy("Egress")]
+    assert attachments([pool_slice({})], [awaited], [found(SHOP)], policies=policies) == {SHOP: Attachment(11, Role.EGRESS_SELECTED, None)}
+    assert attachments([pool_slice({})], [awaited], [found(SHOP)]) == {}
+    known = pod("c", namespace="elsewhere")
+    assert attachments([pool_slice({})], [awaited, known], [found(SHOP)], policies=policies) == {}
+
+
+def test_a_pod_at_the_start_gate_is_guarded_from_its_first_packet():
+    awaited = pod("b", "", injected=True)
+    out = attachments(pods=[awaited], namespaces=[found(SHOP, asks=True)], policies=[policy("Egress")])
+    assert out == {SHOP: Attachment(11, Role.CLIENT | Role.EGRESS_SELECTED, None)}

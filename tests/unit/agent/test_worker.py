@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 from support.slices import pool_slice
-from wharfinger_api import AttachedPod
+from wharfinger_api import AttachedPod, LabelSelector, NetworkPolicy
 from wharfinger_dataplane._engine import Engine
 from wharfinger_dataplane._records import Pod, Role
 from wharfinger_dataplane.agent.desired import LocalPod
@@ -90,13 +90,13 @@ class Scene:
         self.interfaces = Interfaces(self.store.journal, {index: POD_PROGRAMS for _, index in adopted})
         for address, index in adopted:
             Tables(self.store).put_pod(address, index, Role.CLIENT)
-        self.slices, self.pods, self.namespaces, self.markers, self.misread = [], [], [], [], []
-        self.synced = SimpleNamespace(slices=True, pods=True, namespaces=True, markers=True)
+        self.slices, self.pods, self.policies, self.namespaces, self.markers, self.misread = [], [], [], [], [], []
+        self.synced = SimpleNamespace(slices=True, pods=True, policies=True, namespaces=True, markers=True)
         self.reports, self.events, self.gone, self.spans, self.said_gone = [], [], [], [], []
         collector = SimpleNamespace(pod_gone=lambda address, now_ns: self.gone.append(address))
         telemetry = SimpleNamespace(names=SimpleNamespace(update=lambda slices, pods: None),
                                     tables=SimpleNamespace(table_write=lambda *call: self.spans.append(call)))
-        self.worker = Worker("node", "0.1.0", 10.0, Sources(self.source("slices"), self.source("pods"), self.source("namespaces"),
+        self.worker = Worker("node", "0.1.0", 10.0, Sources(*map(self.source, ("slices", "pods", "policies", "namespaces")),
                                                             SimpleNamespace(indexes=lambda: frozenset({UPLINK})), self.source("markers")),
                              self.store, self.interfaces, collector, Leave(self.store, self.interfaces, None),
                              SimpleNamespace(report=self.reports.append, tell=self.events.append), telemetry, self.said_gone.append)
@@ -184,7 +184,7 @@ def test_what_was_done_is_reported_once(scene):
     assert report.servers == (AttachedPod(pod="test/a", uid="uid-a", address=A),)
 
 
-@pytest.mark.parametrize("missing", ["slices", "pods", "namespaces", "markers"])
+@pytest.mark.parametrize("missing", ["slices", "pods", "policies", "namespaces", "markers"])
 def test_nothing_is_done_before_everything_was_seen_once(missing):
     scene = Scene(adopted=[(A, 11)])
     setattr(scene.synced, missing, False)
@@ -342,3 +342,18 @@ def test_a_node_that_is_left_bears_nothing_and_says_so_and_stays_left(scene):
     scene.worker.wake()
     thread.join(timeout=5)
     assert not thread.is_alive()
+
+
+def test_a_client_that_a_policy_keeps_unaware_is_told_of_once(scene):
+    scene.add("a", A, 11, injected=True)
+    scene.policies = [NetworkPolicy("test", "deny", LabelSelector(), frozenset({"Egress"}))]
+    scene.round()
+    scene.round()
+    assert scene.entered == {A: Pod(11, Role.CLIENT | Role.EGRESS_SELECTED)}
+    assert [client.policy for client in scene.reports[-1].clients] == ["test/deny"]
+    assert [(told["reason"], told["involvedObject"]["name"]) for told in scene.events] == [("NetworkPolicy", "a")]
+    assert "NetworkPolicy test/deny selects this pod for egress" in scene.events[0]["message"]
+    scene.policies = []
+    scene.round()
+    assert scene.entered == {A: Pod(11, Role.CLIENT)}
+    assert [client.policy for client in scene.reports[-1].clients] == [""]

@@ -40,9 +40,10 @@ def test_a_policy_selects_in_its_own_namespace_and_direction_only():
 
 
 def test_of_several_policies_the_first_by_name_is_given():
-    assert Policies([policy("z"), policy("b"), policy("a", podSelector={"matchLabels": {"app": "no"}})]).selecting("Ingress", "shop", LABELS) == "shop/b"
+    policies = Policies([policy("z"), policy("b"), policy("a", podSelector={"matchLabels": {"app": "no"}})])
+    assert policies.selecting("Ingress", "shop", LABELS) == "shop/b"
 
 
 def test_a_selector_that_cannot_be_read_is_said_so():
-    with pytest.raises(MalformedObject, match="NetworkPolicy shop/p: spec.podSelector"):
+    with pytest.raises(MalformedObject, match=r"NetworkPolicy shop/p: spec\.podSelector"):
         policy(podSelector={"matchExpressions": [{"key": "a", "operator": "Like"}]})

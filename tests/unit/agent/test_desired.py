@@ -167,3 +167,11 @@ def test_a_pod_at_the_start_gate_is_guarded_from_its_first_packet():
     awaited = pod("b", "", injected=True)
     out = attachments(pods=[awaited], namespaces=[found(SHOP, asks=True)], policies=[policy("Egress")])
     assert out == {SHOP: Attachment(11, Role.CLIENT | Role.EGRESS_SELECTED, None)}
+
+
+def test_a_pod_of_which_nobody_tells_any_more_keeps_its_guard():
+    kept = {SHOP: Pod(11, Role.SERVER | Role.EGRESS_SELECTED)}
+    assert attachments([pool_slice({})], [], [found(SHOP)], kept)[SHOP].roles == Role.SERVER | Role.EGRESS_SELECTED
+    awaited = pod("b", "")
+    kept = {SHOP: Pod(11, Role.SERVER)}
+    assert attachments([pool_slice({})], [awaited], [found(SHOP)], kept, [policy("Egress")])[SHOP].roles == Role.SERVER | Role.EGRESS_SELECTED

@@ -36,12 +36,13 @@ class Answer:
     shares: dict[str, int] = field(default_factory=dict)
 
 
-def probe(slices: Iterable[ServicePortSlice], client: Endpoint, dialled: Endpoint) -> Answer:
-    """An attached client's SYN to `dialled`, with the tables of `slices`. OSError when they do not fit."""
+def probe(slices: Iterable[ServicePortSlice], client: Endpoint, dialled: Endpoint, *, policed: bool = False) -> Answer:
+    """An attached client's SYN to `dialled`, with the tables of `slices`; `policed`: a NetworkPolicy selects the client. OSError when they
+    do not fit."""
     engine = Engine()
     tables = Tables(engine)
     tables.apply(slices)
-    tables.put_pod(client.address, INTERFACE, records.Role.CLIENT)
+    tables.put_pod(client.address, INTERFACE, records.Role.CLIENT | (records.Role.EGRESS_SELECTED if policed else 0))
     packet = syn(client, dialled)
     result = engine.run("from_pod", packet, ifindex=INTERFACE)
     if result.reason.outcome != "forward":

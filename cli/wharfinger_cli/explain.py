@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -86,15 +86,17 @@ class Explanation:
 def build_explanation(pools: Pools, dialled: Endpoint, client: Endpoint | None, ask: Callable[..., Answer]) -> Explanation:
     """The view, given `ask(slices, client, dialled)`, the engine's answer (`_probe.probe`)."""
     slices = [piece for piece in pools.slices if dialled.address in piece.spec.virtual_addresses]
-    answer = ask(slices, client or ANYONE, dialled)
+    selected = {pod.pod: pod.policy for report in pools.reports for pod in report.status.servers if pod.policy}
+    policed = any(pod.policy for report in pools.reports for pod in report.status.clients if client and pod.address == client.address)
+    answer = ask(slices, client or ANYONE, dialled, policed=policed)
     owner = _owner(slices, dialled.port)
     candidates = tuple(_candidates(slices, owner, answer, dialled.port)) if owner else ()
     chosen = _chosen(candidates, owner, answer, client)
     steps = [
         _address_step(pools, slices, dialled),
         *_port_steps(slices, owner, dialled),
-        *_candidate_steps(owner, candidates),
-        *_choice_steps(owner, answer, chosen, client),
+        *_candidate_steps(owner, candidates, selected),
+        *_choice_steps(owner, answer, chosen, client, selected),
         *(_client_step(pools.reports, client) if client else ()),
         *(_programmed_step(pools.reports, slices) if slices else ()),
     ]
@@ -151,21 +153,25 @@ def _port_steps(slices: list[ServicePortSlice], owner: Owner | None, dialled: En
                              f"for target {owner.target}.", True)
 
 
-def _candidate_steps(owner: Owner | None, candidates: tuple[Candidate, ...]) -> Iterator[Step]:
+def _candidate_steps(owner: Owner | None, candidates: tuple[Candidate, ...], selected: Mapping[str, str]) -> Iterator[Step]:
     if owner is None or owner.server is not None:
         return
     ready = [found for found in candidates if found.state == AssignmentState.READY]
-    others = [f"{found.server} is {found.state}" for found in candidates if found not in ready]
+    others = [f"{found.server} is {found.state}" + (f", as NetworkPolicy {selected[found.server]} selects it" if found.server in selected else "")
+              for found in candidates if found not in ready]
     named = f" ({'; '.join(others[:NAMED])}{' ...' if len(others) > NAMED else ''})" if others else ""
     remedy = "" if ready else " Only Ready ones are chosen: wharfinger status says what a server waits for."
     yield Step("Which servers may be chosen?", f"{len(ready)} of {len(candidates)} are Ready{named}.{remedy}", bool(ready))
 
 
-def _choice_steps(owner: Owner | None, answer: Answer, chosen: Candidate | None, client: Endpoint | None) -> Iterator[Step]:
+def _choice_steps(owner: Owner | None, answer: Answer, chosen: Candidate | None, client: Endpoint | None,
+                  selected: Mapping[str, str]) -> Iterator[Step]:
     if owner is None or answer.server is None:
         return
     question = "Which is it?"
-    if owner.server is not None:
+    if owner.server in selected:
+        yield Step(question, f"Its port names it, but NetworkPolicy {selected[owner.server]} selects it for ingress: it takes no aware SYN.", False)
+    elif owner.server is not None:
         yield Step(question, "Its port names it.", True)
     elif owner.policy != "Hash":
         yield Step(question, f"Any of them: policy {owner.policy} decides anew for each connection.", True)
@@ -182,6 +188,10 @@ def _client_step(reports: Iterable[NodeReport], client: Endpoint) -> Iterator[St
     reports = tuple(reports)
     for report in reports:
         for pod in report.status.clients:
+            if pod.address == client.address and pod.policy:
+                yield Step(question, f"Pod {pod.pod} on {report.metadata.name} has its translator, but NetworkPolicy {pod.policy} selects it for "
+                                     "egress: its new connections are unaware by rule, for the policy engine to judge.", False)
+                return
             if pod.address == client.address:
                 yield Step(question, f"Yes: pod {pod.pod} on {report.metadata.name}, translator attached.", True)
                 return

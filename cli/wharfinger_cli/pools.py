@@ -148,6 +148,9 @@ def _problem(kind: str, view: ServicePoolView | RedirectPoolView) -> Problem | N
         if condition.type in CONDITIONS and condition.status != "True":
             describe = f"kubectl describe {kind.lower()} --namespace {view.namespace} {view.name}"
             return Problem(where, f"not {condition.type} ({condition.reason})", condition.message or describe)
+    policed = next((condition for condition in view.conditions if condition.type == "Policed" and condition.status == "True"), None)
+    if policed:
+        return Problem(where, f"a NetworkPolicy keeps connections to its servers unaware ({policed.reason})", policed.message)
     if view.servers_ready == 0:
         return Problem(where, "no server is ready, so its connections are unaware",
                        f"Is a server's pod Ready, has its node an agent? kubectl get pods --namespace {view.namespace}; wharfinger status")

@@ -84,9 +84,9 @@ def _step(record: Assignment, draft: Draft, server: Server | None, lost: bool, r
 def _standing(record: Assignment, piece: ServicePortSlice, server: Server | None, resolved: Resolved, view: View) -> Standing:
     pod = view.pod_of(record)
     if server is not None:
-        leaving, ready = server.leaving, server.ready
+        leaving, ready, policy = server.leaving, server.ready, server.policy
     elif pod is not None:
-        leaving, ready = pod.terminating or not resolved.keep, pod.ready
+        leaving, ready, policy = pod.terminating or not resolved.keep, pod.ready, view.policy_of(pod)
     else:
         return Standing.GONE
     node = record.node or ""
@@ -96,7 +96,7 @@ def _standing(record: Assignment, piece: ServicePortSlice, server: Server | None
     elif node not in view.live:
         # A silent agent takes nothing back: what it programmed is pinned and goes on working.
         attached = attached or record.state is READY
-    return standing(exists=True, leaving=leaving, ready=ready, attached=attached)
+    return standing(exists=True, leaving=leaving, ready=ready, policed=bool(policy), attached=attached)
 
 
 def _refreshed(record: Assignment, server: Server | None, redirects: tuple[RedirectPortPool, ...]) -> Assignment:
@@ -123,7 +123,7 @@ def _note_waiting(result: Advanced, wanted: dict[tuple[str, str, str], Server], 
     for draft in result.drafts:
         for record in draft.records:
             server = wanted.get((record.server, record.pod_uid, record.address))
-            if record.state is ASSIGNED and server is not None and server.ready:
+            if record.state is ASSIGNED and server is not None and server.awaited:
                 result.waiting.append(server)
 
 
@@ -152,7 +152,7 @@ def _add(resolved: Resolved, redirects: tuple[RedirectPortPool, ...], view: View
             draft.records.append(Assignment(
                 server=server.name, address=server.address, node=server.node or None, pod_uid=server.uid, state=ASSIGNED, since=view.clock(),
                 since_generation=draft.next_generation, redirects=_memberships(redirects, server, targets), targets=targets))
-            if server.ready:
+            if server.awaited:
                 result.waiting.append(server)
 
 

@@ -58,6 +58,7 @@ class Kind:
 KINDS: dict[str, Kind] = {
     "Pod": Kind("/api/v1", "pods"), "Service": Kind("/api/v1", "services"), "Node": Kind("/api/v1", "nodes"),
     "Event": Kind("/api/v1", "events"), "EndpointSlice": Kind("/apis/discovery.k8s.io/v1", "endpointslices"),
+    "NetworkPolicy": Kind("/apis/networking.k8s.io/v1", "networkpolicies"),
     "Lease": Kind("/apis/coordination.k8s.io/v1", "leases"),
     "ConfigMap": Kind("/api/v1", "configmaps"), "Secret": Kind("/api/v1", "secrets"),
     "MutatingWebhookConfiguration": Kind("/apis/admissionregistration.k8s.io/v1", "mutatingwebhookconfigurations"),

@@ -16,7 +16,7 @@ from wharfinger_api import ApiError
 from .client import KINDS, OWN, login
 from .snapshot import Snapshot
 
-WATCHED = ("Pod", "Service", "EndpointSlice", "Node", "NodeReport", "ServicePortPool", "RedirectPortPool", "ServicePortSlice")
+WATCHED = ("Pod", "Service", "EndpointSlice", "Node", "NetworkPolicy", "NodeReport", "ServicePortPool", "RedirectPortPool", "ServicePortSlice")
 """Kinds that kopf watches in the whole cluster. Leases are watched in one namespace only, beside kopf (leases.py)."""
 
 

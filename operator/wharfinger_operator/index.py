@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from wharfinger_api import RedirectPortPool, ServicePortPool, ServicePortSlice
+from wharfinger_api import NetworkPolicy, Policies, RedirectPortPool, ServicePortPool, ServicePortSlice
 
 from .records import EndpointSlice, Key, NodeSaid, Pod, Service
 from .snapshot import Departed, Snapshot
@@ -30,6 +30,7 @@ class Index:
         self.pods_by_address: dict[str, dict[Key, Pod]] = defaultdict(dict)
         self.service_ports: dict[str, dict[Key, frozenset[int]]] = defaultdict(dict)
         self.endpoint_slices: dict[Key, dict[Key, EndpointSlice]] = defaultdict(dict)
+        self.policies: dict[str, Policies] = {}
         self.redirects: dict[Key, dict[Key, RedirectPortPool]] = defaultdict(dict)
         self.slices_of: dict[str, dict[Key, ServicePortSlice]] = defaultdict(dict)
         self.slices_at: dict[str, dict[Key, ServicePortSlice]] = defaultdict(dict)
@@ -45,6 +46,7 @@ class Index:
     def change(self, kind: str, key: Key, old: Any, new: Any) -> None:
         """Takes a change of the snapshot: `old` or `new` is None for what came or went."""
         keep = {"Pod": self._pod, "Service": self._service, "EndpointSlice": self._endpoint_slice, "NodeReport": self._report,
+                "NetworkPolicy": self._policy,
                 "ServicePortPool": self._pool, "RedirectPortPool": self._redirect, "ServicePortSlice": self._slice,
                 "Departed": self._departed}.get(kind)
         if keep is not None:
@@ -75,9 +77,14 @@ class Index:
         before, after = (said.generations.items() if said else {}.items() for said in (old, new))
         self.touched.update(("acknowledged", uid) for uid, _ in before ^ after)
         listed = [said.uids | said.addresses if said else frozenset() for said in (old, new)]
-        self.touched.update(("listed", server) for server in listed[0] ^ listed[1])
+        policed = [said.policies.items() if said else {}.items() for said in (old, new)]
+        self.touched.update(("listed", server) for server in (listed[0] ^ listed[1]) | {uid for uid, _ in policed[0] ^ policed[1]})
         before, after = (said.faults.items() if said else {}.items() for said in (old, new))
         self.touched.update(("fault", pool) for pool, _ in before ^ after)
+
+    def _policy(self, key: Key, old: NetworkPolicy | None, new: NetworkPolicy | None) -> None:
+        self.touched.add(("policies", key[0]))
+        self.policies[key[0]] = Policies(policy for policy in self.snapshot.policies.values() if policy.namespace == key[0])
 
     def _pool(self, key: Key, old: ServicePortPool | None, new: ServicePortPool | None) -> None:
         self.touched.add(("pool", *key))

@@ -83,13 +83,14 @@ class Agent:
 @dataclass(frozen=True, slots=True)
 class NodeSaid:
     """What one node's agent says in its NodeReport: generations by slice uid, the servers it has attached (static servers go by address), and
-    by uid the pools that it cannot program as they stand, with why."""
+    by uid the pools that it cannot program as they stand, with why. `policies`: which NetworkPolicy keeps a server unaware, by the pod's uid."""
 
     uid: str
     generations: Mapping[str, int]
     uids: frozenset[str]
     addresses: frozenset[str]
     faults: Mapping[str, str] = field(default_factory=dict)
+    policies: Mapping[str, str] = field(default_factory=dict)
 
 
 def pod(raw: Mapping[str, Any]) -> Pod:
@@ -141,4 +142,5 @@ def node_report(raw: Mapping[str, Any]) -> NodeSaid:
         uid=raw["metadata"]["uid"], generations={entry["uid"]: entry["generation"] for entry in status.get("slices") or ()},
         uids=frozenset(entry["uid"] for entry in servers if entry.get("uid")),
         addresses=frozenset(entry.get("address", "") for entry in servers if not entry.get("uid")),
-        faults={entry["uid"]: entry["message"] for entry in status.get("faults") or ()})
+        faults={entry["uid"]: entry["message"] for entry in status.get("faults") or ()},
+        policies={entry["uid"]: entry["policy"] for entry in servers if entry.get("policy")})

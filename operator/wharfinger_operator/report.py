@@ -85,16 +85,20 @@ def pool_report(entry: Resolved, fault: Fault | None, advanced: Advanced, specs:
     else:
         programmed = _programmed(pool, standing, advanced, view)
     left_out = "".join(f"; {fault.message}" for fault in entry.skipped)
+    policed = _policed(entry)
     verdicts = [
         judged("Accepted", fault, f"{room.servers} servers need {room.need} of {room.total} service ports, {room.reserve} more in reserve"),
         judged("ResolvedRefs", joined(entry.faults), f"all references are resolved{left_out}"),
-        programmed]
+        programmed,
+        Verdict("Policed", policed is not None, policed.reason if policed else "NotSelected",
+                policed.message if policed else "no NetworkPolicy selects a server")]
     status = ServicePortPoolStatus(
         observed_generation=pool.metadata.generation, scope=scope, virtual_addresses=entry.virtual_addresses,
         ports=_port_counts(pool, entry.virtual_addresses, specs, book, room), servers=_server_counts(specs),
         conditions=conditions(verdicts, pool.status.conditions, pool.metadata.generation, view.clock))
     refused = [_refusal(node, why) for node, why in view.faults_of(pool.metadata.uid).items()][:NAMED]
-    said = [*([fault] if fault else []), *entry.faults, *entry.skipped, *refused, *_about(advanced), *_tight(fault, room)]
+    said = [*([fault] if fault else []), *entry.faults, *entry.skipped, *refused, *_about(advanced), *_tight(fault, room),
+            *([policed] if policed else [])]
     return PoolReport(status, (*_warnings(pool, said), *_hints(pool)), programmed)
 
 
@@ -192,6 +196,18 @@ def _hints(pool: ServicePortPool) -> tuple[EventWanted, ...]:
     return (EventWanted(pool, "Normal", "EphemeralPorts", f"spec.portRanges: {clash} is among {EPHEMERAL}, from which kernels choose ports for "
                         "outgoing connections: a server's own connection from one of its service ports works and is unaware; numbers below "
                         f"{EPHEMERAL.first} avoid that"),)
+
+
+def _policed(entry: Resolved) -> Fault | None:
+    """Which servers NetworkPolicies keep unaware."""
+    servers = [server for server in entry.servers if not server.leaving]
+    selected = [server for server in servers if server.policy]
+    if not selected:
+        return None
+    names = _named(sorted({server.policy for server in selected}))
+    return Fault("NetworkPolicy", f"{len(selected)} of {len(servers)} servers are unaware by rule, as NetworkPolicy {names} selects them for "
+                 f"ingress: {_servers(selected)}. kube-proxy balances their new connections and the policy engine judges them; those that "
+                 "stand go on. For aware ones let no policy select them")
 
 
 def _tight(fault: Fault | None, room: Capacity) -> list[Fault]:

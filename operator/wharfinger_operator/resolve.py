@@ -23,7 +23,8 @@ class Fault:
 class Server:
     """A server that the pool wants. `ports`: target name to the port its application listens on, where that is known.
 
-    `uid` is empty for static servers; `avoid` are numbers it listens on itself, which would be taken for service ports.
+    `uid` is empty for static servers; `policy` is the NetworkPolicy that keeps connections to it unaware, if one does; `avoid` are
+    numbers it listens on itself, which would be taken for service ports.
     """
 
     name: str
@@ -35,6 +36,12 @@ class Server:
     labels: Mapping[str, str]
     ports: Mapping[str, int]
     avoid: frozenset[int]
+    policy: str = ""
+
+    @property
+    def awaited(self) -> bool:
+        """Whether it can be chosen for connections once it is attached."""
+        return self.ready and not self.policy
 
     @property
     def identity(self) -> tuple[str, str, str]:
@@ -165,7 +172,8 @@ def _take(pool: ServicePortPool, pod: Pod, ready: bool, virtual_addresses: tuple
     ports = {target.name: port for target in pool.spec.targets if (port := _target_port(target, pod)) is not None}
     servers.append(Server(
         name=pod.server, uid=pod.uid, address=address, node=pod.node, ready=ready and not pod.terminating, leaving=pod.terminating,
-        labels=pod.labels, ports=ports, avoid=pod.numbers | frozenset(ports.values())))
+        labels=pod.labels, ports=ports, avoid=pod.numbers | frozenset(ports.values()),
+        policy=view.policy_of(pod)))
 
 
 def _static(pool: ServicePortPool, view: View, skipped: list[Fault]) -> tuple[Server, ...]:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from ipaddress import IPv4Network
 from typing import Any
 
-from wharfinger_api import RedirectPortPool, Resource, ServicePortPool, ServicePortSlice, node_of_lease, parse
+from wharfinger_api import NetworkPolicy, RedirectPortPool, Resource, ServicePortPool, ServicePortSlice, network_policy, node_of_lease, parse
 
 from . import records
 from .records import Agent, EndpointSlice, Key, NodeSaid, Pod, Service
@@ -45,6 +45,7 @@ class Snapshot:
         self.services: dict[Key, Service] = {}
         self.endpoint_slices: dict[Key, EndpointSlice] = {}
         self.nodes: dict[Key, str] = {}
+        self.policies: dict[Key, NetworkPolicy] = {}
         self.agents: dict[str, Agent] = {}
         self.reports: dict[Key, NodeSaid] = {}
         self.pools: dict[Key, ServicePortPool] = {}
@@ -59,7 +60,8 @@ class Snapshot:
         self._tables: dict[str, tuple[dict[Key, Any], Callable[[Mapping[str, Any]], Any]]] = {
             "Pod": (self.pods, records.pod), "Service": (self.services, records.service),
             "EndpointSlice": (self.endpoint_slices, records.endpoint_slice), "Node": (self.nodes, lambda raw: raw["metadata"]["uid"]),
-            "NodeReport": (self.reports, records.node_report), "ServicePortPool": (self.pools, parse),
+            "NetworkPolicy": (self.policies, network_policy), "NodeReport": (self.reports, records.node_report),
+            "ServicePortPool": (self.pools, parse),
             "RedirectPortPool": (self.redirects, parse), "ServicePortSlice": (self.slices, parse)}
 
     def tables(self) -> dict[str, dict[Key, Any]]:

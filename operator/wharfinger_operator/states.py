@@ -22,12 +22,14 @@ class Standing(StrEnum):
     LEAVING = "leaving"
     """Terminating, or no longer among the pool's servers, but still running."""
     NOT_READY = "not ready"
+    POLICED = "policed"
+    """A NetworkPolicy selects it for ingress, so that new connections are unaware by rule."""
     DETACHED = "detached"
     """Ready as Kubernetes sees it, but its node's agent has not attached and programmed it."""
     SERVING = "serving"
 
 
-def standing(*, exists: bool, leaving: bool, ready: bool, attached: bool) -> Standing:
+def standing(*, exists: bool, leaving: bool, ready: bool, policed: bool, attached: bool) -> Standing:
     """The first of these that holds."""
     if not exists:
         return Standing.GONE
@@ -35,6 +37,8 @@ def standing(*, exists: bool, leaving: bool, ready: bool, attached: bool) -> Sta
         return Standing.LEAVING
     if not ready:
         return Standing.NOT_READY
+    if policed:
+        return Standing.POLICED
     return Standing.SERVING if attached else Standing.DETACHED
 
 
@@ -42,22 +46,26 @@ NEXT: dict[tuple[AssignmentState, Standing], AssignmentState] = {
     (ASSIGNED, Standing.GONE): RESTING,
     (ASSIGNED, Standing.LEAVING): DRAINING,
     (ASSIGNED, Standing.NOT_READY): ASSIGNED,
+    (ASSIGNED, Standing.POLICED): ASSIGNED,
     (ASSIGNED, Standing.DETACHED): ASSIGNED,
     (ASSIGNED, Standing.SERVING): READY,
     (READY, Standing.GONE): RESTING,
     (READY, Standing.LEAVING): DRAINING,
     (READY, Standing.NOT_READY): DRAINING,
+    (READY, Standing.POLICED): DRAINING,
     (READY, Standing.DETACHED): DRAINING,
     (READY, Standing.SERVING): READY,
     (DRAINING, Standing.GONE): RESTING,
     (DRAINING, Standing.LEAVING): DRAINING,
     (DRAINING, Standing.NOT_READY): DRAINING,
+    (DRAINING, Standing.POLICED): DRAINING,
     (DRAINING, Standing.DETACHED): DRAINING,
     (DRAINING, Standing.SERVING): READY,
     # The same process is back (a static server listed again): the ports were nobody else's meanwhile.
     (RESTING, Standing.GONE): RESTING,
     (RESTING, Standing.LEAVING): RESTING,
     (RESTING, Standing.NOT_READY): ASSIGNED,
+    (RESTING, Standing.POLICED): ASSIGNED,
     (RESTING, Standing.DETACHED): ASSIGNED,
     (RESTING, Standing.SERVING): ASSIGNED,
 }

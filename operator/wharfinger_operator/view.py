@@ -10,13 +10,14 @@ from collections.abc import Iterable
 from datetime import datetime
 from ipaddress import IPv4Address
 
-from wharfinger_api import Assignment, LabelSelector, RedirectPortPool, ServicePortPool, ServicePortSlice
+from wharfinger_api import Assignment, LabelSelector, Policies, RedirectPortPool, ServicePortPool, ServicePortSlice
 
 from .index import Fact, Index
 from .records import Key, NodeSaid, Pod, Service
 from .snapshot import Departed, Snapshot
 
-NOTHING = NodeSaid("", {}, frozenset(), frozenset())
+NOTHING = NodeSaid("", {}, frozenset(), frozenset(), {})
+NO_POLICIES = Policies()
 
 
 class Nodes:
@@ -144,6 +145,13 @@ class View:
         pod = self._pod(record.server) if record.pod_uid else None
         same = pod is not None and pod.uid == record.pod_uid and record.address in pod.addresses and not pod.finished
         return pod if same else None
+
+    def policy_of(self, pod: Pod) -> str:
+        """The NetworkPolicy that keeps connections to `pod` unaware; empty when none does. One that is gone does so until the agent of the
+        pod's node knows: before that its programs would drop what other nodes send."""
+        self.reads |= {("policies", pod.namespace), ("listed", pod.uid)}
+        seen = self._index.policies.get(pod.namespace, NO_POLICIES).selecting("Ingress", pod.namespace, pod.labels)
+        return seen or self._said(pod.node).policies.get(pod.uid, "")
 
     def _pod(self, server: str) -> Pod | None:
         namespace, _, name = server.partition("/")

@@ -56,11 +56,13 @@ def port_slice(*assignments, generation=1, policy="Hash"):
         "assignments": list(assignments or (assignment(1), assignment(2)))}}, generation=generation)
 
 
-def report(node, *, generation=1, clients=(), ready="True"):
+def report(node, *, generation=1, clients=(), servers=(), ready="True"):
+    """`clients` and `servers`: pod, address and, if there is one, the policy that keeps it unaware."""
     programmed = {"namespace": "shop", "name": "shop-0", "uid": "u-ServicePortSlice-shop-0", "generation": generation}
-    attached = [{"pod": pod, "uid": pod, "address": address} for pod, address in clients]
+    attached = [[{"pod": pod, "uid": pod, "address": address, "policy": "".join(policy)} for pod, address, *policy in pods]
+                for pods in (clients, servers)]
     return resource("NodeReport", node, {"status": {
-        "agentVersion": "0.1.0", "slices": [programmed], "servers": [], "clients": attached,
+        "agentVersion": "0.1.0", "slices": [programmed], "servers": attached[1], "clients": attached[0],
         "conditions": [{"type": "Ready", "status": ready, "reason": "Attached", "message": "see the agent's log",
                         "lastTransitionTime": "2026-11-21T09:00:00Z"}]}}, namespace="")
 

@@ -174,3 +174,23 @@ def test_explaining_changes_nothing_that_was_read():
     found = pools()
     build_explanation(found, Endpoint(VIRTUAL, 80), FROM, probe)
     assert found == replace(found)
+
+
+def test_a_server_that_a_policy_selects_is_named_with_the_policy():
+    view = explained(80, slices=(port_slice(assignment(1), assignment(2, "Draining")),),
+                     reports=(report("node-2", servers=[("shop/shop-2", "10.244.2.2", "shop/deny")]),))
+    assert "1 of 2 are Ready (shop/shop-2 is Draining, as NetworkPolicy shop/deny selects it)." in answers(view)["Which servers may be chosen?"][1]
+
+
+def test_a_service_port_of_a_server_that_a_policy_selects_takes_no_aware_connection():
+    view = explained(20001, reports=(report("node-2", servers=[("shop/shop-1", "10.244.2.1", "shop/deny")]),))
+    assert answers(view)["Which is it?"] == (
+        False, "Its port names it, but NetworkPolicy shop/deny selects it for ingress: it takes no aware SYN.")
+
+
+def test_a_client_that_a_policy_selects_is_unaware_by_the_engines_word():
+    view = explained(80, reports=(report("node-1", clients=[("shop/client-0", CLIENT, "shop/deny")]),))
+    assert (view.reason.name, view.reason.outcome, view.chosen) == ("policy_client", "pass", None)
+    holds, answer = answers(view)[f"Is {CLIENT} an aware client?"]
+    assert not holds
+    assert "NetworkPolicy shop/deny selects it for egress" in answer

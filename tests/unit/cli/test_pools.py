@@ -1,7 +1,8 @@
 """`wharfinger pools`."""
 
 from rich.console import Console
-from unit.cli.objects import pools, redirect_pool, service_pool
+from unit.cli.objects import NOW, pools, redirect_pool, service_pool
+from wharfinger_api import Condition
 from wharfinger_cli._seen import Pools
 from wharfinger_cli.pools import build_pools, print_pools
 
@@ -55,3 +56,11 @@ def test_the_text_is_two_tables():
 
 def test_without_pools_the_text_says_how_to_declare_one():
     assert "kubectl apply" in printed(build_pools(Pools()))
+
+
+def test_a_pool_whose_servers_a_policy_keeps_unaware_is_a_problem_with_the_policys_name():
+    pool = service_pool(servers={"ready": 0, "draining": 2})
+    policed = Condition(type="Policed", status="True", reason="NetworkPolicy", message="NetworkPolicy shop/deny", last_transition_time=NOW)
+    status = pool.status.model_copy(update={"conditions": (*pool.status.conditions, policed)})
+    found = build_pools(pools(services=(pool.model_copy(update={"status": status}),))).problems
+    assert (found[0].what, found[0].remedy) == ("a NetworkPolicy keeps connections to its servers unaware (NetworkPolicy)", policed.message)

@@ -52,6 +52,20 @@ class Changes(RuleBasedStateMachine):
     def pod_goes(self, name):
         self.gone("Pod", name)
 
+    @rule(types=st.sampled_from([("Ingress",), ("Egress",), ("Ingress", "Egress")]), app=st.sampled_from(["web", "tea"]))
+    def policy(self, types, app):
+        self.world.put("NetworkPolicy", SPACE, "deny", {"spec": {"podSelector": {"matchLabels": {"app": app}}, "policyTypes": list(types)}})
+
+    @rule()
+    def policy_goes(self):
+        self.gone("NetworkPolicy", "deny")
+
+    @rule(node=NODES, policy=st.sampled_from(["", "shop/deny"]))
+    def agent_says_what_a_policy_selects(self, node, policy):
+        status = self.world.raw["NodeReport", "", node]["status"]
+        servers = [{**entry, "policy": policy} for entry in status.get("servers", ())]
+        self.world.put("NodeReport", "", node, {"status": {**status, "servers": servers}})
+
     @rule(name=SERVICES, ports=st.sampled_from([(80,), (80, 20001)]), selects=st.sampled_from([{"app": "web"}, {"app": "tea"}, {}]),
           swapped=st.booleans())
     def service(self, name, ports, selects, swapped):

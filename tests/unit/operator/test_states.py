@@ -7,11 +7,11 @@ from wharfinger_api import AssignmentState
 from wharfinger_operator.states import ASSIGNED, NEXT, READY, RESTING, Standing, standing
 
 EXPECTED = """
-            gone     leaving  not ready detached serving
-Assigned    Resting  Draining Assigned  Assigned Ready
-Ready       Resting  Draining Draining  Draining Ready
-Draining    Resting  Draining Draining  Draining Ready
-Resting     Resting  Resting  Assigned  Assigned Assigned
+            gone     leaving  not ready policed  detached serving
+Assigned    Resting  Draining Assigned  Assigned Assigned Ready
+Ready       Resting  Draining Draining  Draining Draining Ready
+Draining    Resting  Draining Draining  Draining Draining Ready
+Resting     Resting  Resting  Assigned  Assigned Assigned Assigned
 """
 
 
@@ -43,12 +43,13 @@ def test_nothing_but_the_end_of_the_server_stops_its_ports_from_working():
 
 
 @pytest.mark.parametrize(("facts", "seen"), [
-    ((False, True, True, True), Standing.GONE),
-    ((True, True, True, True), Standing.LEAVING),
-    ((True, False, False, True), Standing.NOT_READY),
-    ((True, False, True, False), Standing.DETACHED),
-    ((True, False, True, True), Standing.SERVING),
+    ((False, True, True, True, True), Standing.GONE),
+    ((True, True, True, True, True), Standing.LEAVING),
+    ((True, False, False, True, True), Standing.NOT_READY),
+    ((True, False, True, True, True), Standing.POLICED),
+    ((True, False, True, False, False), Standing.DETACHED),
+    ((True, False, True, False, True), Standing.SERVING),
 ])
 def test_standing_is_the_first_that_holds(facts, seen):
-    exists, leaving, ready, attached = facts
-    assert standing(exists=exists, leaving=leaving, ready=ready, attached=attached) is seen
+    exists, leaving, ready, policed, attached = facts
+    assert standing(exists=exists, leaving=leaving, ready=ready, policed=policed, attached=attached) is seen

@@ -204,19 +204,17 @@ def test_a_policy_that_allows_the_numbers_of_service_ports_does_not_open_what_is
 
 @pytest.mark.parametrize("where", [0, 1], ids=["another-node", "one-node"])
 def test_forged_options_reach_nothing_that_a_policy_denies(lab, engine, pod, counts, where):
-    hostile = add(lab, where, Role(0))
-    engine(Selected("Egress", hostile.address, [(pod.address, 80, 80), (pod.address, Y, Y)]))
+    hostile, guarded = add(lab, where), add(lab, where, OUT)
+    engine(*[Selected("Egress", each.address, [(pod.address, 80, 80), (pod.address, Y, Y)]) for each in (hostile, guarded)])
     forged = option(REDIRECT, scope=7)
     raw_syn(hostile, f"{pod.address}:80", forged)
     become(lambda: counts(lab.nodes[1]).get(("to_pod", "server_syn"), 0), 1)  # this is what must not be
-    role(hostile, OUT)
     for port in (80, Y):
-        raw_syn(hostile, f"{pod.address}:{port}", forged, sport=45_001)
-    become(lambda: counts(lab.nodes[where]).get(("from_pod", "policy_forged"), 0), 2)
-    role(hostile, Role(0))
+        raw_syn(guarded, f"{pod.address}:{port}", forged)
+    become(lambda: counts(lab.nodes[where]).get(("from_pod", "forged_option"), 0), 2)
     role(pod, Role.SERVER | IN)
     for port in (80, Y):
-        raw_syn(hostile, f"{pod.address}:{port}", forged, sport=45_002)
+        raw_syn(hostile, f"{pod.address}:{port}", forged, sport=45_001)
     hook = ("to_pod", "from_net")[where == 0]
     become(lambda: counts(lab.nodes[1]).get((hook, "policy_server"), 0), 2)
     after = counts(lab.nodes[1])

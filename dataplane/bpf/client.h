@@ -36,7 +36,7 @@ INLINE enum reason client_claim(struct work *w, const struct flow *f, be16 wire_
 {
 	set_key(&w->wire, SIDE_CLIENT_WIRE, &w->key.local, w->key.local_port, &f->other, wire_port);
 	const struct flow *taken = find_flows(w, &w->wire);
-	if (taken && (taken->redirect_port != w->key.peer_port || !addr_equal(&taken->other, &w->key.peer)))
+	if (taken && taken->aware && (taken->redirect_port != w->key.peer_port || !addr_equal(&taken->other, &w->key.peer)))
 		return REASON_port_taken;
 	w->flow = *f;
 	w->flow.other = w->key.peer;
@@ -44,6 +44,15 @@ INLINE enum reason client_claim(struct work *w, const struct flow *f, be16 wire_
 	if (!put_flows(w, &w->wire, &w->flow, taken ? PUT_ANY : PUT_NEW))
 		return REASON_none;
 	return !taken && find_flows(w, &w->wire) ? REASON_port_taken : REASON_table_full; /* taken just now, on another processor */
+}
+
+/* The connection goes on unaware. The record of the port dialled stays while no other connection wants the port: what still comes from there
+ * is no packet of this one. */
+INLINE void client_gives_up(struct work *w, struct flow *f)
+{
+	client_release(w, f);
+	f->aware = 0;
+	client_claim(w, f, f->redirect_port);
 }
 
 INLINE enum reason syn_unaware_by_rule(const struct packet *p)
@@ -63,7 +72,7 @@ INLINE enum reason client_tags_syn(struct work *w, const struct flow *f)
 {
 	w->verdict.dst = f->other;
 	w->verdict.append = (struct option){ .flags = OPTION_REDIRECT, .len = OPTION_LEN_SCOPE, .scope = f->scope };
-	return f->service_port ? REASON_client_syn_service : REASON_client_syn;
+	return f->service_port == f->redirect_port ? REASON_client_syn_service : REASON_client_syn;
 }
 
 /* A SYN of the pod's stack. The stack is the authority: another ISN on a known pair of ports is a new connection. */
@@ -74,10 +83,10 @@ INLINE enum reason client_opens(struct work *w, struct flow *old)
 	enum reason rule;
 
 	if (old && old->isn == p->seq) {
-		if (old->aware && old->state == FLOW_OPENING && ++old->tries < 2)
+		if (old->aware && ++old->tries < 2)
 			return client_tags_syn(w, old);
-		client_release(w, old);
-		old->aware = 0; /* and stays so: an answer to this SYN may come after the next one */
+		if (old->aware)
+			client_gives_up(w, old); /* and stays so: an answer to this SYN may come after the next one */
 		return REASON_third_syn;
 	}
 	if (old) {
@@ -149,6 +158,35 @@ INLINE enum reason client_sends(frame *fr, struct work *w)
 	return REASON_client_joins;
 }
 
+/* A SYN+ACK that the client's stack has no use for. The stack would reset its sender at the port that it came from, where nobody knows of
+ * it: so it is reset at the port that it names, unless that is another connection's. `otherwise`: when it names none of its sender's. */
+INLINE enum reason client_resets(struct work *w, enum reason otherwise)
+{
+	const struct packet *p = &w->packet;
+
+	if (!names_port(&p->option))
+		return otherwise;
+	const struct server_port *port = server_port_of(w, &p->src, p->option.port, 0);
+	set_key(&w->wire, SIDE_CLIENT_WIRE, &p->dst, p->dport, &p->src, p->option.port);
+	if (!port || port->count || find_flows(w, &w->wire))
+		return otherwise;
+	answer_with_reset(w);
+	w->verdict.dport = p->option.port;
+	return REASON_client_resets;
+}
+
+/* Whether an answer without our option to an aware SYN lost it on the way, or the SYN did: only a translator answers at a port that the server
+ * does not listen on, and it always confirms. */
+INLINE int lost_its_option(struct work *w, const struct flow *f)
+{
+	const struct server_port *port;
+
+	if (f->state != FLOW_OPENING || f->service_port || w->packet.option.flags & OPTION_CONFIRM)
+		return 0;
+	port = server_port_of(w, &f->other, f->redirect_port, f->scope);
+	return port && port->target != f->redirect_port;
+}
+
 /* The server's SYN+ACK: the first that names a port of its own wins. */
 INLINE enum reason client_answered(struct work *w, struct flow *f)
 {
@@ -156,10 +194,12 @@ INLINE enum reason client_answered(struct work *w, struct flow *f)
 	const struct option *o = &p->option;
 
 	if (p->ack != f->isn + 1)
-		return REASON_client_receives;
-	if (!(o->flags & OPTION_CONFIRM) || !(o->flags & OPTION_PORT) || o->port == f->redirect_port) {
+		return client_resets(w, REASON_client_receives);
+	if (!names_port(o) || o->port == f->redirect_port) {
 		if (f->state != FLOW_OPENING)
 			return REASON_client_receives;
+		if (lost_its_option(w, f))
+			return REASON_client_withheld;
 		f->state = FLOW_ESTABLISHED;
 		f->established_ns = now_exact(w);
 		f->reason = o->flags & OPTION_CONFIRM ? REASON_client_confirmed : REASON_client_unconfirmed;
@@ -168,7 +208,7 @@ INLINE enum reason client_answered(struct work *w, struct flow *f)
 		return f->reason;
 	}
 	if (f->service_port)
-		return f->service_port == o->port ? REASON_client_receives : REASON_client_other_answer;
+		return f->service_port == o->port ? REASON_client_receives : client_resets(w, REASON_client_other_answer);
 
 	const struct server_port *port = server_port_of(w, &p->src, o->port, 0);
 	if (!port || port->count || port->scope != f->scope)
@@ -205,7 +245,9 @@ INLINE enum reason client_receives(frame *fr, struct work *w)
 	set_key(&w->wire, SIDE_CLIENT_WIRE, &p->dst, p->dport, &p->src, p->sport);
 	struct flow *wire = find_flows(w, &w->wire);
 	if (!wire)
-		return REASON_not_ours;
+		return (p->tcp_flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK) ? client_resets(w, REASON_not_ours) : REASON_not_ours;
+	if (!wire->aware)
+		return p->option.flags & OPTION_CONFIRM ? REASON_client_late : REASON_not_ours;
 	w->verdict.src = wire->other;
 	w->verdict.sport = wire->redirect_port;
 	w->verdict.blank = p->option_at != 0;
@@ -220,6 +262,8 @@ INLINE enum reason client_receives(frame *fr, struct work *w)
 		return REASON_client_left_port;
 	if (p->tcp_flags & TCP_SYN)
 		return client_answered(w, f);
+	if (p->tcp_flags & TCP_RST && p->ack == f->isn + 1 && lost_its_option(w, f))
+		return REASON_client_withheld;
 	if (f->state == FLOW_REDIRECTED && p->sport == f->service_port)
 		f->state = FLOW_ESTABLISHED; /* Y answered: the hint need not be repeated */
 	if (f->state == FLOW_ESTABLISHED)

@@ -25,7 +25,12 @@ INLINE enum reason icmp_returns(struct work *w, u32 roles)
 
 	if (roles & POD_SERVER) {
 		const struct server_port *port = server_port_of(w, &p->src, p->sport, 0);
-		be16 known = substitute_of(w, &p->src, p->sport, &p->dst, p->dport);
+		be16 at = p->sport;
+		if (!port && names_port(&p->option)) { /* a SYN+ACK from a redirect port: it names the service port */
+			at = p->option.port;
+			port = server_port_of(w, &p->src, at, 0);
+		}
+		be16 known = substitute_of(w, &p->src, at, &p->dst, p->dport);
 		if (known)
 			w->verdict.dport = known;
 		if (port)
@@ -130,7 +135,7 @@ INLINE enum reason decide_from_net(frame *f, struct work *w)
 	}
 	if (pod->roles & POD_CLIENT) {
 		set_key(&w->wire, SIDE_CLIENT_WIRE, &p->dst, p->dport, &p->src, p->sport);
-		if (find_flows(w, &w->wire))
+		if (find_flows(w, &w->wire) || ((p->tcp_flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK) && names_port(&p->option)))
 			return REASON_net_client;
 	}
 	return REASON_not_ours;

@@ -26,9 +26,10 @@ INLINE int parse_option(const struct headers *h, u32 at, u8 len, struct option *
 enum { KIND_END = 0, KIND_NOP = 1, KIND_MD5 = 19, KIND_AO = 29, KIND_MPTCP = 30, KIND_FAST_OPEN = 34 };
 #define OPTIONS_MAX 16        /* options walked; a header with more than that, padding included, is treated as having no room */
 
-INLINE void parse_tcp_options(const struct headers *h, struct packet *p)
+/* Of the TCP header at `l4` with p->tcp_len bytes. */
+INLINE void parse_tcp_options(const struct headers *h, struct packet *p, u32 l4)
 {
-	u32 at = p->l4 + TCP_LEN, end = p->l4 + p->tcp_len;
+	u32 at = l4 + TCP_LEN, end = l4 + p->tcp_len;
 
 	for (int i = 0; i < OPTIONS_MAX; i++) {
 		if (at >= end)
@@ -53,7 +54,7 @@ INLINE void parse_tcp_options(const struct headers *h, struct packet *p)
 			p->traits |= SYN_FAST_OPEN;
 		else if (kind == OPTION_KIND && len >= 4 && u16_at(h, at + 2) == OPTION_EXID) {
 			/* We write it on a boundary of four; elsewhere it is not ours, and checksums need not learn odd offsets. */
-			if (!p->option_at && ((at ^ p->l4) & 3) == 0 && parse_option(h, at, len, &p->option))
+			if (!p->option_at && ((at ^ l4) & 3) == 0 && parse_option(h, at, len, &p->option))
 				p->option_at = (u16)at;
 			else
 				p->malformed_option = 1;
@@ -79,11 +80,12 @@ INLINE enum reason parse_tcp(const struct headers *h, struct packet *p, u32 l3_e
 	if (p->tcp_len < TCP_LEN || l4 + p->tcp_len > l3_end || l4 + p->tcp_len > h->len)
 		return REASON_truncated;
 	p->payload = l3_end - l4 - p->tcp_len;
-	parse_tcp_options(h, p);
+	parse_tcp_options(h, p, l4);
 	return REASON_none;
 }
 
-/* An ICMP error's embedded packet: addresses and ports as its sender sent them (RFC 792: IP header and eight octets, at least). */
+/* An ICMP error's embedded packet: addresses and ports as its sender sent them (RFC 792: IP header and eight octets, at least), and our
+ * option when the TCP header is there as a whole (RFC 1812 asks for as much as 576 bytes hold). */
 INLINE enum reason parse_icmp(const struct headers *h, struct packet *p, u32 l3_end)
 {
 	u8 type = byte_at(h, p->l4);
@@ -105,6 +107,12 @@ INLINE enum reason parse_icmp(const struct headers *h, struct packet *p, u32 l3_
 	p->dst = addr_from_v4(to_be32(u32_at(h, inner + 16)));
 	p->sport = to_be16(u16_at(h, inner + inner_len));
 	p->dport = to_be16(u16_at(h, inner + inner_len + 2));
+	u32 l4 = inner + inner_len;
+	if (l4 + TCP_LEN > l3_end || l4 + TCP_LEN > h->len)
+		return REASON_none;
+	p->tcp_len = (byte_at(h, l4 + 12) >> 4) * 4;
+	if (p->tcp_len >= TCP_LEN && l4 + p->tcp_len <= l3_end && l4 + p->tcp_len <= h->len)
+		parse_tcp_options(h, p, l4);
 	return REASON_none;
 }
 

@@ -65,7 +65,11 @@
 	REASON(policy_client, PASS, "a NetworkPolicy selects the client, so the connection is unaware by rule") \
 	REASON(policy_server, DROP, "a NetworkPolicy selects the server, so the client's third SYN goes unaware") \
 	REASON(policy_untranslated, PASS, "a NetworkPolicy selects the server, so what begins at its service port is not translated") \
-	REASON(policy_service_port, DROP, "a NetworkPolicy selects the pod, so it may not dial a service port past it")
+	REASON(policy_service_port, DROP, "a NetworkPolicy selects the pod, so it may not dial a service port past it") \
+	REASON(client_withheld, DROP, "an answer that lost its option on the way is not shown to the client, whose SYN comes again") \
+	REASON(client_late, DROP, "an answer to a connection that has gone on unaware") \
+	REASON(client_resets, RESET, "an answer that belongs to no connection of the client: its sender is reset at the service port it names") \
+	REASON(server_opening, FORWARD, "the server's stack speaks before step 3, from the port that its client dialled")
 
 #define WHARFINGER_REASON_ENUM(name, outcome, words) REASON_##name,
 enum reason { WHARFINGER_REASONS(WHARFINGER_REASON_ENUM) REASON_COUNT };

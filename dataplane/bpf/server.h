@@ -242,7 +242,7 @@ INLINE enum reason server_answers(struct work *w)
 	if (!opened->aware)
 		return REASON_server_answers;
 	if (!has_room(p, OPTION_LEN_BARE))
-		return REASON_no_room;
+		return REASON_server_answers;
 	w->verdict.append = (struct option){ .flags = OPTION_CONFIRM, .len = OPTION_LEN_BARE };
 	if (opened->service_port != opened->redirect_port) {
 		w->verdict.append.flags |= OPTION_PORT;
@@ -261,7 +261,13 @@ INLINE enum reason server_rebuilds(struct work *w)
 		return REASON_not_ours;
 	if (p->tcp_flags & TCP_RST) {
 		server_speaks(w, half, half->state == FLOW_OPENING ? half->redirect_port : half->service_port);
+		if (is_opening(half) && half->aware && p->ack == half->isn + 1 && !p->payload && has_room(p, OPTION_LEN_BARE))
+			w->verdict.append = (struct option){ .flags = OPTION_CONFIRM, .len = OPTION_LEN_BARE };
 		return is_direct(half) ? REASON_server_direct : REASON_server_refuses;
+	}
+	if (is_opening(half) && half->tries && p->ack == half->isn + 1 && p->seq == half->server_isn + 1) { /* it refuses an old SYN, say */
+		server_speaks(w, half, half->redirect_port);
+		return is_direct(half) ? REASON_server_direct : REASON_server_opening;
 	}
 	if (half->state == FLOW_OPENING || (half->state == FLOW_STRAY && p->seq != half->server_isn + 1))
 		return REASON_not_ours;

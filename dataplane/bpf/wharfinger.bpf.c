@@ -93,20 +93,20 @@ INLINE int finish(struct __sk_buff *skb, struct work *w, enum hook hook, enum re
 		return rewrite_turned(skb, w) ? TC_ACT_SHOT : bpf_redirect(skb->ifindex, 0);
 	if (w->event.kind)
 		tell(w);
-	if (outcome == OUTCOME_RESET)
+	if (outcome == OUTCOME_RESET && hook == HOOK_FROM_POD)
 		return rewrite_reset(skb, w) ? TC_ACT_SHOT : bpf_redirect(skb->ifindex, 0);
-	if (outcome == OUTCOME_FORWARD) {
+	if (outcome == OUTCOME_FORWARD || outcome == OUTCOME_RESET) {
 		reason = find_way(skb, w, &fib);
 		direct = reason == REASON_none;
 		if (!direct)
 			count(skb, hook, reason);
 	}
-	if (rewrite(skb, w, direct)) {
+	if (outcome == OUTCOME_RESET ? rewrite_reset(skb, w) : rewrite(skb, w, direct)) {
 		count(skb, hook, REASON_rewrite_failed);
 		return TC_ACT_SHOT;
 	}
-	if (!direct)
-		return NEXT;
+	if (!direct) /* what answers a packet to the pod goes as if the pod had sent it */
+		return outcome == OUTCOME_RESET ? bpf_redirect(skb->ifindex, BPF_F_INGRESS) : NEXT;
 	struct bpf_redir_neigh hop = { .nh_family = AF_INET, .ipv4_nh = fib.ipv4_dst };
 	return bpf_redirect_neigh(fib.ifindex, &hop, sizeof hop, 0);
 }

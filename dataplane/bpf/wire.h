@@ -27,6 +27,8 @@ struct option {
 	u32 origin;
 };
 
+INLINE int names_port(const struct option *o) { return o->flags & OPTION_CONFIRM && o->flags & OPTION_PORT; }
+
 enum tcp_flag { TCP_FIN = 0x01, TCP_SYN = 0x02, TCP_RST = 0x04, TCP_PSH = 0x08, TCP_ACK = 0x10 };
 
 enum {

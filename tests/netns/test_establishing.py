@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 from support.capture import Capture
-from support.lab import Lab, Node, Pod, Role, sh
+from support.lab import Lab, Node, Pod, Role
 from support.slices import VIRTUAL, pool_slice
 from support.traffic import Client, checksum, offloads_off, server
 from wharfinger_dataplane._records import Side, unpack_flow_key
@@ -198,14 +198,3 @@ def test_a_lost_server_entry_is_rebuilt_from_the_next_packet(lab, client, server
         assert connection.ask()[0] == "a"
         assert [unpack_flow_key(key).side for key, _ in flows.items()] == [Side.SERVER_STACK]
     assert lab.nodes[1].counts()["from_pod", "server_rebuilt"] == 1
-
-
-def test_a_smaller_mtu_on_the_way_is_discovered_through_the_translation(lab, client, servers):
-    for node in lab.nodes:
-        sh(f"ip -n {node.name} link set uplink mtu 1300")
-    sh(f"ip -n {lab.switch} link set port1 mtu 1300")
-    sh(f"ip -n {lab.switch} link set port2 mtu 1300")
-    serve(lab, [pool_slice({"a": servers[0].address})])
-    with Client(client, VIRTUAL, 80, timeout=20) as connection:
-        assert connection.get(3_000_000) == checksum(3_000_000)
-    assert lab.nodes[1].counts()["to_pod", "icmp_translated"] >= 1

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 
 import pytest
 from support.lab import Lab, Pod, Role, fall_back, sh
 from support.slices import VIRTUAL, pool_slice
-from support.traffic import Client, checksum, server
+from support.traffic import Client, checksum, server, sockets
 
 TWIN = "10.96.0.11"
 PORTS = range(41_000, 41_060)
@@ -36,10 +35,6 @@ def ask_at_once(pod: Pod, address: str, port: int, source: int) -> str:
     """The server's name, from a connection that must come up by its first SYN."""
     with Client(pod, address, port, source_port=source, timeout=0.9) as connection:
         return connection.ask()[0]
-
-
-def sockets(pod: Pod) -> str:
-    return subprocess.run(["nsenter", f"--net=/run/netns/{pod.name}", "ss", "-Htan"], capture_output=True, text=True, check=True).stdout
 
 
 def test_ports_in_time_wait_at_the_server_do_not_delay_a_connection(lab, client, pod):

@@ -75,6 +75,15 @@ class Store:
     def capacity(self, table: str) -> int:
         return self.maps[table].max_entries
 
+    def batches(self, table: str) -> Iterator[list[tuple[bytes, bytes]]]:
+        return self.maps[table].batches()
+
+    def take(self, table: str, key: bytes) -> bytes | None:
+        return self.maps[table].take(key)
+
+    def put_new(self, table: str, key: bytes, value: bytes) -> bool:
+        return self.maps[table].put_new(key, value)
+
 
 @dataclass
 class Node:
@@ -197,9 +206,15 @@ class Lab:
         ifindex = _ifindex(node.name, f"v-{name}")
         if roles is not None:
             self._attach(node, f"v-{name}", "wharf_from_pod", "wharf_to_pod")
-            node.tables.put_pod(address, ifindex, roles, inside(node.name, lambda: netlink.interface(ifindex)).peer_namespace)
         self.pods[name] = Pod(full, node, address, ifindex)
+        if roles is not None:
+            self.know(self.pods[name], roles)
         return self.pods[name]
+
+    def know(self, pod: Pod, roles: Role) -> None:
+        """The pod's node has it in its tables, as its agent would."""
+        namespace = inside(pod.node.name, lambda: netlink.interface(pod.ifindex)).peer_namespace
+        pod.node.tables.put_pod(pod.address, pod.ifindex, roles, namespace)
 
     def close(self) -> None:
         for node in self.nodes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import socket
 import struct
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,14 +39,23 @@ def received(connection: socket.socket) -> bytes:
 
 def _serve(connection: socket.socket, name: str) -> None:
     with connection:
-        words = b""
+        words, wanted, digest = b"", 0, hashlib.sha256()
         while chunk := received(connection):
             words += chunk
-            while b"\n" in words:
+            while wanted or b"\n" in words:
+                if wanted:
+                    digest.update(words[:wanted])
+                    wanted, words = wanted - len(words[:wanted]), words[wanted:]
+                    if wanted:
+                        break
+                    connection.sendall(digest.hexdigest().encode() + b"\n")
+                    continue
                 line, words = words.split(b"\n", 1)
                 if line == b"bye":
                     return
-                if line.startswith(b"get "):
+                if line.startswith(b"put "):
+                    wanted, digest = int(line[4:]), hashlib.sha256()
+                elif line.startswith(b"get "):
                     for piece in stream(int(line[4:])):
                         connection.sendall(piece)
                 else:
@@ -59,9 +69,15 @@ def offloads_off(*pods: Pod) -> None:
         sh(f"nsenter --net=/run/netns/{pod.name} ethtool -K eth0 tx off tso off gso off gro off")
 
 
+def sockets(pod: Pod, *which: str) -> str:
+    """The pod's TCP sockets as `ss` lists them, a line each; `which`: its filter."""
+    return subprocess.run(["nsenter", f"--net=/run/netns/{pod.name}", "ss", "-Htan", *which], capture_output=True, text=True, check=True).stdout
+
+
 @contextmanager
 def server(pod: Pod, port: int = 8080) -> Iterator[None]:
-    """Answers each line with its name, the client as its stack sees it, and the line; `get N` with N bytes; `bye` by closing first."""
+    """Answers each line with its name, the client as its stack sees it, and the line; `get N` with N bytes, `put N` and
+    N bytes with their checksum; `bye` by closing first."""
     def listen() -> socket.socket:
         return socket.create_server((pod.address, port), backlog=512)
 
@@ -108,6 +124,10 @@ class Client:
     def ask(self, line: str = "hello") -> tuple[str, str, str]:
         """(server's name, the client as the server's stack sees it, the line)."""
         self.socket.sendall(line.encode() + b"\n")
+        return self.answer()
+
+    def answer(self) -> tuple[str, str, str]:
+        """To the next line that was sent, as `ask` has it."""
         name, peer, said = self._read.readline().decode().split(maxsplit=2)
         return name, peer, said.strip()
 
@@ -122,6 +142,13 @@ class Client:
             digest.update(chunk)
             length -= len(chunk)
         return digest.hexdigest()
+
+    def put(self, length: int) -> str:
+        """The checksum that the server made of `length` bytes sent to it."""
+        self.socket.sendall(f"put {length}\n".encode())
+        for chunk in stream(length):
+            self.socket.sendall(chunk)
+        return self._read.readline().decode().strip()
 
     def bye(self) -> None:
         """Lets the server close first, so that its end goes to TIME_WAIT."""

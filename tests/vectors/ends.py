@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from support.packets import NOP, icmp, reset, tcp, udp
+from support.packets import CONFIRM, NOP, icmp, option, reset, tcp, udp
 from support.slices import pool_slice
 from vectors.vector import (
     AFTER,
@@ -11,6 +11,9 @@ from vectors.vector import (
     CLIENT,
     ESTABLISHED,
     ISN,
+    NAMES_Y,
+    NUMBERS,
+    OPENED,
     OTHER,
     SERVER,
     SERVER_ISN,
@@ -76,8 +79,10 @@ CLOSING = [
         [
             SYN,
             SYN_ARRIVES,
-            server(tcp(SP, C, "RA", seq=0, ack=ISN + 1), "server_refuses", tcp(SX, C, "RA", seq=0, ack=ISN + 1)),
-            to_client(tcp(SX, C, "RA", seq=0, ack=ISN + 1), "client_receives", tcp(VX, C, "RA", seq=0, ack=ISN + 1)),
+            server(tcp(SP, C, "RA", ack=ISN + 1), "server_refuses", tcp(SX, C, "RA", ack=ISN + 1, options=option(CONFIRM))),
+            to_client(
+                tcp(SX, C, "RA", ack=ISN + 1, options=option(CONFIRM)), "client_receives", tcp(VX, C, "RA", ack=ISN + 1, options=NOP * 8)
+            ),
         ],
     ),
     Vector(
@@ -193,6 +198,14 @@ SERVER_GONE = [
 
 FROM_CLIENT, FROM_SERVER = tcp(C, SY, "PA", **AFTER, payload=b"x" * 100), tcp(SY, C, "PA", **BACK, payload=b"x" * 100)
 ROUTER = "172.16.0.1"
+NO_VERSION = option(CONFIRM, version=9)
+
+
+def embedded(frame: bytes, sent: bytes) -> bytes:
+    """`frame` as an error has it about `sent`: nobody reads an embedded TCP checksum, so it stays what it was."""
+    return frame[:50] + sent[50:52] + frame[52:]
+
+
 ICMP = [
     Vector(
         "p17 fragmentation needed reaches the client's stack about the packet that it sent",
@@ -220,6 +233,34 @@ ICMP = [
                 icmp(ROUTER, CLIENT, tcp(C, SX, "S", seq=ISN), code=1),
                 "icmp_translated",
                 icmp(ROUTER, CLIENT, tcp(C, VX, "S", seq=ISN), code=1),
+            ),
+        ],
+    ),
+    Vector(
+        "an error about a SYN+ACK from a redirect port finds its stack by the service port that it names",
+        [
+            *OPENED[:3],
+            to_server(
+                icmp(ROUTER, SERVER, ANSWER.out, code=1, keep=48),
+                "icmp_translated",
+                icmp(ROUTER, SERVER, embedded(tcp(SP, C, "SA", **NUMBERS, options=NAMES_Y), ANSWER.out), code=1, keep=48),
+            ),
+            Step("from_net", "u", icmp(ROUTER, SERVER, ANSWER.out, code=1, keep=48), "net_client", **NO_ROUTE),
+        ],
+    ),
+    Vector(
+        "an error about a SYN+ACK from a redirect port that embeds no option is not ours",
+        [*OPENED[:3], *(to_server(icmp(ROUTER, SERVER, ANSWER.out, code=1, keep=keep), "not_ours") for keep in (28, 36, 40, 47))],
+    ),
+    Vector(
+        "an error that embeds a malformed option is translated without it",
+        [
+            *SETTLED,
+            to_server(
+                icmp(ROUTER, SERVER, tcp(SY, C, "A", **BACK, options=NO_VERSION), keep=48),
+                "icmp_translated",
+                icmp(ROUTER, SERVER, embedded(tcp(SP, C, "A", **BACK, options=NO_VERSION), tcp(SY, C, "A", **BACK, options=NO_VERSION)), keep=48),
+                malformed=True,
             ),
         ],
     ),

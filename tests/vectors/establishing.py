@@ -40,6 +40,9 @@ from vectors.vector import (
     to_server,
 )
 
+PLAIN = (pool_slice({"a": SERVER}, target=X),)
+"""The application listens at the redirect port itself, so that an answer from there may be a plain server's."""
+
 ANSWER_VECTORS = [
     Vector(
         "an answer without the option keeps the server and the port dialled",
@@ -50,6 +53,7 @@ ANSWER_VECTORS = [
             to_client(tcp(SX, C, "A", **BACK), "client_receives", tcp(VX, C, "A", **BACK)),
             client(tcp(C, VX, "R", **AFTER), "client_sends_unredirected", tcp(C, SX, "R", **AFTER)),
         ],
+        slices=PLAIN,
     ),
     Vector(
         "an answer that confirms without naming a port stays on the port dialled",
@@ -61,7 +65,9 @@ ANSWER_VECTORS = [
     ),
     Vector("an answer that names the port dialled confirms it", [SYN, answers(SX, option(CONFIRM | PORT, X), "client_confirmed", seen(8))]),
     Vector(
-        "an answer that names a port without confirming is unconfirmed", [SYN, answers(SX, option(PORT, Y), "client_unconfirmed", seen(8))]
+        "an answer that names a port without confirming is unconfirmed",
+        [SYN, answers(SX, option(PORT, Y), "client_unconfirmed", seen(8))],
+        slices=PLAIN,
     ),
     Vector(
         "a port that no server owns is not accepted",
@@ -91,20 +97,21 @@ ANSWER_VECTORS = [
     ),
     Vector("a repeated answer is delivered and changes nothing", [*OPENED, answers(SX, NAMES_Y, "client_receives", seen(8)), JOIN]),
     Vector(
-        "an answer to another SYN is delivered for the stack to refuse",
+        "an answer to another SYN that names no port is delivered for the stack to refuse",
         [
             SYN,
-            answers(SX, NAMES_Y, "client_receives", seen(8, ack=ISN + 7), ack=ISN + 7),
+            answers(SX, option(CONFIRM), "client_receives", seen(8, ack=ISN + 7), ack=ISN + 7),
             answers(SX, NAMES_Y, "client_redirected", seen(8)),
         ],
     ),
     Vector(
         "a repeated answer after the connection was unconfirmed is delivered",
         [SYN, answers(SX, b"", "client_unconfirmed", seen()), answers(SX, b"", "client_receives", seen())],
+        slices=PLAIN,
     ),
     Vector(
         "a server's answer without room for the option names no port",
-        [SYN, SYN_ARRIVES, server(tcp(SP, C, "SA", **NUMBERS, options=MSS * 9), "no_room")],
+        [SYN, SYN_ARRIVES, server(tcp(SP, C, "SA", **NUMBERS, options=MSS * 9), "server_answers", tcp(SX, C, "SA", **NUMBERS, options=MSS * 9))],
     ),
 ]
 
@@ -180,6 +187,18 @@ JOIN_VECTORS = [
     Vector(
         "an early packet that the server sends by the port dialled before step 3 is not ours",
         [*OPENED[:2], server(tcp(SP, C, "A", **BACK), "not_ours")],
+    ),
+    Vector(
+        "what the server's stack says to an old SYN before step 3 goes from the port dialled",
+        [
+            *OPENED,
+            server(tcp(SP, C, "A", **BACK), "server_opening", tcp(SX, C, "A", **BACK)),
+            to_client(tcp(SX, C, "A", **BACK), "client_left_port", DROPPED),
+            server(tcp(SP, C, "A", seq=SERVER_ISN + 9, ack=ISN + 1), "not_ours"),
+            server(tcp(SP, C, "A", seq=SERVER_ISN + 1, ack=ISN + 9), "not_ours"),
+            JOIN,
+            JOIN_ARRIVES,
+        ],
     ),
 ]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from support.packets import CONFIRM, IMPERMISSIBLE, NOP, PORT, REDIRECT, option, tcp
+from support.packets import CONFIRM, IMPERMISSIBLE, NOP, PORT, REDIRECT, option, reset, tcp
 from support.slices import pool_slice
 from vectors.vector import (
     AFTER,
@@ -125,10 +125,11 @@ NUMBERED = [
         ],
     ),
     Vector(
-        "a SYN+ACK with strange numbers is the client's stack's to refuse, and ends nothing",
+        "a SYN+ACK with strange numbers is refused where its sender hears it, and ends nothing",
         [
             SYN,
-            to_client(tcp(SX, C, "SA", seq=5, ack=FAR, options=NAMES_Y), "client_receives", tcp(VX, C, "SA", seq=5, ack=FAR, options=NOP * 8)),
+            to_client(tcp(SX, C, "SA", seq=5, ack=FAR, options=NAMES_Y), "client_resets", reset(C, SY, FAR), tells=False),
+            to_client(tcp(SX, C, "SA", seq=5, ack=FAR), "client_receives", tcp(VX, C, "SA", seq=5, ack=FAR), tells=False),
             client(tcp(C, VX, "R", seq=FAR), "client_sends_unredirected", tcp(C, SX, "R", seq=FAR), tells=False),
             SYN_ARRIVES,
             ANSWER,
@@ -143,7 +144,10 @@ NUMBERED = [
             SYN,
             to_client(tcp(SX, C, "RA", ack=FAR), "client_receives", tcp(VX, C, "RA", ack=FAR), tells=False),
             to_client(tcp(SX, C, "R", seq=FAR), "client_receives", tcp(VX, C, "R", seq=FAR), tells=False),
-            to_client(tcp(SX, C, "RA", ack=ISN + 1), "client_receives", tcp(VX, C, "RA", ack=ISN + 1), tells=True),
+            to_client(tcp(SX, C, "RA", ack=ISN + 1), "client_withheld", DROPPED, tells=False),
+            to_client(
+                tcp(SX, C, "RA", ack=ISN + 1, options=option(CONFIRM)), "client_receives", tcp(VX, C, "RA", ack=ISN + 1, options=NOP * 8), tells=True
+            ),
         ],
     ),
     Vector(
@@ -282,7 +286,7 @@ ROOM = [
             ANSWER,
             to_client(ANSWER.out, "client_no_room", DROPPED),
             client(SYN.frame, "third_syn"),
-            to_client(ANSWER.out, "not_ours"),
+            to_client(ANSWER.out, "client_late", DROPPED),
         ],
         capacity={"flows": 2},
     ),

@@ -9,6 +9,7 @@ from vectors.vector import (
     ANSWER,
     ANSWER_ARRIVES,
     BACK,
+    DROPPED,
     ESTABLISHED,
     HINT,
     ISN,
@@ -51,9 +52,9 @@ SERVICE_ANSWER = server(tcp(SP, C, "SA", **NUMBERS), "server_answers", tcp(SY, C
 GET = b"GET / HTTP/1.0\r\n\r\n"
 
 
-def answers(src: str, options: bytes, reason: str, out: bytes, **numbers: int):
+def answers(src: str, options: bytes, reason: str, out: bytes, way: str = "stack_no_route", **numbers: int):
     """A SYN+ACK from `src` arrives at the client."""
-    return to_client(tcp(src, C, "SA", **{**NUMBERS, **numbers}, options=options), reason, out)
+    return to_client(tcp(src, C, "SA", **{**NUMBERS, **numbers}, options=options), reason, out, way=way)
 
 
 def seen(options: int = 0, **numbers: int) -> bytes:
@@ -160,7 +161,7 @@ RETRANSMISSION_VECTORS = [
             client(SYN.frame, "third_syn"),
             client(tcp(C, VX, "A", **AFTER), "no_entry"),
             client(tcp(C, VX, "PA", **AFTER, payload=GET), "no_entry"),
-            to_client(ANSWER.out, "not_ours"),
+            to_client(ANSWER.out, "client_late", DROPPED),
         ],
     ),
     Vector(

@@ -116,7 +116,7 @@ PLACES = [
     ),
     Vector(
         "a refusal under a substitute reaches the client's own port",
-        [SYN_PLACED, server(tcp(SP, S, "RA", ack=ISN + 1), "server_refuses", tcp(SX, C, "RA", ack=ISN + 1))],
+        [SYN_PLACED, server(tcp(SP, S, "RA", ack=ISN + 1), "server_refuses", tcp(SX, C, "RA", ack=ISN + 1, options=option(CONFIRM)))],
         held=TAKEN,
     ),
     Vector(

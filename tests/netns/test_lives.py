@@ -1,0 +1,183 @@
+"""docs/protocol.md, "State of the ends", over the life of real connections: idle for long, kept alive, half closed, closed by both at once, reset."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import pytest
+from support.badwire import WITHOUT, Deed, Rule
+from support.lab import inside
+from support.slices import VIRTUAL
+from support.traffic import Client, checksum, sockets
+from wharfinger_dataplane import netlink
+from wharfinger_dataplane._records import unpack_flow_key
+from wharfinger_dataplane.agent.flows import FLOWS, Collector
+
+T = TypeVar("T")
+PORT = 8081
+"""At which a test's own server listens, beside the stage's."""
+HOUR_NS = 3600 * 10**9
+BOUND_S = 30
+
+
+@contextmanager
+def pair(stage) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """An aware connection: the client's socket and the server's."""
+    def connect() -> socket.socket:
+        return socket.create_connection((VIRTUAL, 80), timeout=BOUND_S)
+
+    stage.serve(target=PORT)
+    try:
+        with stage.pod.run(lambda: socket.create_server((stage.pod.address, PORT))) as listener:
+            with stage.client.run(connect) as near:
+                far, _ = listener.accept()
+                with far:
+                    far.settimeout(BOUND_S)
+                    near.sendall(b"hello")
+                    assert far.recv(5) == b"hello"
+                    yield near, far
+    finally:
+        stage.serve()
+
+
+class Diag:
+    """The pods' namespaces as the agent's `Namespaces` opens them."""
+
+    def __init__(self, *pods) -> None:
+        self._pods = {pod.address: pod for pod in pods}
+
+    def diag(self, address: str) -> socket.socket:
+        return inside(self._pods[address].name, netlink.diag_socket)
+
+
+def ends(stage, near: socket.socket) -> list[tuple]:
+    """(node's map of flows, keys) of this connection at each of the two ends."""
+    port = near.getsockname()[1]
+    return [(node.bpf.maps[FLOWS], {key for key, _ in node.bpf.maps[FLOWS].items()
+                                    if port in (unpack_flow_key(key).local_port, unpack_flow_key(key).peer_port)}) for node in stage.lab.nodes]
+
+
+def collect(stage, hours: int) -> list:
+    """A pass of each node's collection as if `hours` had gone by."""
+    return [Collector(node.tables._store, Diag(stage.client, stage.pod), lambda address: True, HOUR_NS).collect(time.monotonic_ns() + hours * HOUR_NS)
+            for node in stage.lab.nodes]
+
+
+def either_way(pair: tuple[T, T], side: str) -> tuple[T, T]:
+    """Of the client's and the server's, that of `side` first."""
+    return pair if side == "client" else pair[::-1]
+
+
+def directions(stage, both: tuple[socket.socket, socket.socket], **what: object) -> tuple[Rule, Rule]:
+    """Rules that lose what the client sends of this connection, and what the server sends."""
+    client = f"{stage.client.address}:{both[0].getsockname()[1]}"
+    return Rule(Deed.LOSE, src=client, **what), Rule(Deed.LOSE, dst=client, **what)
+
+
+def exchange(one: socket.socket, other: socket.socket) -> None:
+    for sender, reader in ((one, other), (other, one)):
+        sender.sendall(b"x" * 50_000)
+        read(reader, 50_000)
+
+
+def read(reader: socket.socket, length: int) -> None:
+    while length:
+        chunk = reader.recv(length)
+        assert chunk
+        length -= len(chunk)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + BOUND_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+sides = pytest.mark.parametrize("side", ["client", "server"])
+
+
+@sides
+def test_a_connection_that_was_idle_for_hours_is_used_from_either_side(stage, side):
+    with pair(stage) as both:
+        before = ends(stage, both[0])
+        for done in collect(stage, hours=30):
+            assert done.nominated >= 1
+        assert [len(keys) for _, keys in before] == [3, 1]
+        assert ends(stage, both[0]) == before
+        exchange(*either_way(both, side))
+
+
+@sides
+def test_nothing_is_left_of_a_connection_that_was_reset(stage, side):
+    with pair(stage) as both:
+        one, other = either_way(both, side)
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        found = ends(stage, both[0])
+        one.close()
+        with pytest.raises(ConnectionResetError):
+            other.recv(1)
+        other.close()
+        collect(stage, hours=0)
+        for flows, keys in found:
+            assert keys
+            assert not [key for key in keys if flows.get(key)]
+
+
+@sides
+def test_keepalives_of_either_side_are_answered_and_disturb_nothing(stage, side):
+    with pair(stage) as both:
+        one, _ = either_way(both, side)
+        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1)
+        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
+        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 2)
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        stage.wire.obey(*either_way(directions(stage, both, flags="A", load=WITHOUT, percent=0), side))
+        wait_for(lambda: stage.wire.seen(0) >= 4)  # two unanswered ones would have ended it
+        assert stage.wire.seen(1) >= 3
+        exchange(*both)
+
+
+@sides
+def test_a_half_closed_connection_carries_what_the_other_side_still_says(stage, side):
+    with pair(stage) as both:
+        one, other = either_way(both, side)
+        one.shutdown(socket.SHUT_WR)
+        assert other.recv(1) == b""
+        for _ in range(4):
+            other.sendall(b"x" * 50_000)
+            read(one, 50_000)
+        other.shutdown(socket.SHUT_WR)
+        assert one.recv(1) == b""
+
+
+def test_both_sides_may_close_at_once(stage):
+    with pair(stage) as both:
+        port = both[0].getsockname()[1]
+        stage.wire.obey(*directions(stage, both, flags="FA"))  # neither sees the other's in time
+        for each in both:
+            each.shutdown(socket.SHUT_WR)
+        for each in both:
+            assert each.recv(1) == b""
+    assert stage.wire.done(0) == stage.wire.done(1) == 1
+    for pod in (stage.client, stage.pod):
+        wait_for(lambda pod=pod: sockets(pod, "state", "time-wait", f"( sport = :{port} or dport = :{port} )") != "")
+
+
+@sides
+def test_an_orderly_end_of_either_side_leaves_its_time_wait_in_peace(stage, side):
+    """The same client port is used again while the stack that closed first still waits."""
+    for _ in range(3):
+        connection = Client(stage.client, VIRTUAL, 80, source_port=43_000, timeout=BOUND_S)
+        assert connection.get(20_000) == checksum(20_000)
+        if side == "server":
+            connection.bye()
+            continue
+        connection.socket.shutdown(socket.SHUT_WR)
+        assert connection.socket.recv(1) == b""
+        connection.close()

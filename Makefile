@@ -15,7 +15,7 @@ TESTBED := cd tests/cluster && $(SUDO) ../../$(PYTHON) -m testbed
 EXTRAS := operator,dataplane,cli,dev
 PACKAGES := tests/cluster/debian-packages.txt
 
-.PHONY: help demo down test packages build setup cluster bench bench-scale lint clean \
+.PHONY: help demo down test packages build setup cluster bench chaos bench-scale lint clean \
 	test-unit test-vectors test-bpf test-netns test-cluster
 
 help: ## what there is
@@ -49,6 +49,9 @@ bench: setup bench-scale ## ratios against direct and kube-proxy, and the operat
 
 bench-scale: setup ## the operator with 1,000 pools and 10,000 servers; SCALE="--pools 100" for less
 	$(SUDO) $(PYTHON) bench/scale.py $(SCALE)
+
+chaos: setup ## failures at random moments for DURATION seconds (600); the result goes to docs/chaos.md
+	$(SUDO) env PYTHONPATH=tests/cluster:tests:examples/demo $(PYTHON) tests/cluster/chaos.py $(or $(DURATION),600) $(SEED)
 
 lint: $(VENV)/.installed ## ruff, and the one direction of imports
 	$(VENV)/bin/ruff check .

@@ -155,14 +155,15 @@ INLINE int is_reset(frame *fr, struct work *w, const struct flow *f)
 }
 
 #define NEAR (1u << 24)       /* more than most windows */
-/* Whether the stack may come to acknowledge this FIN of its peer's, and has not yet: a stranger's is not even remembered. */
+/* Whether the stack may come to acknowledge this FIN of its peer's, and has not yet: a stranger's is not even remembered. The peer may
+ * acknowledge what the stack has sent and not counted yet: it counts after sending, and the two are on different processors. */
 INLINE int is_awaited(frame *fr, struct work *w)
 {
 	const struct packet *p = &w->packet;
 	const struct numbers *n = &w->numbers;
 
 	return ask_stack(fr, w, &w->key, &w->numbers) != HELD_WHOLE ||
-	       (p->seq + p->payload - n->expects < NEAR && n->next - p->ack < n->next - n->unacknowledged + NEAR);
+	       (p->seq + p->payload - n->expects < NEAR && n->next + NEAR - p->ack < n->next - n->unacknowledged + 2 * NEAR);
 }
 
 /* A FIN or RST from the wire on the live connection of w->key: 1 when it is the one that ends it. */

@@ -1,11 +1,11 @@
 """The operator and its schemas on a real cluster: a real API server validates, real pods are the servers, real agents acknowledge."""
 
-import copy
 import json
 import time
 
 import pytest
 import yaml
+from space import Space, changed, eventually, servers
 
 NAMESPACE, SYSTEM = "operator-tests", "wharfinger-system"
 POOL = {
@@ -17,87 +17,12 @@ REDIRECT = {
     "spec": {"servicePortPool": {"name": "web"}, "target": "http", "ports": [{"from": 80, "to": 80}]}}
 
 
-def changed(document, name=None, **spec):
-    document = copy.deepcopy(document)
-    document["spec"] |= spec
-    document["metadata"]["name"] = name or document["metadata"]["name"]
-    return document
-
-
-class Space:
-    """The tests' namespace on the cluster."""
-
-    def __init__(self, cluster):
-        self.cluster = cluster
-
-    def kubectl(self, *words, **options):
-        return self.cluster.kubectl("--namespace", NAMESPACE, *words, **options)
-
-    def apply(self, *documents):
-        self.kubectl("apply", "--filename=-", input=yaml.safe_dump_all(documents))
-
-    def get(self, kind, name=None):
-        found = json.loads(self.kubectl("get", kind, *([name] if name else []), "--output=json"))
-        return found if name else found["items"]
-
-    def records(self):
-        return [record for piece in self.get("serviceportslices") if piece["metadata"]["labels"]["wharfinger.io/pool"] == "web"
-                for record in piece["spec"].get("assignments", ())]
-
-    def ports(self, state="Ready"):
-        return {record["server"]: record["targets"][0]["servicePorts"] for record in self.records() if record["state"] == state}
-
-    def condition(self, kind, name, aspect):
-        """(status, reason, message) on the object's current generation; empty words until there is one."""
-        found = self.get(kind, name)
-        for condition in found.get("status", {}).get("conditions", ()):
-            if condition["type"] == aspect and condition["observedGeneration"] == found["metadata"]["generation"]:
-                return condition["status"], condition["reason"], condition["message"]
-        return "", "", ""
-
-    def reasons(self, name):
-        """Reasons of the Events on the object."""
-        return {event["reason"] for event in self.get("events") if event["involvedObject"]["name"] == name}
-
-    def scale(self, replicas):
-        self.kubectl("scale", "deployment/web", f"--replicas={replicas}")
-
-
-def eventually(condition, within_s=30.0):
-    """The first true answer."""
-    deadline = time.monotonic() + within_s
-    while not (answer := condition()):
-        assert time.monotonic() < deadline, f"not true within {within_s:g} s"
-        time.sleep(0.1)
-    return answer
-
-
-def servers():
-    """A Service and a Deployment of two pods that satisfy the standard `restricted`."""
-    security = {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}}
-    container = {"name": "server", "image": "wharfinger.local/shop:dev", "args": ["/shop/server.py"], "imagePullPolicy": "IfNotPresent",
-                 "env": [{"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
-                         for name, path in (("POD_NAME", "metadata.name"), ("NODE_NAME", "spec.nodeName"))],
-                 "ports": [{"name": "http", "containerPort": 8080}],
-                 "readinessProbe": {"httpGet": {"path": "/", "port": "http"}, "periodSeconds": 1},
-                 "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}}
-    template = {"metadata": {"labels": {"app": "web"}}, "spec": {
-        "containers": [container], "securityContext": security, "terminationGracePeriodSeconds": 2, "automountServiceAccountToken": False}}
-    return (
-        {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": NAMESPACE},
-         "spec": {"selector": {"app": "web"}, "ports": [{"name": "http", "port": 80, "targetPort": "http"}]}},
-        {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web", "namespace": NAMESPACE},
-         "spec": {"replicas": 2, "selector": {"matchLabels": {"app": "web"}}, "template": template}})
-
-
 @pytest.fixture(scope="module")
 def space(wharfinger):
     """The namespace with two servers, a pool and a redirect pool, Programmed; gone afterwards."""
-    space = Space(wharfinger.cluster)
-    space.cluster.kubectl("apply", "--filename=-", input=yaml.safe_dump({
-        "apiVersion": "v1", "kind": "Namespace",
-        "metadata": {"name": NAMESPACE, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}))
-    space.apply(*servers(), POOL, REDIRECT)
+    space = Space(wharfinger.cluster, NAMESPACE)
+    space.create()
+    space.apply(*servers(NAMESPACE), POOL, REDIRECT)
     space.kubectl("rollout", "status", "deployment/web", "--timeout=90s")
     eventually(lambda: len(space.ports()) == 2, within_s=60)
     yield space
@@ -131,6 +56,9 @@ REFUSED = {
     "unknown policy": (REDIRECT, {"policy": "Astrology"}, "supported values"),
     "unknown protocol": (REDIRECT, {"protocol": "SCTP"}, "supported values"),
     "redirect port 0": (REDIRECT, {"ports": [{"from": 0, "to": 0}]}, "greater than or equal to 1"),
+    "inverted redirect range": (REDIRECT, {"ports": [{"from": 81, "to": 80}]}, "must not be greater than"),
+    "overlapping redirect ranges": (REDIRECT, {"ports": [{"from": 80, "to": 82}, {"from": 82, "to": 83}]}, "overlap"),
+    "redirect port 65536": (REDIRECT, {"ports": [{"from": 80, "to": 65536}]}, "less than or equal to 65535"),
     "another pool later": (REDIRECT, {"servicePortPool": {"name": "other"}}, "cannot be changed"),
     "two subsets": (REDIRECT, {"servers": {"names": ["a"], "matchLabels": {"a": "b"}}}, "exactly one of"),
 }
@@ -144,6 +72,7 @@ def test_api_server_refuses_a_wrong_manifest_and_says_why(space, case):
     with pytest.raises(Exception, match=r"(?i)invalid") as refused:
         space.kubectl("apply", "--dry-run=server", "--filename=-", input=yaml.safe_dump(document))
     assert words.lower() in str(refused.value).lower()
+    assert "spec" in str(refused.value), "the message does not say where"
 
 
 def test_K01_pool_is_programmed_and_the_columns_tell(space):

@@ -176,9 +176,9 @@ class View:
         return none.union(*self._index.service_ports.get(address, {}).values())
 
     def services_at(self, address: str) -> dict[Key, frozenset[int]]:
-        """The Services that have this cluster IP, with their own ports."""
+        """The Services that have this cluster IP, by name, with their own ports."""
         self.reads.add(("service ports", address))
-        return self._index.service_ports.get(address, {})
+        return dict(sorted(self._index.service_ports.get(address, {}).items()))
 
     # slices
 

@@ -62,6 +62,8 @@ class Changes(RuleBasedStateMachine):
 
     @rule(node=NODES, policy=st.sampled_from(["", "shop/deny"]))
     def agent_says_what_a_policy_selects(self, node, policy):
+        if ("NodeReport", "", node) not in self.world.raw:
+            return
         status = self.world.raw["NodeReport", "", node]["status"]
         servers = [{**entry, "policy": policy} for entry in status.get("servers", ())]
         self.world.put("NodeReport", "", node, {"status": {**status, "servers": servers}})

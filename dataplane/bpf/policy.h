@@ -23,8 +23,11 @@ INLINE enum reason policed_sends(struct work *w, u32 roles)
 	if (!(roles & POD_CLIENT))
 		return REASON_not_ours;
 	set_key(&w->key, SIDE_CLIENT_STACK, &p->src, p->sport, &p->dst, p->dport);
-	const struct flow *old = find_flows(w, &w->key);
-	if (old) { /* another connection's, or one that has not begun yet */
+	struct flow *old = find_flows(w, &w->key);
+	if (old && old->isn == p->seq) {
+		if (old->aware)
+			client_gives_up(w, old);
+	} else if (old) { /* another connection's */
 		client_release(w, old);
 		drop_flows(w, &w->key);
 	}

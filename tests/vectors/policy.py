@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from support.packets import CONFIRM, PORT, REDIRECT, option, reset, tcp
+from support.packets import CONFIRM, PORT, REDIRECT, option, tcp
 from support.slices import VIRTUAL, pool_slice
 from vectors.opening import answers
 from vectors.substitutes import ANSWER_FROM_PLACE, JOIN_PLACED, SY2, SYN_PLACED, TAKEN, TWINS, S
@@ -88,8 +88,8 @@ CLIENTS = [
     Vector("a client whose ingress alone is selected is aware", [SYN], pods={**PODS, CLIENT: ("c", Role.CLIENT | IN)}),
     Vector("a connection goes on when a policy comes to select its client", [*SETTLED, Change(pods=CLIENT_OUT), *GOES_ON]),
     Vector(
-        "a SYN that comes again after a policy came to select its client is unaware, and an answer to the first is reset at its sender",
-        [SYN, Change(pods=CLIENT_OUT), client(PLAIN, "policy_client"), answers(SX, NAMES_Y, "client_resets", reset(C, SY, ISN + 1))],
+        "a SYN that comes again after a policy came to select its client is unaware, and takes no answer to the first",
+        [SYN, Change(pods=CLIENT_OUT), client(PLAIN, "policy_client"), answers(SX, NAMES_Y, "client_late", DROPPED)],
     ),
     Vector(
         "a handshake whose SYN went before a policy came to select its client is completed",

@@ -31,7 +31,7 @@ from support.slices import VIRTUAL, pool_slice
 from wharfinger_dataplane import _bpf, telemetry
 
 RATIOS = ("0", "0.1", "1")
-CONNECTIONS = 10_000
+CONNECTIONS = 30_000
 SETTLE_S = 0.5
 """In which the last events come and are read: the ring is looked at five times a second."""
 LOAD = str(Path(__file__).with_name("load.py"))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from testbed import ClusterError
 from wharfinger_operator.injector._cluster import ApiServer
 from wharfinger_operator.injector._cluster import Cluster as InjectorCluster
 from wharfinger_operator.injector._keeper import synchronise
@@ -218,6 +219,80 @@ def test_no_pod_misses_its_sidecar_while_the_injectors_are_replaced(cluster, nam
 
     eventually(replaced)
     assert all(reviewed), f"{reviewed.count([])} of {len(reviewed)} pods were not injected"
+
+
+def set_injector(cluster, **values):
+    """The release with these values of its injector."""
+    words = [word for name, value in values.items() for word in ("--set", f"injector.{name}={value}")]
+    cluster.helm("upgrade", RELEASE, str(TOP / "charts" / "wharfinger"), "--namespace", NAMESPACE, "--reuse-values", *words,
+                 "--wait", "--timeout", "120s")
+
+
+def test_with_policy_fail_no_pod_starts_without_its_sidecar_and_the_refusal_names_the_webhook(cluster, namespace):
+    set_injector(cluster, failurePolicy="Fail")
+    try:
+        assert sidecars(created(cluster, pod("candidate")))
+        scale(cluster, 0)
+        with pytest.raises(ClusterError, match=r"namespace\.inject\.wharfinger\.io"):
+            created(cluster, pod("candidate"))
+        left_alone = pod("candidate", labels={"wharfinger.io/inject": "false"})
+        assert not sidecars(created(cluster, left_alone)), "what opts out does not depend on the injector"
+    finally:
+        scale(cluster, 2)
+        set_injector(cluster, failurePolicy="Ignore")
+
+
+def scale(cluster, replicas):
+    """So many injectors, and the API server knows."""
+    cluster.kubectl("--namespace", NAMESPACE, "scale", "deployment/wharfinger-injector", f"--replicas={replicas}")
+    if replicas:
+        cluster.kubectl("--namespace", NAMESPACE, "rollout", "status", "deployment/wharfinger-injector", "--timeout=60s")
+    else:
+        eventually(lambda: not injectors(cluster))
+
+
+def test_one_injector_killed_of_two_costs_no_pod_its_sidecar(cluster, namespace):
+    """With policy Fail, so that a review which nobody answers is an error and not a pod without a sidecar."""
+    set_injector(cluster, failurePolicy="Fail")
+    try:
+        former = injectors(cluster)
+        cluster.kubectl("--namespace", NAMESPACE, "delete", sorted(former)[0], "--wait=false")
+        reviewed = []
+
+        def replaced():
+            reviewed.append(sidecars(created(cluster, pod("candidate"))))
+            return len(injectors(cluster)) == len(former) and sorted(former)[0] not in injectors(cluster)
+
+        eventually(replaced)
+        assert all(reviewed)
+    finally:
+        set_injector(cluster, failurePolicy="Ignore")
+
+
+def test_init_containers_start_behind_the_gate_and_are_aware(cluster, namespace):
+    """The sidecar is the first init container, so what an init container dials is dialled by an aware pod."""
+    dial = "import urllib.request; print(urllib.request.urlopen('http://%s/', timeout=5).read().decode())"
+    address = cluster.kubectl("--namespace", "shop", "get", "service", "shop", "--output=jsonpath={.spec.clusterIP}")
+    document = pod("begins")
+    first = {**document["spec"]["containers"][0], "name": "first", "args": ["-c", dial % address]}
+    document["spec"]["initContainers"] = [first]
+    apply(cluster, document)
+    cluster.kubectl("--namespace", namespace, "wait", "pod/begins", "--for=condition=Ready", "--timeout=60s")
+    running = get(cluster, "pod", "begins", namespace)
+    assert [container["name"] for container in running["spec"]["initContainers"]] == ["wharfinger-sidecar", "first"]
+    seen = json.loads(cluster.kubectl("--namespace", namespace, "logs", "begins", "--container=first"))
+    assert seen["pod"]
+    agent = agent_on(cluster, running["spec"]["nodeName"])
+    dump = cluster.kubectl("--namespace", NAMESPACE, "exec", agent, "--", "python3", "-m", "wharfinger_dataplane.dump")
+    (layout,) = json.loads(dump)["layouts"].values()
+    assert layout["pods"][running["status"]["podIP"]]["roles"] & 1, "a client"
+    assert gate(cluster, "begins")["outcome"] == "aware"
+
+
+def agent_on(cluster, node):
+    """The name of the agent's pod there."""
+    return cluster.kubectl("--namespace", NAMESPACE, "get", "pods", "--selector=app.kubernetes.io/component=agent",
+                           f"--field-selector=spec.nodeName={node}", "--output=jsonpath={.items[0].metadata.name}")
 
 
 def injectors(cluster):

@@ -1,4 +1,4 @@
-"""`wharfinger sysdump`: what a helper needs to see, in one file; never a Secret's content.
+"""`wharfinger sysdump`: what whoever helps needs to see, in one file; never a Secret's content.
 
 A piece that cannot be had is named in the archive with the reason, and the rest goes on: a cluster that is asked for a dump is often not well.
 """

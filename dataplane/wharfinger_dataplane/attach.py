@@ -75,10 +75,11 @@ class Attacher:
 
     def verify(self) -> list[tuple[int, str]]:
         """Forgets what somebody else took away (`tc qdisc del`, a link detached, a pin removed), so that the next `attach` puts it back;
-        (interface index, program) of each."""
+        (interface index, program) of each. What ended with its interface is none of it: nothing can be put back there."""
         filters = self._filters() if Mode.CLSACT in self._attached.values() else frozenset()
         lost = [(index, name) for (index, name), mode in self._attached.items()
-                if ((index, name) not in filters if mode is Mode.CLSACT else not self._link_holds(index, name))]
+                if ((index, name) not in filters if mode is Mode.CLSACT else not self._link_holds(index, name))
+                and netlink.interface(index) is not None]
         for key in lost:
             del self._attached[key]
         return lost

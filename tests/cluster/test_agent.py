@@ -128,9 +128,8 @@ def test_a_pod_that_ends_leaves_nothing_behind(cluster, namespace):
     before = pins(cluster, "node-3")
     cluster.kubectl("-n", TESTS, "delete", "pod", "short", "--wait=true")
     wait_for(lambda: f"{TESTS}/short" not in reported(cluster, "node-3", "clients"), "the client's end")
-    gone = before - pins(cluster, "node-3")
-    assert {program for _, program in gone} == {"wharf_from_pod", "wharf_to_pod"}
-    assert len(gone) == 2
+    wait_for(lambda: len(before - pins(cluster, "node-3")) == 2, "the end of its programs, which stay as long as its last packets may")
+    assert {program for _, program in before - pins(cluster, "node-3")} == {"wharf_from_pod", "wharf_to_pod"}
 
 
 def test_an_agent_that_is_told_to_end_does_so_at_once(cluster):

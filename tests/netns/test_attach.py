@@ -168,6 +168,13 @@ def test_pins_of_an_interface_that_is_gone_are_removed(kernel, pod):
     assert list(kernel.links.iterdir()) == []
 
 
+@pytest.mark.parametrize("mode", [Mode.TCX, Mode.CLSACT])
+def test_what_ended_with_its_interface_was_taken_away_by_nobody(kernel, pod, mode):
+    made = attach(kernel, pod, mode)
+    sh(f"ip -n {NODE} link del v0")
+    assert inside(NODE, made.verify) == []
+
+
 def test_an_interface_that_is_gone_fails_alone(kernel, pod):
     made = attacher(kernel)
     outcome = inside(NODE, lambda: made.attach({999: POD_PROGRAMS, pod: POD_PROGRAMS}))

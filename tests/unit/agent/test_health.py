@@ -1,5 +1,9 @@
 """The health port."""
 
+import socket
+import struct
+import threading
+import time
 import urllib.error
 import urllib.request
 
@@ -57,3 +61,26 @@ def test_another_path_is_told_what_there_is(health):
 def test_a_second_server_on_the_port_is_refused(health):
     with pytest.raises(OSError, match="in use"):
         Health(health[0].port, {}, list)
+
+
+def test_a_prober_that_does_not_wait_for_the_answer_leaves_no_trace(capfd):
+    asked, hung_up = threading.Event(), threading.Event()
+
+    def check():
+        asked.set()
+        assert hung_up.wait(5)
+        return True, "words"
+
+    server = Health(0, {"/healthz": check}, lambda: ())
+    server.start()
+    try:
+        with socket.create_connection(("127.0.0.1", server.port)) as prober:
+            prober.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # its end is a RST
+            prober.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+            assert asked.wait(5)
+        hung_up.set()
+        while any(thread.name.endswith("(process_request_thread)") for thread in threading.enumerate()):
+            time.sleep(0.01)
+    finally:
+        server.stop()
+    assert capfd.readouterr().err == ""

@@ -120,7 +120,7 @@ class Cluster:
     def crash(self, name: str) -> None:
         """`kill -9` of a process by its log's name: etcd, kube-apiserver, node-1-containerd, ... It is started again a second later, as systemd
         would."""
-        if name in controlplane.NAMES:
+        if name in controlplane.names(self.settings):
             self._processes.kill(name)
             time.sleep(RESTART_AFTER_S)
             self._start_control(builds.binary(self.settings, name))

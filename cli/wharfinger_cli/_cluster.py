@@ -17,12 +17,10 @@ from wharfinger_api import AGENT_LEASE_PREFIX, GROUP, PLURALS, VERSION, Malforme
 
 from ._errors import CliError, ExitCode
 from ._problems import INSTALL
-from ._seen import AgentLease, AgentPod, Installation, Pools, Workload
+from ._seen import COMPONENT, RELEASE, AgentLease, AgentPod, Installation, Pools, Workload
 from ._surroundings import Surroundings, definitions, node, pod, version_of, webhooks
 
 TIMEOUT_S = (3.05, 15)  # to connect, to answer
-RELEASE = "app.kubernetes.io/name=wharfinger"
-COMPONENT = "app.kubernetes.io/component"
 CREATED = (("apiextensions.k8s.io", "customresourcedefinitions", False), ("admissionregistration.k8s.io", "mutatingwebhookconfigurations", False),
            ("rbac.authorization.k8s.io", "clusterroles", False), ("rbac.authorization.k8s.io", "clusterrolebindings", False),
            ("rbac.authorization.k8s.io", "roles", True), ("apps", "deployments", True), ("apps", "daemonsets", True), ("", "secrets", True))

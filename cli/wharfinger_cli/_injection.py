@@ -9,12 +9,11 @@ from datetime import datetime, timedelta
 from wharfinger_api import INJECT_LABEL, NodeReport
 
 from ._problems import Problem
+from ._seen import REPORTED_CLIENTS
 from ._surroundings import Pod, Surroundings
 
 PATIENCE = timedelta(seconds=30)
 """A pod that runs for less may still be on its way into the agent's report."""
-REPORTED_CLIENTS = 1000
-"""A NodeReport lists so many clients at most (crds/nodereports.yaml)."""
 ROLLED = ("Deployment", "StatefulSet", "DaemonSet")
 
 

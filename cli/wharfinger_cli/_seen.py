@@ -7,6 +7,12 @@ from datetime import datetime
 
 from wharfinger_api import NodeReport, RedirectPortPool, ServicePortPool, ServicePortSlice
 
+RELEASE = "app.kubernetes.io/name=wharfinger"
+"""Selects everything that the chart makes."""
+COMPONENT = "app.kubernetes.io/component"
+REPORTED_CLIENTS = 1000
+"""A NodeReport lists so many clients at most (crds/nodereports.yaml)."""
+
 
 @dataclass(frozen=True)
 class Workload:

@@ -10,7 +10,7 @@ from wharfinger_api import Assignment, AssignmentState, NodeReport, ServicePortS
 
 from ._endpoint import Endpoint
 from ._output import console, table
-from ._seen import Pools
+from ._seen import REPORTED_CLIENTS, Pools
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 ANYONE = Endpoint("192.0.2.1", 40000)
 """Stands in for a client that is not named: an address for documentation, which no pod has (RFC 5737)."""
-REPORTED_CLIENTS = 1000
-"""A NodeReport lists so many clients at most (crds/nodereports.yaml)."""
 NAMED = 6
 
 

@@ -20,6 +20,7 @@ from wharfinger_api import GROUP, PLURALS, VERSION
 
 from ._errors import CliError, ExitCode
 from ._output import as_json, console
+from ._seen import COMPONENT, RELEASE
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,7 +35,6 @@ LISTS = {
     "webhooks": "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations",
     **{plural: f"/apis/{GROUP}/{VERSION}/{plural}" for plural in PLURALS.values()},
 }
-RELEASE = "app.kubernetes.io/name=wharfinger"
 DUMP = ["python3", "-m", "wharfinger_dataplane.dump"]
 LOG_BYTES = 5_000_000
 SECRET = re.compile(r"headers|token|password|secret|credential|api_?key", re.IGNORECASE)
@@ -119,7 +119,7 @@ def _of_pod(cluster: Cluster, pod: Mapping[str, Any]) -> Iterator[tuple[str, Cal
         yield f"logs/{metadata['name']}.{status['name']}.log", lambda query=query: cluster.text(log, **query)
         if status.get("restartCount"):
             yield f"logs/{metadata['name']}.{status['name']}.former.log", lambda query=query: cluster.text(log, **query, previous="true")
-    if (metadata.get("labels") or {}).get("app.kubernetes.io/component") == "agent":
+    if (metadata.get("labels") or {}).get(COMPONENT) == "agent":
         yield f"kernel/{node}.json", lambda: cluster.execute(metadata["namespace"], metadata["name"], DUMP)
 
 

@@ -111,7 +111,7 @@ def _one(nodes: list[Node], client: Pod, agents: list[subprocess.Popen], process
         ask(agent, ratio)
     lost = sum(map(_lost, nodes))
     for node in nodes:
-        node.bpf.maps["settings"].put(bytes(4), int(ratio != "0").to_bytes(4, "little"))
+        node.bpf.maps["settings"].put(bytes(4), int(ratio != "0").to_bytes(8, "little"))
     before = {what: sum(map(cpu_ns, pids)) for what, pids in processes.items()}
     per_second, client_us = _load(client)
     counts = [ask(agent, "end") for agent in agents]

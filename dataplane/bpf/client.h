@@ -195,6 +195,7 @@ INLINE enum reason client_answered(struct work *w, struct flow *f)
 
 	if (p->ack != f->isn + 1)
 		return client_resets(w, REASON_client_receives);
+	f->seen_ns = now_coarse(w);
 	if (!names_port(o) || o->port == f->redirect_port) {
 		if (f->state != FLOW_OPENING)
 			return REASON_client_receives;

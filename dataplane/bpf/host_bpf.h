@@ -50,7 +50,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, SETTING_COUNT);
 	__type(key, u32);
-	__type(value, u32);
+	__type(value, u64);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } settings SEC(".maps");
 

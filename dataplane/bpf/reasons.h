@@ -69,7 +69,8 @@
 	REASON(client_withheld, DROP, "an answer that lost its option on the way is not shown to the client, whose SYN comes again") \
 	REASON(client_late, DROP, "an answer to a connection that has gone on unaware") \
 	REASON(client_resets, RESET, "an answer that belongs to no connection of the client: its sender is reset at the service port it names") \
-	REASON(server_opening, FORWARD, "the server's stack speaks before step 3, from the port that its client dialled")
+	REASON(server_opening, FORWARD, "the server's stack speaks before step 3, from the port that its client dialled") \
+	REASON(held, DROP, "the connections go to another release's tables: TCP repeats the packet")
 
 #define WHARFINGER_REASON_ENUM(name, outcome, words) REASON_##name,
 enum reason { WHARFINGER_REASONS(WHARFINGER_REASON_ENUM) REASON_COUNT };

@@ -235,6 +235,7 @@ INLINE enum reason server_answers(struct work *w)
 		}
 	}
 	opened->server_isn = p->seq;
+	opened->seen_ns = now_coarse(w);
 	opened->tries += opened->tries < 255;
 	server_speaks(w, opened, opened->redirect_port);
 	if (is_direct(opened))

@@ -23,7 +23,8 @@ INLINE void count(struct __sk_buff *skb, enum hook hook, enum reason reason)
 
 INLINE void tell(struct work *w)
 {
-	u32 zero = 0, *wanted = bpf_map_lookup_elem(&settings, &zero);
+	u32 zero = 0;
+	u64 *wanted = bpf_map_lookup_elem(&settings, &zero);
 
 	if (!wanted || !*wanted || !bpf_ringbuf_output(&events, &w->event, sizeof w->event, BPF_RB_NO_WAKEUP))
 		return;
@@ -128,5 +129,22 @@ INLINE int finish(struct __sk_buff *skb, struct work *w, enum hook hook, enum re
 SEC("tcx/ingress") PROGRAM(wharf_from_pod, HOOK_FROM_POD, decide_from_pod)
 SEC("tcx/egress") PROGRAM(wharf_to_pod, HOOK_TO_POD, decide_to_pod)
 SEC("tcx/ingress") PROGRAM(wharf_from_net, HOOK_FROM_NET, decide_from_net)
+
+/* Before the others, while the records of connections go from a former release's tables to this one's (kernel.py): what a packet changed
+ * meanwhile would be lost, and TCP repeats the packet. The hold ends by itself, should the agent. */
+#define HOLD(name, hook) \
+	int name(struct __sk_buff *skb) \
+	{ \
+		u32 at = SETTING_HELD_UNTIL; \
+		u64 *until = bpf_map_lookup_elem(&settings, &at); \
+		struct work *w = until && bpf_ktime_get_ns() < *until ? load(skb) : 0; \
+		if (!w || parse(&w->headers, &w->packet) != REASON_none || w->packet.icmp_error || w->packet.proto != PROTO_TCP) \
+			return NEXT; \
+		count(skb, hook, REASON_held); \
+		return TC_ACT_SHOT; \
+	}
+
+SEC("tcx/ingress") HOLD(wharf_hold_from_pod, HOOK_FROM_POD)
+SEC("tcx/egress") HOLD(wharf_hold_to_pod, HOOK_TO_POD)
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -20,6 +20,7 @@ cdef int LINK_CREATE = 28
 cdef int LINK_UPDATE = 29
 cdef int LINK_DETACH = 34
 cdef int OBJ_GET_INFO_BY_FD = 15
+cdef int BEFORE = 8  # BPF_F_BEFORE
 ATTACH_TYPES = {"tcx/ingress": TCX_INGRESS, "tcx/egress": TCX_EGRESS}
 BATCH = 4096
 
@@ -170,13 +171,51 @@ cdef class Map:
 
     def batches(self):
         """As `items`, but a list of at most some thousands at a time, so that other threads run in between."""
+        cdef uint32_t n
         if self.kind == libbpf.BPF_MAP_TYPE_ARRAY or self.per_cpu:
             keys = [int(n).to_bytes(4, "little") for n in range(self.max_entries)]
             yield [(key, self.get(key)) for key in keys]
             return
-        cdef uint32_t count, n
+        for count, keys, values in self._buffers():
+            yield [(bytes(keys[n * self.key_size:(n + 1) * self.key_size]), bytes(values[n * self.stride:(n + 1) * self.stride]))
+                   for n in range(count)]
+
+    def absorb(self, Map other, uint32_t moment_at):
+        """Copies what the other hash table has, whose keys are like this one's, by batches, and yields how many records each wrote. Values are
+        cut, or filled up with zeros, to this table's size; the 64-bit number at byte `moment_at` says when a record was last changed: one that
+        is here already and changed later stays."""
+        if other.key_size != self.key_size or moment_at + 8 > self.stride:
+            raise ValueError(f"map {self.name}: cannot take what {other.name} has")
+        cdef uint32_t n, written, common = min(self.stride, other.stride)
+        cdef bytearray mine = bytearray(self.stride), theirs = bytearray(self.stride), keys, values
+        cdef char *was = mine
+        cdef char *comes = theirs
+        cdef char *key
+        cdef char *value
+        cdef uint64_t changed, changes
+        cdef int code
+        for count, keys, values in other._buffers():
+            key, value, written = keys, values, 0
+            for n in range(<uint32_t>count):
+                memcpy(comes, value + n * other.stride, common)
+                code = libbpf.bpf_map_update_elem(self.fd, key + n * self.key_size, comes, libbpf.BPF_NOEXIST)
+                if code == -errno.EEXIST:
+                    code = libbpf.bpf_map_lookup_elem(self.fd, key + n * self.key_size, was)
+                    memcpy(&changed, was + moment_at, 8)
+                    memcpy(&changes, comes + moment_at, 8)
+                    if code == 0 and changed > changes:
+                        continue
+                    code = libbpf.bpf_map_update_elem(self.fd, key + n * self.key_size, comes, 0)
+                if code:
+                    raise failed(code, f"map {self.name}: write (capacity {self.max_entries})")
+                written += 1
+            yield written
+
+    def _buffers(self):
+        """A hash table's (count, keys, values) by batches, as the kernel writes them."""
+        cdef uint32_t count
         cdef uint32_t size = min(BATCH, self.max_entries)
-        cdef bytearray keys_buffer, values_buffer
+        cdef bytearray keys, values
         cdef bytearray token = bytearray(max(self.key_size, 8))
         cdef libbpf.bpf_map_batch_opts opts
         cdef bint first = True
@@ -184,10 +223,10 @@ cdef class Map:
         memset(&opts, 0, sizeof(opts))
         opts.sz = sizeof(opts)
         while code == 0:
-            keys_buffer, values_buffer = bytearray(size * self.key_size), bytearray(size * self.stride)
+            keys, values = bytearray(size * self.key_size), bytearray(size * self.stride)
             count = size
             code = libbpf.bpf_map_lookup_batch(self.fd, NULL if first else <void *><char *>token, <char *>token,
-                                               <char *>keys_buffer, <char *>values_buffer, &count, &opts)
+                                               <char *>keys, <char *>values, &count, &opts)
             if code == -errno.ENOSPC and size < self.max_entries:  # one bucket holds more than a batch
                 size = min(size * 2, self.max_entries)
                 code = 0
@@ -195,8 +234,7 @@ cdef class Map:
             if code and code != -errno.ENOENT:
                 raise failed(code, f"map {self.name}: listing")
             first = False
-            yield [(bytes(keys_buffer[n * self.key_size:(n + 1) * self.key_size]), bytes(values_buffer[n * self.stride:(n + 1) * self.stride]))
-                   for n in range(count)]
+            yield count, keys, values
 
 
 cdef class Program:
@@ -338,11 +376,11 @@ cdef class Link:
         self.fd = fd
 
     @staticmethod
-    def create(Program program, int ifindex):
-        """Attaches behind whatever is attached already."""
+    def create(Program program, int ifindex, bint first=False):
+        """Attaches behind whatever is attached already, or before all of it."""
         cdef uint32_t attr[16]
         memset(attr, 0, sizeof(attr))
-        attr[0], attr[1], attr[2] = program.fd, ifindex, program.attach_type
+        attr[0], attr[1], attr[2], attr[3] = program.fd, ifindex, program.attach_type, BEFORE if first else 0
         cdef long fd = libbpf.syscall(libbpf.SYS_bpf, LINK_CREATE, attr, sizeof(attr))
         if fd < 0:
             raise failed(c_errno, f"attaching {program.name} to interface {ifindex}")

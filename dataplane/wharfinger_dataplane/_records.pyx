@@ -21,12 +21,15 @@ TCP = core.PROTO_TCP
 END_RESET, END_RESET_SAID = core.END_RESET, core.END_RESET_SAID
 COUNTER_REASONS = core.COUNTER_REASONS
 SETTING_EVENTS = core.SETTING_EVENTS
+SETTING_HELD_UNTIL = core.SETTING_HELD_UNTIL
 GATE = str(ipaddress.IPv4Address(core.GATE_ADDRESS)), core.GATE_PORT
 """Whom the start gate's question is addressed to."""
 EVENT_KIND_AT = <size_t>&(<core.event *>NULL).kind
 EVENT_ISN_AT = <size_t>&(<core.event *>NULL).isn
 EVENT_ESTABLISHED_AT = <size_t>&(<core.event *>NULL).established_ns
 """Where in a record of struct event these are."""
+FLOW_SEEN_AT = <size_t>&(<core.flow *>NULL).seen_ns
+"""Where in a record of struct flow the moment of its last packet is."""
 
 
 class Role(IntFlag):

@@ -4,13 +4,14 @@ Rules:
 - Both calls are told everything that shall be attached. Nothing that is not ours is touched.
 - A link is pinned at <links>/<interface index>-<program>: it outlives the agent, and ends with its interface.
 - Renewing puts the new program in a link between two packets: no packet passes without one.
+- The programs that hold TCP stand before all others and are pinned nowhere: links end with the process, and filters hold nothing by then.
 """
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -20,8 +21,11 @@ from wharfinger_dataplane._bpf import TCX_INGRESS, Link, Program
 
 POD_PROGRAMS = frozenset({"wharf_from_pod", "wharf_to_pod"})
 UPLINK_PROGRAMS = frozenset({"wharf_from_net"})
+HOLDING = {"wharf_from_pod": "wharf_hold_from_pod", "wharf_to_pod": "wharf_hold_to_pod"}
+"""Which program holds TCP before which."""
 PRIORITY = 22342
 """Of our classic filters: "WF", late, as tcx links are appended behind those of others."""
+HOLD_PRIORITY = PRIORITY - 1
 NO_TCX = (errno.EINVAL, errno.EOPNOTSUPP)
 """What BPF_LINK_CREATE answers for an attach type that the kernel does not know (kernel before 6.6)."""
 
@@ -70,6 +74,9 @@ class Attacher:
                     self._attached[int(index), name] = Mode.TCX
                 else:
                     path.unlink()
+        for (index, direction, name), priority in netlink.filters().items():
+            if priority == HOLD_PRIORITY and name in HOLDING.values():
+                netlink.drop_filter(index, direction, priority)
         self._attached |= dict.fromkeys(self._filters(), Mode.CLSACT)
         return len(self._attached)
 
@@ -109,6 +116,22 @@ class Attacher:
             with closing(link):
                 with suppress_gone():
                     link.update(self._programs[name])
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """While it lasts the programs that hold TCP stand before those at the pods; whether they do is for Kernel to say."""
+        with ExitStack() as stack:
+            for (index, name), mode in self._attached.items():
+                if name not in HOLDING:
+                    continue
+                program = self._programs[HOLDING[name]]
+                with suppress_gone():
+                    if mode is Mode.CLSACT:
+                        netlink.put_filter(index, _direction(program), program.fd, program.name, HOLD_PRIORITY)
+                        stack.callback(netlink.drop_filter, index, _direction(program), HOLD_PRIORITY)
+                    else:
+                        stack.enter_context(closing(Link.create(program, index, first=True)))
+            yield
 
     def attached(self) -> dict[int, frozenset[str]]:
         """Interface index -> names of the programs attached, as far as this process knows."""

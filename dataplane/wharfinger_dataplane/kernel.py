@@ -5,6 +5,8 @@ Rules:
 - The layout's name changes with any map's size, so a release with other maps makes its own beside the former one's. What connections
   remember is carried over, the rest is compiled again. So what a connection's record means must stay (tables.h): a release may add to its
   end, which reads as zeros where the former release had none, and is cut off for one that knows less.
+- While it is carried over TCP is held at the pods: two packets of one handshake by programs of two releases, each with its own records,
+  would leave the connection half here and half there. TCP repeats what it loses in these milliseconds.
 - What cannot be carried over is no reason to break it: the former programs and maps then go on, and the agent says so.
 - Former maps go once no link's program uses them.
 """
@@ -13,28 +15,38 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
+from typing import NamedTuple
 
 from wharfinger_dataplane import _bpf
 from wharfinger_dataplane._engine import HOOKS, REASONS
-from wharfinger_dataplane._records import COUNTER_REASONS, SETTING_EVENTS
+from wharfinger_dataplane._records import COUNTER_REASONS, FLOW_SEEN_AT, SETTING_EVENTS, SETTING_HELD_UNTIL
 
 OBJECT = Path(__file__).parent / "wharfinger.bpf.o"
 LAYOUT = 1
 """Raised when a map's contents change their meaning but not their size."""
 CONNECTION_TABLES = ("flows", "half_open")
+HOLD_NS = 1_000_000_000
+"""How long a hold lasts if the agent that began it goes on no further."""
+SETTLE_S = 0.002
+"""For packets that were on their way through a program when the hold began."""
+HOLDS = 5
+"""How often it is tried again when the processor was taken from the agent for longer than a hold lasts."""
+
+
+class Carried(NamedTuple):
+    """What a change of tables came to: records of connections, and for how long TCP was held."""
+
+    records: int
+    held_ms: float
 
 
 def layout_name(maps: list[tuple]) -> str:
     """The directory of maps of this layout: (name, kind, key size, value size, capacity) of each."""
     return "maps-" + hashlib.blake2b(repr((LAYOUT, maps)).encode(), digest_size=6).hexdigest()
-
-
-def fitted(value: bytes, size: int) -> bytes:
-    """A record of another release in the size that this one's has."""
-    return value[:size].ljust(size, b"\0")
 
 
 class Kernel:
@@ -91,7 +103,7 @@ class Kernel:
 
     def want_events(self, wanted: bool) -> None:
         """Whether the programs shall write what telemetry learns into the ring buffer."""
-        self.put("settings", SETTING_EVENTS.to_bytes(4, "little"), int(wanted).to_bytes(4, "little"))
+        self._set(SETTING_EVENTS, int(wanted))
 
     def ring(self) -> _bpf.Ring:
         """The reading end of the ring buffer of events."""
@@ -117,23 +129,48 @@ class Kernel:
         """Whether programs of another layout may be attached, which read other maps than these."""
         return bool(self._former())
 
-    def replace_former(self, switch: Callable[[], None]) -> int:
-        """For when this layout's tables are written: carries connections over, lets `switch` put this process's programs in place of the
-        former ones, carries over what came in between, and removes other layouts' maps. How many records were carried.
+    def replace_former(self, hold: Callable[[], AbstractContextManager[None]], switch: Callable[[], None]) -> Carried:
+        """For when this layout's tables are written. While `hold` keeps the programs that hold TCP before all others, it carries connections
+        over, lets `switch` put this process's programs in place of the former ones, and removes other layouts' maps.
 
         OSError: a former layout's connections cannot be carried over; nothing was switched."""
-        carried = self._carry_over()
-        switch()
-        carried += self._carry_over()
+        with hold():
+            began = time.monotonic_ns()
+            records = self._carry_and_switch(switch)
+            self._set(SETTING_HELD_UNTIL, 0)
+            held_ms = (time.monotonic_ns() - began) / 1e6
         for directory in self._former():
             for path in directory.iterdir():
                 path.unlink()
             directory.rmdir()
-        return carried
+        return Carried(records, held_ms)
 
-    def _carry_over(self) -> int:
-        """Copies what connections remember from other layouts' maps, where this layout has no newer."""
-        carried = 0
+    def _carry_and_switch(self, switch: Callable[[], None]) -> int:
+        for _ in range(HOLDS):
+            until = self._hold()
+            time.sleep(SETTLE_S)
+            records = 0
+            for written in self._carry_over():
+                records += written
+                if time.monotonic_ns() > until:
+                    break
+                until = self._hold()
+            else:
+                switch()
+                if time.monotonic_ns() <= until:
+                    return records
+        raise OSError(errno.EAGAIN, f"the former release's tables were not taken over: in each of {HOLDS} tries the agent had no processor "
+                      f"for more than {HOLD_NS / 1e9:.0f} s; it tries again. Give it more processor time if this stays")
+
+    def _hold(self) -> int:
+        """Holds TCP from now on; until when, by the monotonic clock."""
+        until = time.monotonic_ns() + HOLD_NS
+        self._set(SETTING_HELD_UNTIL, until)
+        return until
+
+    def _carry_over(self) -> Iterator[int]:
+        """Copies what connections remember from other layouts' maps, some thousands of records at a time: how many. What this layout has is kept
+        where it is newer, as when an agent was killed in the midst of this."""
         for directory in self._former():
             for table in CONNECTION_TABLES:
                 mine = self._object.maps[table]
@@ -145,9 +182,10 @@ class Kernel:
                         raise OSError(errno.EUCLEAN, f"{directory / table}: its keys have {theirs.key_size} bytes and this release's "
                                       f"{mine.key_size}, so open connections cannot be carried over, and the former release's programs go on. "
                                       "Go back to that release, or drain the node's connections and remove the directory")
-                    for batch in theirs.batches():
-                        carried += sum(mine.put_new(key, fitted(value, mine.value_size)) for key, value in batch)
-        return carried
+                    yield from mine.absorb(theirs, FLOW_SEEN_AT)
+
+    def _set(self, setting: int, value: int) -> None:
+        self.put("settings", setting.to_bytes(4, "little"), value.to_bytes(8, "little"))
 
     def _former(self) -> list[Path]:
         return [path for path in self._root.glob("maps-*") if path != self._maps]

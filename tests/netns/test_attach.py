@@ -12,18 +12,16 @@ from types import SimpleNamespace
 import pytest
 from pyroute2 import netns
 from support.lab import PREFIX, bpffs, inside, sh
-from support.programs import pin_hash_map
 from wharfinger_dataplane import _records as records
 from wharfinger_dataplane import attach as attach_module
 from wharfinger_dataplane import netlink
-from wharfinger_dataplane._bpf import Map
 from wharfinger_dataplane._records import FlowState, Role, Side
 from wharfinger_dataplane.agent.flows import Collector
 from wharfinger_dataplane.agent.gone import Ender
 from wharfinger_dataplane.agent.namespaces import GATE, Namespaces
 from wharfinger_dataplane.agent.watcher import Watcher
 from wharfinger_dataplane.attach import POD_PROGRAMS, Attacher, Mode
-from wharfinger_dataplane.kernel import Kernel, layout_name
+from wharfinger_dataplane.kernel import Kernel
 from wharfinger_dataplane.tables import Tables
 
 NODE, POD, ADDRESS, HOST = f"{PREFIX}-agent-node", f"{PREFIX}-agent-pod", "10.98.0.2", "10.98.0.1"
@@ -267,6 +265,47 @@ def test_two_pods_whose_interfaces_have_one_number_are_told_apart(tmp_path, pod)
             netns.remove(name)
 
 
+@pytest.mark.parametrize("mode", [Mode.TCX, Mode.CLSACT])
+def test_a_hold_keeps_tcp_back_and_nothing_else_and_ends_with_its_deadline(kernel, pod, mode):
+    Tables(kernel).put_pod(ADDRESS, pod, Role.CLIENT)
+    made = attach(kernel, pod, mode)
+
+    def hold(until_ns):
+        kernel.put("settings", records.SETTING_HELD_UNTIL.to_bytes(4, "little"), until_ns.to_bytes(8, "little"))
+
+    def hold_and_ask():
+        with made.hold():
+            assert passes_the_gate() and is_answered()
+            hold(time.monotonic_ns() + 60 * SECOND)
+            assert passes_the_gate() and not is_answered()
+            hold(time.monotonic_ns())
+            assert is_answered()
+            hold(time.monotonic_ns() + 60 * SECOND)
+        assert is_answered()
+
+    inside(NODE, hold_and_ask)
+    assert kernel.counters()["from_pod", "held"][0] >= 1
+
+
+def is_answered():
+    """Whether the pod's SYN is: nobody listens, so by a RST."""
+    def ask():
+        with socket.socket() as channel:
+            channel.settimeout(0.5)
+            return channel.connect_ex((HOST, 9)) == errno.ECONNREFUSED
+    return inside(POD, ask)
+
+
+def test_what_is_left_of_a_hold_by_an_agent_that_was_killed_goes_with_its_successor(kernel, pod):
+    made = attach(kernel, pod, Mode.CLSACT)
+    hold = made.hold()
+    inside(NODE, hold.__enter__)
+    assert inside(NODE, lambda: netlink.filter_names(pod, "ingress")).keys() == {"wharf_from_pod", "wharf_hold_from_pod"}
+    successor = attacher(kernel, Mode.CLSACT)
+    assert inside(NODE, successor.adopt) == 2
+    assert inside(NODE, lambda: netlink.filter_names(pod, "ingress")).keys() == {"wharf_from_pod"}
+
+
 def test_filters_of_others_are_left_alone(kernel, pod):
     program = kernel.programs["wharf_from_net"]
     inside(NODE, lambda: netlink.put_filter(pod, "ingress", program.fd, "other", 5))
@@ -283,56 +322,6 @@ def flow_key(peer_port=40_000, side=Side.CLIENT_STACK, local_port=41_000):
 def flow(**changes):
     return records.pack_flow(**{"other": HOST, "scope": 7, "isn": 1, "redirect_port": 40_000, "service_port": 0, "state": FlowState.CLOSING,
                                 "started_ns": 1, "seen_ns": 1, **changes})
-
-
-def test_maps_outlive_the_agent(fs):
-    with closing(Kernel.open(fs, SMALL)) as kernel:
-        kernel.put("flows", flow_key(), flow())
-    with closing(Kernel.open(fs, SMALL)) as kernel:
-        assert kernel.items("flows") == [(flow_key(), flow())]
-
-
-def test_another_layout_takes_over_what_connections_remember(fs):
-    kept, written, lately = flow_key(1), flow_key(2), flow_key(3)
-    with closing(Kernel.open(fs, SMALL)) as former, closing(Kernel.open(fs, {**SMALL, "flows": 2048})) as kernel:
-        former.put("flows", kept, flow())
-        former.put("flows", written, flow())
-        kernel.put("flows", written, flow(isn=2))
-        assert kernel.replace_former(lambda: former.put("flows", lately, flow())) == 2
-        assert dict(kernel.items("flows")) == {kept: flow(), written: flow(isn=2), lately: flow()}
-        assert len(list((fs / "wharfinger").glob("maps-*"))) == 1
-
-
-def left_by_another_release(fs, key_size, value_size, *records_):
-    path = fs / "wharfinger" / "maps-former" / "flows"
-    pin_hash_map(path, key_size, value_size)
-    with closing(Map.open(path)) as former:
-        for key, value in records_:
-            former.put(key, value)
-    return path
-
-
-@pytest.mark.parametrize("more", [8, -8])
-def test_a_release_whose_records_are_longer_or_shorter_takes_over_what_connections_remember(fs, kernel, more):
-    size = len(flow())
-    left_by_another_release(fs, len(flow_key()), size + more, (flow_key(), flow()[:size + more].ljust(size + more, b"\x07")))
-    assert kernel.replace_former(lambda: None) == 1
-    assert kernel.items("flows") == [(flow_key(), flow()[:size + min(0, more)].ljust(size, b"\0"))]
-
-
-def test_a_release_that_cannot_read_connections_leaves_the_former_one_at_work_and_says_so(fs, kernel):
-    path = left_by_another_release(fs, len(flow_key()) + 4, len(flow()), (flow_key() + bytes(4), flow()))
-    switched = []
-    with pytest.raises(OSError, match="cannot be carried over, and the former release's programs go on"):
-        kernel.replace_former(lambda: switched.append(True))
-    assert (switched, path.exists(), kernel.items("flows")) == ([], True, [])
-
-
-def test_a_layouts_name_changes_with_any_size():
-    maps = [("flows", 1, 40, 64, 1024)]
-    assert layout_name(maps) == layout_name(list(maps))
-    assert len({layout_name([("flows", *sizes)]) for sizes in [(1, 40, 64, 1024), (9, 40, 64, 1024), (1, 44, 64, 1024), (1, 40, 72, 1024),
-                                                               (1, 40, 64, 2048)]}) == 5
 
 
 @pytest.fixture

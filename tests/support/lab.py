@@ -174,7 +174,7 @@ class Lab:
         inside(name, lambda: Path("/proc/sys/net/ipv4/ip_forward").write_text("1"))
         bpf = _bpf.Object(OBJECT, self.pins / name, capacity)
         node = Node(name, number, bpf, Tables(Store(bpf.maps)))
-        bpf.maps["settings"].put(bytes(4), (1).to_bytes(4, "little"))
+        bpf.maps["settings"].put(bytes(4), (1).to_bytes(8, "little"))
         for other in self.nodes:
             sh(f"ip -n {name} route add 10.99.{other.number}.0/24 via {other.address}")
             sh(f"ip -n {other.name} route add 10.99.{number}.0/24 via {node.address}")

@@ -14,6 +14,7 @@ OUTCOMES = {reason.name: reason.outcome for reason in REASONS}
 WITHOUT_VECTOR = {
     "none": "no decision; never counted",
     "rewrite_failed": "the kernel refuses only without memory; what the core asks of it is checked by parse before",
+    "held": "of the programs that hold TCP for a moment, before any decision: tests/netns/test_attach.py",
 }
 
 

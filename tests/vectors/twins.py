@@ -45,9 +45,9 @@ class Twins:
         self.interfaces, self._stacks, self._capacity = interfaces, stacks, dict(capacity)
         self.object = _bpf.Object(OBJECT, pins, max_entries={**dict.fromkeys(_engine.TABLES, 1024), **capacity})
         self.maps = self.object.maps
-        self._programs = {PROGRAMS[name]: program for name, program in self.object.programs.items()}
+        self._programs = {hook: self.object.programs[name] for name, hook in PROGRAMS.items()}
         self._stride = self.maps["counters"].max_entries // len(_engine.HOOKS)
-        self.maps["settings"].put(bytes(4), pack_index(1))
+        self.maps["settings"].put(bytes(4), (1).to_bytes(8, "little"))
         self._counted: dict[str, dict[str, int]] = {}
         self._ring = _bpf.Ring(self.maps["events"])
         self.start()

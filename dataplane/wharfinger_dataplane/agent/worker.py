@@ -243,14 +243,22 @@ class Worker:
                 if self._tables.bereft and self._kernel.has_former:
                     faults.append("the former release's programs and tables go on unchanged: a pool does not fit into this release's")
                     return None
-                carried = self._kernel.replace_former(self._attacher.renew)
-                self._renewed = True
-                self._log.info("programs renewed", connections_carried=carried)
+                self._renew()
         except OSError as error:
             faults.append(f"tables: {error}")
             self._log.error("tables not written", error=str(error))
             return None
         return writes
+
+    def _renew(self) -> None:
+        """This process's programs in place of a former agent's."""
+        if self._kernel.has_former:
+            carried = self._kernel.replace_former(self._attacher.hold, self._attacher.renew)
+            self._log.info("tables and programs renewed", records_carried=carried.records, held_ms=round(carried.held_ms, 2))
+        else:
+            self._attacher.renew()
+            self._log.info("programs renewed")
+        self._renewed = True
 
     def _detach(self, desired: Desired, faults: list[str]) -> None:
         """Detaches what nobody needs. A pod whose interface could not be attached to is no reason to detach from it."""

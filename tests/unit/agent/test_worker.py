@@ -2,6 +2,7 @@
 
 import threading
 import time
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +15,7 @@ from wharfinger_dataplane.agent.leave import Leave, Marker
 from wharfinger_dataplane.agent.namespaces import Namespace
 from wharfinger_dataplane.agent.worker import Sources, Worker
 from wharfinger_dataplane.attach import POD_PROGRAMS, UPLINK_PROGRAMS, Outcome
+from wharfinger_dataplane.kernel import Carried
 from wharfinger_dataplane.tables import Tables
 
 A, B = "10.244.1.5", "10.244.1.6"
@@ -32,9 +34,10 @@ class Journal(Engine):
         self.journal.append(f"put {table}")
         super().put(table, key, value)
 
-    def replace_former(self, switch):
-        switch()
-        return 0
+    def replace_former(self, hold, switch):
+        with hold():
+            switch()
+        return Carried(0, 0.0)
 
     def batches(self, table):
         yield self.items(table)
@@ -51,6 +54,9 @@ class Interfaces:
 
     def adopt(self):
         return len(self.programs)
+
+    def hold(self):
+        return nullcontext()
 
     def renew(self):
         self.journal.append("renew")

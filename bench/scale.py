@@ -168,17 +168,23 @@ async def measure(cluster: Cluster, size: Size, count: int, burst_count: int) ->
     """Everything, on a cluster that has none of our objects yet."""
     async with Load(cluster, size) as load:
         began = time.monotonic()
+        say(f"creating {size.pools} pools and {size.pools * size.servers} pods")
         await load.create()
         created_s = time.monotonic() - began
+        say("a cold start")
         operator, first = await cold(load, cluster, cluster.settings.logs / "operator.log")
         try:
-            result = {"size": asdict(size), "created_s": created_s, "cold": first, "change": await changes(load, operator, count),
-                      "burst": await burst(load, operator, burst_count, 10.0 * burst_count / 1000)}
+            result = {"size": asdict(size), "created_s": created_s, "cold": first}
+            say(f"{count} changes, one after the other")
+            result["change"] = await changes(load, operator, count)
+            say(f"{burst_count} pods replaced")
+            result["burst"] = await burst(load, operator, burst_count, 10.0 * burst_count / 1000)
             metrics = await operator.metrics()
             result |= {"peak_mb": operator.peak_mb(), "cpu_s": operator.cpu_s(), "operator": {
                 name.removeprefix("wharfinger_operator_"): value for name, value in metrics.items()}}
         finally:
             operator.stop()
+        say("a restart")
         operator, again = await cold(load, cluster, cluster.settings.logs / "operator-again.log")
         try:
             began = time.monotonic()
@@ -187,6 +193,11 @@ async def measure(cluster: Cluster, size: Size, count: int, burst_count: int) ->
         finally:
             operator.stop()
     return result
+
+
+def say(stage: str) -> None:
+    """Tells what is measured now: the whole takes minutes."""
+    print(f"{datetime.now(UTC):%H:%M:%S} {stage}", flush=True)
 
 
 def run(size: Size, count: int, burst_count: int) -> dict:

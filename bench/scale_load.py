@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from testbed import Cluster
-from wharfinger_api import API_VERSION, AssignmentState, AttachedPod, NodeReportStatus, ServicePortSlice, agent_lease, dump, parse
+from wharfinger_api import API_VERSION, AssignmentState, AttachedPod, NodeReportStatus, ProgrammedSlices, ServicePortSlice, agent_lease, dump, parse
 from wharfinger_dataplane._records import Role
 from wharfinger_dataplane.agent.desired import Attachment
 from wharfinger_dataplane.agent.report import COALESCE_S, node_report
@@ -96,6 +96,7 @@ class Load:
             "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": f"p{pool}"}},
             "spec": {"nodeName": node, "terminationGracePeriodSeconds": 0,
                      "containers": [{"name": "c", "image": "none", "ports": [{"name": "http", "containerPort": 8080}]}]}}))
+        made = made or await tried(lambda: self._client.get("Pod", space(pool), name))  # An answer that was lost.
         self._uids[f"{space(pool)}/{name}"] = made["metadata"]["uid"]
         self._addresses[f"{space(pool)}/{name}"] = f"10.{128 + serial // 65000}.{serial // 250 % 250}.{1 + serial % 250}"
         await self._ready(pool, name, True)
@@ -239,7 +240,7 @@ class Load:
         if version > self._slice_seen.get(pool, (0, 0.0))[0]:
             self._slice_seen[pool] = (version, time.monotonic())
         for agent in self._agents:
-            agent.sees(old, self._slices.get(piece.key))
+            agent.sees(old, self._slices.get(piece.key), version)
 
 
 class Agent:
@@ -251,6 +252,7 @@ class Agent:
         self._attached: dict[Key, dict[str, Attachment]] = defaultdict(dict)
         self._dirty = asyncio.Event()
         self._sent: NodeReportStatus | None = None
+        self._version = 0
         self.said: dict[str, tuple[int, float]] = {}
 
     async def begin(self) -> None:
@@ -261,8 +263,9 @@ class Agent:
             "apiVersion": API_VERSION, "kind": "NodeReport", "metadata": {"name": self._node}}))
         await self._renew()
 
-    def sees(self, old: ServicePortSlice | None, new: ServicePortSlice | None) -> None:
-        """A slice came, changed or went."""
+    def sees(self, old: ServicePortSlice | None, new: ServicePortSlice | None, version: int) -> None:
+        """A slice came, changed or went at resourceVersion `version`."""
+        self._version = max(self._version, version)
         if old is not None:
             self._slices.pop(old.key, None)
             self._attached.pop(old.key, None)
@@ -275,6 +278,7 @@ class Agent:
 
     async def run(self) -> None:
         """Renews and reports, until cancelled."""
+        await self._renew()  # Making ten thousand pods took longer than a Lease lasts.
         renewed = time.monotonic()
         while True:
             try:
@@ -290,7 +294,7 @@ class Agent:
     async def _report(self) -> None:
         attachments = {address: found for of in self._attached.values() for address, found in of.items()}
         slices = list(self._slices.values())
-        status = node_report("bench", slices=slices, attachments=attachments, faults=(), pool_faults=(), before=self._sent, now=datetime.now(UTC))
+        status = node_report("bench", ProgrammedSlices(version=str(self._version)), attachments, (), (), self._sent, datetime.now(UTC))
         if status == self._sent:
             return
         body = dump(status.model_copy(update={"updated_at": datetime.now(UTC)}))
@@ -329,7 +333,7 @@ async def gathered(jobs: Iterable[Awaitable[None]]) -> None:
 
 
 async def tried(ask: Callable[[], Awaitable[Any]]) -> Any:
-    """The answer, asked for again while the API server is too busy to give one."""
+    """The answer, asked for again while the API server is too busy to give one; None for what is there already."""
     for pause_s in (0.2, 0.5, 1.0, 2.0, 4.0):
         try:
             return await ask()
@@ -337,6 +341,6 @@ async def tried(ask: Callable[[], Awaitable[Any]]) -> Any:
             raise
         except ClientError as error:
             if "409" in str(error):
-                return {"metadata": {"uid": ""}}
+                return None
             await asyncio.sleep(pause_s)
     return await ask()

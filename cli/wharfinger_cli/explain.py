@@ -201,12 +201,7 @@ def _client_step(reports: Iterable[NodeReport], client: Endpoint) -> Iterator[St
 
 
 def _programmed_step(reports: Iterable[NodeReport], slices: list[ServicePortSlice]) -> Iterator[Step]:
-    wanted = {piece.metadata.uid: piece.metadata.generation for piece in slices}
-    behind = []
-    for report in reports:
-        has = {piece.uid: piece.generation for piece in report.status.slices}
-        if any(has.get(uid, -1) < generation for uid, generation in wanted.items()):
-            behind.append(report.metadata.name)
+    behind = [report.metadata.name for report in reports if not all(map(report.status.slices.has, slices))]
     question = "Do all nodes have these tables?"
     if behind:
         yield Step(question, f"Not yet {', '.join(sorted(behind)[:NAMED])}: connections from there may go by older ones.", False)

@@ -167,10 +167,8 @@ def _report_problems(where: str, report: NodeReport, slices: tuple[ServicePortSl
 
 
 def _behind(report: NodeReport | None, slices: tuple[ServicePortSlice, ...]) -> list[str]:
-    """namespace/name of the slices whose current generation the node has not programmed."""
-    programmed = {piece.uid: piece.generation for piece in report.status.slices} if report else {}
-    return [f"{piece.metadata.namespace}/{piece.metadata.name}" for piece in slices
-            if programmed.get(piece.metadata.uid, -1) < piece.metadata.generation]
+    """namespace/name of the slices which the node has not programmed as they stand."""
+    return [f"{piece.metadata.namespace}/{piece.metadata.name}" for piece in slices if report is None or not report.status.slices.has(piece)]
 
 
 def _agent_of(node: str, agents: Iterable[AgentPod]) -> AgentPod | None:

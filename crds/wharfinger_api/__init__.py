@@ -49,7 +49,7 @@ from ._pools import (
     VirtualAddresses,
     seconds,
 )
-from ._reports import AttachedPod, NodeReport, NodeReportStatus, PoolFault, ProgrammedSlice
+from ._reports import AttachedPod, NodeReport, NodeReportStatus, PoolFault, ProgrammedSlices, SliceVersion
 from ._slices import Assignment, AssignmentState, PoolRef, Redirect, ServicePortSlice, ServicePortSliceSpec, TargetPorts
 
 __all__ = [
@@ -88,7 +88,7 @@ __all__ = [
     "PoolRef",
     "PortCounts",
     "PortRange",
-    "ProgrammedSlice",
+    "ProgrammedSlices",
     "Redirect",
     "RedirectPortPool",
     "RedirectPortPoolSpec",
@@ -103,6 +103,7 @@ __all__ = [
     "ServicePortPoolStatus",
     "ServicePortSlice",
     "ServicePortSliceSpec",
+    "SliceVersion",
     "StaticServer",
     "Target",
     "TargetPorts",

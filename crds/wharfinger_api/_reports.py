@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from ._base import Condition, Model, Resource, Timestamp
+from ._slices import ServicePortSlice
 
 
-class ProgrammedSlice(Model):
-    """A slice whose tables are programmed on the node, and the generation of it."""
+class SliceVersion(Model):
+    """A slice, and the resourceVersion of it that is programmed; empty when none is."""
 
     namespace: str
     name: str
     uid: str
-    generation: int
+    version: str = ""
+
+
+class ProgrammedSlices(Model):
+    """What is programmed of the slices: all as of resourceVersion `version`, but for `exceptions` (`except` in JSON)."""
+
+    version: str = "0"
+    exceptions: tuple[SliceVersion, ...] = Field(default=(), alias="except")
+
+    def has(self, piece: ServicePortSlice) -> bool:
+        """Whether the slice is programmed as it stands."""
+        exception = next((entry for entry in self.exceptions if entry.uid == piece.metadata.uid), None)
+        return int((self if exception is None else exception).version or -1) >= piece.version
 
 
 class AttachedPod(Model):
@@ -37,7 +52,7 @@ class NodeReportStatus(Model):
     """What the node's data plane holds."""
 
     agent_version: str = ""
-    slices: tuple[ProgrammedSlice, ...] = ()
+    slices: ProgrammedSlices = ProgrammedSlices()
     servers: tuple[AttachedPod, ...] = ()
     clients: tuple[AttachedPod, ...] = ()
     faults: tuple[PoolFault, ...] = ()

@@ -51,8 +51,8 @@ class TargetPorts(Model):
 class Assignment(Model):
     """Service ports of one server. They never change; a server that gets more has further assignments.
 
-    `server` is namespace/name of a pod or a static server's name; `pod_uid` is empty for a static server; `since` and
-    `since_generation` are the moment and the slice's generation in which `state` was entered.
+    `server` is namespace/name of a pod or a static server's name; `pod_uid` is empty for a static server; `since` is the moment in which
+    `state` was entered, `since_version` a resourceVersion of the slice at which it stood already: empty until the slice is written again.
     """
 
     server: str
@@ -61,7 +61,7 @@ class Assignment(Model):
     pod_uid: str = Field(default="", alias="podUID")
     state: AssignmentState
     since: Timestamp
-    since_generation: int = 0
+    since_version: str = ""
     redirects: tuple[str, ...] = ()
     targets: tuple[TargetPorts, ...] = ()
 
@@ -83,6 +83,15 @@ class ServicePortSliceSpec(Model):
 
 
 class ServicePortSlice(Resource):
-    """Kind ServicePortSlice. metadata.generation counts changes of the spec and is what agents acknowledge."""
+    """Kind ServicePortSlice. Agents acknowledge by metadata.resourceVersion, which the API server orders over all slices."""
 
     spec: ServicePortSliceSpec
+
+    @property
+    def version(self) -> int:
+        """metadata.resourceVersion as a number; 0 when it was not read."""
+        return int(self.metadata.resource_version or 0)
+
+    def version_of(self, record: Assignment) -> int:
+        """From which version of the slice on the record is in its state."""
+        return int(record.since_version or self.version)

@@ -30,11 +30,6 @@ class Draft:
     piece: ServicePortSlice | None
     records: list[Assignment] = field(default_factory=list)
 
-    @property
-    def next_generation(self) -> int:
-        """The generation that the slice will have when this draft is written."""
-        return 1 if self.piece is None else self.piece.metadata.generation + 1
-
 
 @dataclass(slots=True)
 class Advanced:
@@ -78,7 +73,7 @@ def _step(record: Assignment, draft: Draft, server: Server | None, lost: bool, r
     if state is record.state:
         over = state is RESTING and rested(record, piece, resolved.pool.spec.rest_seconds, view)
         return None if over else record
-    return record.model_copy(update={"state": state, "since": view.clock(), "since_generation": draft.next_generation})
+    return record.model_copy(update={"state": state, "since": view.clock(), "since_version": ""})
 
 
 def _standing(record: Assignment, piece: ServicePortSlice, server: Server | None, resolved: Resolved, view: View) -> Standing:
@@ -92,7 +87,7 @@ def _standing(record: Assignment, piece: ServicePortSlice, server: Server | None
     node = record.node or ""
     attached = view.listed(node, record.pod_uid, record.address)
     if record.state is ASSIGNED:
-        attached = attached and view.acknowledged(node, piece, record.since_generation or piece.metadata.generation)
+        attached = attached and view.acknowledged(node, piece, piece.version_of(record))
     elif node not in view.live:
         # A silent agent takes nothing back: what it programmed is pinned and goes on working.
         attached = attached or record.state is READY
@@ -151,7 +146,7 @@ def _add(resolved: Resolved, redirects: tuple[RedirectPortPool, ...], view: View
             draft = shelf.with_room()
             draft.records.append(Assignment(
                 server=server.name, address=server.address, node=server.node or None, pod_uid=server.uid, state=ASSIGNED, since=view.clock(),
-                since_generation=draft.next_generation, redirects=_memberships(redirects, server, targets), targets=targets))
+                redirects=_memberships(redirects, server, targets), targets=targets))
             if server.awaited:
                 result.waiting.append(server)
 

@@ -75,7 +75,7 @@ def departed_until(entry: Departed) -> datetime:
 
 def departed_rests(entry: Departed, view: View) -> bool:
     """Whether those numbers rest still: by time, or because a node has not said that it dropped the slice."""
-    return not view.past(departed_until(entry)) or any(view.acknowledged(node, entry.slice, 0) for node in view.holders)
+    return not view.past(departed_until(entry)) or not all(view.dropped(node, entry) for node in view.holders)
 
 
 def reserved_on(addresses: Iterable[str], view: View, redirects: Mapping[str, frozenset[int]]) -> frozenset[int]:
@@ -138,7 +138,7 @@ def capacity(pool: ServicePortPool, servers: Iterable[Server], reserved: frozens
 def rested(record: Assignment, piece: ServicePortSlice, rest_seconds: float, view: View) -> bool:
     """Whether a resting record may go: its time is over, and every agent that could still serve it has acknowledged that it rests."""
     over = view.past(record.since + timedelta(seconds=rest_seconds))
-    return over and not view.unacknowledged(piece, record.since_generation or piece.metadata.generation, view.holders)
+    return over and not view.unacknowledged(piece, piece.version_of(record), view.holders)
 
 
 class Allocator:

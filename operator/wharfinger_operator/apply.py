@@ -15,7 +15,7 @@ from typing import Any
 
 import structlog
 from opentelemetry.trace import Span
-from wharfinger_api import API_VERSION, POOL_LABEL, TRACEPARENT_ANNOTATION, ServicePortSlice, ServicePortSliceSpec, dump
+from wharfinger_api import API_VERSION, POOL_LABEL, TRACEPARENT_ANNOTATION, Assignment, ServicePortSlice, ServicePortSliceSpec, dump
 
 from .client import Client, ClientError, Conflict, Missing
 from .difference import PoolChange, difference, pool_of
@@ -39,7 +39,7 @@ def slice_body(item: SliceWanted, context: str) -> dict[str, Any]:
         "annotations": {TRACEPARENT_ANNOTATION: context}}
     if item.piece is not None and item.piece.metadata.uid:
         metadata["resourceVersion"] = item.piece.metadata.resource_version
-    return {"apiVersion": API_VERSION, "kind": "ServicePortSlice", "metadata": metadata, "spec": dump(item.spec)}
+    return {"apiVersion": API_VERSION, "kind": "ServicePortSlice", "metadata": metadata, "spec": dump(_dated(item.spec, item.piece))}
 
 
 def retired_body(piece: ServicePortSlice, spec: ServicePortSliceSpec) -> dict[str, Any]:
@@ -47,7 +47,20 @@ def retired_body(piece: ServicePortSlice, spec: ServicePortSliceSpec) -> dict[st
     old = piece.metadata
     metadata = {"name": old.name, "namespace": old.namespace, "labels": dict(old.labels), "annotations": dict(old.annotations),
                 "resourceVersion": old.resource_version}
-    return {"apiVersion": API_VERSION, "kind": "ServicePortSlice", "metadata": metadata, "spec": dump(spec)}
+    return {"apiVersion": API_VERSION, "kind": "ServicePortSlice", "metadata": metadata, "spec": dump(_dated(spec, piece))}
+
+
+def _dated(spec: ServicePortSliceSpec, piece: ServicePortSlice | None) -> ServicePortSliceSpec:
+    """The spec, in which each assignment that stands in `piece` in the same state says so: that version of the slice may be asked for later."""
+    if piece is None or not piece.metadata.uid:
+        return spec
+    stood = {(record.server, record.pod_uid, record.address, record.targets): (record.state, record.since) for record in piece.spec.assignments}
+
+    def dated(record: Assignment) -> Assignment:
+        same = stood.get((record.server, record.pod_uid, record.address, record.targets)) == (record.state, record.since)
+        return record.model_copy(update={"since_version": piece.metadata.resource_version}) if same and not record.since_version else record
+
+    return spec.model_copy(update={"assignments": tuple(map(dated, spec.assignments))})
 
 
 def event_body(item: EventWanted, now: datetime) -> dict[str, Any]:

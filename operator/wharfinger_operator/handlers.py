@@ -17,7 +17,7 @@ from .client import KINDS, OWN, login
 from .snapshot import Snapshot
 
 WATCHED = ("Pod", "Service", "EndpointSlice", "Node", "NetworkPolicy", "NodeReport", "ServicePortPool", "RedirectPortPool", "ServicePortSlice")
-"""Kinds that kopf watches in the whole cluster. Leases are watched in one namespace only, beside kopf (leases.py)."""
+"""Kinds that are watched in the whole cluster: our own by kopf, the others beside it (seeing.py), as are Leases in one namespace only."""
 
 
 def take(snapshot: Snapshot, kind: str, event: str | None, raw: Mapping[str, Any], now: datetime) -> bool:

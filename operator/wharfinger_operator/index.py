@@ -6,6 +6,7 @@ plan read has a fact here that is touched when it changes: that is all that plan
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right, insort
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -17,6 +18,8 @@ from .snapshot import Departed, Snapshot
 
 Fact = tuple[str, ...]
 """What was read or changed: a word, and of what."""
+LAST = "\U0010ffff"
+"""Behind every uid."""
 
 
 class Index:
@@ -37,6 +40,8 @@ class Index:
         self.departed_of: dict[str, dict[int, Departed]] = defaultdict(dict)
         self.departed_at: dict[str, dict[int, Departed]] = defaultdict(dict)
         self.scopes: Counter[int] = Counter()
+        self._versions: list[tuple[int, str]] = []
+        """The versions that an agent's word may be asked for, in order, each with its slice's uid."""
         for kind, table in snapshot.tables().items():
             for key, record in table.items():
                 self.change(kind, key, None, record)
@@ -74,8 +79,10 @@ class Index:
         self.touched.update(("endpoints", *service) for side in services for service in side)
 
     def _report(self, key: Key, old: NodeSaid | None, new: NodeSaid | None) -> None:
-        before, after = (said.generations.items() if said else {}.items() for said in (old, new))
-        self.touched.update(("acknowledged", uid) for uid, _ in before ^ after)
+        first, last = sorted(said.version if said else 0 for said in (old, new))
+        passed = self._versions[bisect_right(self._versions, (first, LAST)):bisect_right(self._versions, (last, LAST))]
+        before, after = (said.exceptions.items() if said else {}.items() for said in (old, new))
+        self.touched.update(("acknowledged", uid) for uid in {uid for _, uid in passed} | {uid for uid, _ in before ^ after})
         listed = [said.uids | said.addresses if said else frozenset() for said in (old, new)]
         policed = [said.policies.items() if said else {}.items() for said in (old, new)]
         self.touched.update(("listed", server) for server in (listed[0] ^ listed[1]) | {uid for uid, _ in policed[0] ^ policed[1]})
@@ -101,6 +108,7 @@ class Index:
         _move(self.slices_of, key, old, new, *owners)
         _move(self.slices_at, key, old, new, *places)
         self._count(old.spec.scope if old else None, new.spec.scope if new else None)
+        self._ask(_asked(old) if old else set(), _asked(new) if new else set())
         self.touched.update(("slices", uid) for side in owners for uid in side)
         self.touched.update(("at", place) for side in places for place in side)
         self.touched.add(("slice", *key))
@@ -112,9 +120,17 @@ class Index:
                 sides: tuple[list[str], list[str]] = ([], [uid]) if entry is new else ([uid], [])
                 _move(self.departed_of, id(entry), entry, entry, *sides)
                 _move(self.departed_at, id(entry), entry, entry, *(places if side else () for side in sides))
+                self._ask(*({(entry.version, entry.slice.metadata.uid)} if side else set() for side in sides))
                 self.touched.add(("slices", uid))
                 self.touched.update(("at", place) for place in places)
         self._count(old.slice.spec.scope if old else None, new.slice.spec.scope if new else None)
+
+    def _ask(self, before: set[tuple[int, str]], after: set[tuple[int, str]]) -> None:
+        for entry in before - after:
+            at = bisect_left(self._versions, entry)
+            del self._versions[at:at + 1]
+        for entry in after - before:
+            insort(self._versions, entry)
 
     def _count(self, old: int | None, new: int | None) -> None:
         if old == new:
@@ -123,6 +139,10 @@ class Index:
             if scope is not None:
                 self.scopes[scope] += step
                 self.touched.add(("scope", str(scope)))
+
+
+def _asked(piece: ServicePortSlice) -> set[tuple[int, str]]:
+    return {(version, piece.metadata.uid) for version in {piece.version, *map(piece.version_of, piece.spec.assignments)}}
 
 
 def places_of(piece: ServicePortSlice) -> frozenset[str]:

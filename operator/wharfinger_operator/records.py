@@ -82,15 +82,25 @@ class Agent:
 
 @dataclass(frozen=True, slots=True)
 class NodeSaid:
-    """What one node's agent says in its NodeReport: generations by slice uid, the servers it has attached (static servers go by address), and
-    by uid the pools that it cannot program as they stand, with why. `policies`: which NetworkPolicy keeps a server unaware, by the pod's uid."""
+    """What one node's agent says in its NodeReport: the resourceVersion as of which it has programmed the slices, and by uid those of which it has
+    another (-1: none); the servers it has attached (static servers go by address), and by uid the pools that it cannot program as they stand, with
+    why. `policies`: which NetworkPolicy keeps a server unaware, by the pod's uid."""
 
     uid: str
-    generations: Mapping[str, int]
+    version: int
+    exceptions: Mapping[str, int]
     uids: frozenset[str]
     addresses: frozenset[str]
     faults: Mapping[str, str] = field(default_factory=dict)
     policies: Mapping[str, str] = field(default_factory=dict)
+
+    def has(self, slice_uid: str, version: int) -> bool:
+        """Whether this version of the slice is programmed, or a later one."""
+        return self.exceptions.get(slice_uid, self.version) >= version
+
+    def dropped(self, slice_uid: str, version: int) -> bool:
+        """Whether a slice that was deleted by `version` is programmed no more."""
+        return slice_uid not in self.exceptions and self.version >= version
 
 
 def pod(raw: Mapping[str, Any]) -> Pod:
@@ -135,11 +145,12 @@ def endpoint_slice(raw: Mapping[str, Any]) -> EndpointSlice:
 
 
 def node_report(raw: Mapping[str, Any]) -> NodeSaid:
-    """A NodeReport, read by hand: it lists every slice, each node writes one for each change, and the schema has checked it."""
+    """A NodeReport, read by hand: each node writes one for each change, and the schema has checked it."""
     status = raw.get("status") or {}
-    servers = status.get("servers") or ()
+    servers, slices = status.get("servers") or (), status.get("slices") or {}
     return NodeSaid(
-        uid=raw["metadata"]["uid"], generations={entry["uid"]: entry["generation"] for entry in status.get("slices") or ()},
+        uid=raw["metadata"]["uid"], version=int(slices.get("version", 0)),
+        exceptions={entry["uid"]: int(entry.get("version") or -1) for entry in slices.get("except") or ()},
         uids=frozenset(entry["uid"] for entry in servers if entry.get("uid")),
         addresses=frozenset(entry.get("address", "") for entry in servers if not entry.get("uid")),
         faults={entry["uid"]: entry["message"] for entry in status.get("faults") or ()},

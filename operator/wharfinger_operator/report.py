@@ -143,7 +143,7 @@ def _programmed(pool: ServicePortPool, standing: list[ServicePortSlice] | None, 
         node, why = next(iter(refused.items()))
         others = f" (and so do {len(refused) - 1} more nodes)" if len(refused) > 1 else ""
         return against("NodeFault", f"{_refusal(node, why).message}{others}")
-    behind = sorted({node for piece in standing for node in view.unacknowledged(piece, piece.metadata.generation, view.live)})
+    behind = sorted({node for piece in standing for node in view.unacknowledged(piece, piece.version, view.live)})
     if behind:
         # Many acknowledge at nearly the same time: who is still to come is worth a write of every status only when few are left.
         nodes = _named(behind) if len(behind) <= NAMED else f"more than {NAMED} nodes"

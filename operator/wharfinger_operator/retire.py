@@ -9,14 +9,15 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from wharfinger_api import Assignment, ServicePortSlice, ServicePortSliceSpec
 
+from .records import NodeSaid
 from .snapshot import Snapshot
 from .states import DRAINING, RESTING
+from .view import NOTHING, Nodes
 
 REST_S = 60.0
 """Of the ports of a pool that is gone: the schema's default, as its own setting is gone with it."""
@@ -63,7 +64,7 @@ def is_orphan(piece: ServicePortSlice, snapshot: Snapshot) -> bool:
 
 
 def _begin(piece: ServicePortSlice, now: datetime) -> ServicePortSliceSpec:
-    records = tuple(record if record.state in (DRAINING, RESTING) else _into(record, piece, now, DRAINING) for record in piece.spec.assignments)
+    records = tuple(record if record.state in (DRAINING, RESTING) else _into(record, now, DRAINING) for record in piece.spec.assignments)
     return piece.spec.model_copy(update={"assignments": records, "pool": piece.spec.pool.model_copy(update={"deleted_at": now})})
 
 
@@ -73,14 +74,14 @@ def _step(piece: ServicePortSlice, snapshot: Snapshot, now: datetime, *, over: b
     for record in piece.spec.assignments:
         if record.state is not RESTING:
             gone = over or _gone(record, snapshot)
-            records.append(_into(record, piece, now, RESTING).model_copy(update={"redirects": ()}) if gone else record)
+            records.append(_into(record, now, RESTING).model_copy(update={"redirects": ()}) if gone else record)
         elif not _rested(record, piece, now, holders):
             records.append(record)
     return tuple(records)
 
 
-def _into(record: Assignment, piece: ServicePortSlice, now: datetime, state: str) -> Assignment:
-    return record.model_copy(update={"state": state, "since": now, "since_generation": piece.metadata.generation + 1})
+def _into(record: Assignment, now: datetime, state: str) -> Assignment:
+    return record.model_copy(update={"state": state, "since": now, "since_version": ""})
 
 
 def _gone(record: Assignment, snapshot: Snapshot) -> bool:
@@ -90,14 +91,13 @@ def _gone(record: Assignment, snapshot: Snapshot) -> bool:
     return bool(record.pod_uid) and (pod is None or pod.uid != record.pod_uid or pod.finished)
 
 
-def _holders(snapshot: Snapshot, now: datetime) -> list[Mapping[str, int]]:
-    """What each node that may hold tables has programmed: generations by slice uid."""
-    nodes = {name for _, name in snapshot.nodes}
-    said = {name: report.generations for (_, name), report in snapshot.reports.items()}
-    live = {node for node, agent in snapshot.agents.items() if agent.live(now)}
-    return [said.get(node, {}) for node in nodes & (live | said.keys())]
+def _holders(snapshot: Snapshot, now: datetime) -> list[NodeSaid]:
+    """What is said for each node that may hold tables."""
+    said = {name: report for (_, name), report in snapshot.reports.items()}
+    nodes = Nodes(snapshot, now)
+    return [said.get(node, NOTHING) for node in nodes.holders]
 
 
-def _rested(record: Assignment, piece: ServicePortSlice, now: datetime, holders: list[Mapping[str, int]]) -> bool:
+def _rested(record: Assignment, piece: ServicePortSlice, now: datetime, holders: list[NodeSaid]) -> bool:
     over = now >= record.since + timedelta(seconds=REST_S)
-    return over and all(generations.get(piece.metadata.uid, -1) >= record.since_generation for generations in holders)
+    return over and all(said.has(piece.metadata.uid, piece.version_of(record)) for said in holders)

@@ -27,10 +27,11 @@ DEPARTED_KEPT_S = 24 * 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Departed:
-    """A slice that was deleted, and when that was seen."""
+    """A slice that was deleted, when that was seen, and a resourceVersion by which it was so."""
 
     slice: ServicePortSlice
     at: datetime
+    version: int
 
 
 class Snapshot:
@@ -80,7 +81,7 @@ class Snapshot:
             record, old = read(raw), table.get(key)
             changed = _differ(old, record)
             if kind == "ServicePortSlice" and old is not None and old.metadata.uid != record.metadata.uid:
-                self._depart(old, now)
+                self._depart(old, now, version)
             table[key] = record
             if changed or isinstance(record, Resource):  # Ours are written, or written of, as the version that was seen last.
                 self.follower(kind, key, old, record)
@@ -94,7 +95,7 @@ class Snapshot:
         if version < self._versions.get((kind, key), 0):
             return False
         self._gone[kind, key] = version
-        return self._drop(kind, key, now)
+        return self._drop(kind, key, now, version)
 
     def reconcile(self, kind: str, items: Iterable[Mapping[str, Any]], list_version: int, now: datetime) -> bool:
         """Takes a full listing of `kind` made at `list_version`: puts what it has, drops what it lacks and is not newer."""
@@ -105,7 +106,7 @@ class Snapshot:
         for known, key in [entry for entry, version in self._versions.items() if entry[0] == kind and version <= list_version]:
             if key not in listed:
                 self._gone[known, key] = list_version
-                changed |= self._drop(kind, key, now)
+                changed |= self._drop(kind, key, now, list_version)
         for entry in [entry for entry, version in self._gone.items() if entry[0] == kind and version < list_version]:
             del self._gone[entry]
         for former in [entry for entry in self.departed if (now - entry.at).total_seconds() >= DEPARTED_KEPT_S]:
@@ -113,7 +114,7 @@ class Snapshot:
             self.follower("Departed", former.slice.key, former, None)
         return changed
 
-    def _drop(self, kind: str, key: Key, now: datetime) -> bool:
+    def _drop(self, kind: str, key: Key, now: datetime, version: int) -> bool:
         self._versions.pop((kind, key), None)
         if kind == "Lease":
             return self._counted(self.agents.pop(node_of_lease(key[1]) or "", None) is not None)
@@ -121,11 +122,11 @@ class Snapshot:
         if old is not None:
             self.follower(kind, key, old, None)
         if isinstance(old, ServicePortSlice):
-            self._depart(old, now)
+            self._depart(old, now, version)
         return self._counted(old is not None)
 
-    def _depart(self, piece: ServicePortSlice, now: datetime) -> None:
-        self.departed.append(Departed(piece, now))
+    def _depart(self, piece: ServicePortSlice, now: datetime, version: int) -> None:
+        self.departed.append(Departed(piece, now, version))
         self.follower("Departed", piece.key, None, self.departed[-1])
 
     def _counted(self, changed: bool) -> bool:

@@ -16,7 +16,7 @@ from .index import Fact, Index
 from .records import Key, NodeSaid, Pod, Service
 from .snapshot import Departed, Snapshot
 
-NOTHING = NodeSaid("", {}, frozenset(), frozenset(), {})
+NOTHING = NodeSaid("", 0, {}, frozenset(), frozenset())
 NO_POLICIES = Policies()
 
 
@@ -86,14 +86,19 @@ class View:
         self.reads.add(("holders",))
         return self._nodes.holders
 
-    def acknowledged(self, node: str, piece: ServicePortSlice, generation: int) -> bool:
-        """Whether the agent of `node` has programmed `piece` as of `generation` or later."""
+    def acknowledged(self, node: str, piece: ServicePortSlice, version: int) -> bool:
+        """Whether the agent of `node` has programmed `piece` as of resourceVersion `version` or later; a lost one (`slices_of`) nobody has."""
         self.reads.add(("acknowledged", piece.metadata.uid))
-        return self._said(node).generations.get(piece.metadata.uid, -1) >= generation
+        return bool(piece.metadata.uid) and self._said(node).has(piece.metadata.uid, version)
 
-    def unacknowledged(self, piece: ServicePortSlice, generation: int, among: Iterable[str]) -> list[str]:
-        """The nodes `among` which `piece` is not yet programmed as of `generation`, sorted."""
-        return sorted(node for node in among if not self.acknowledged(node, piece, generation))
+    def unacknowledged(self, piece: ServicePortSlice, version: int, among: Iterable[str]) -> list[str]:
+        """The nodes `among` which `piece` is not yet programmed as of `version`, sorted."""
+        return sorted(node for node in among if not self.acknowledged(node, piece, version))
+
+    def dropped(self, node: str, entry: Departed) -> bool:
+        """Whether the agent of `node` knows that the slice is gone, and has nothing of it any more."""
+        self.reads.add(("acknowledged", entry.slice.metadata.uid))
+        return self._said(node).dropped(entry.slice.metadata.uid, entry.version)
 
     def listed(self, node: str, pod_uid: str, address: str) -> bool:
         """Whether the agent of `node` says that it has attached this server; static servers go by address."""
@@ -230,7 +235,7 @@ def slice_number(name: str) -> int:
 
 def _as_lost(piece: ServicePortSlice) -> ServicePortSlice:
     metadata = piece.metadata.model_copy(update={"uid": "", "resource_version": "", "generation": 0})
-    records = tuple(record.model_copy(update={"since_generation": 1}) for record in piece.spec.assignments)
+    records = tuple(record.model_copy(update={"since_version": ""}) for record in piece.spec.assignments)
     return piece.model_copy(update={"metadata": metadata, "spec": piece.spec.model_copy(update={"assignments": records})})
 
 

@@ -15,6 +15,7 @@ import yaml
 from release import NAMESPACE, wait_for
 from support.packets import REDIRECT, option, tcp
 from support.policies import FORMS, Selected, enforce, relax
+from wharfinger_api import parse
 
 SPACE = "policy-tests"
 SOURCES = Path(__file__).parents[2]
@@ -105,9 +106,9 @@ class Scene:
 
     def acknowledged(self):
         """Whether every agent has programmed the slices as they stand."""
-        wanted = {piece["metadata"]["uid"]: piece["metadata"]["generation"] for piece in self.get("serviceportslices")["items"]}
-        reports = json.loads(self.cluster.kubectl("get", "nodereports", "-o", "json"))["items"]
-        return all(wanted.items() <= {piece["uid"]: piece["generation"] for piece in report["status"]["slices"]}.items() for report in reports)
+        slices = [parse(piece) for piece in self.get("serviceportslices")["items"]]
+        reports = [parse(report) for report in json.loads(self.cluster.kubectl("get", "nodereports", "-o", "json"))["items"]]
+        return all(report.status.slices.has(piece) for report in reports for piece in slices)
 
     def condition(self, kind, aspect):
         found = self.get(kind, "till").get("status", {}).get("conditions", ())

@@ -49,7 +49,7 @@ class Hold:
     state: str
     since: datetime
     resting: int = 0
-    """The slice's generation in which it came to rest."""
+    """The revision at which it came to rest, or its slice was deleted."""
     removed: bool = False
     deleted: bool = False
     rest: timedelta = timedelta(seconds=DEFAULT_REST_S)
@@ -77,8 +77,7 @@ class _Court:
         self.verdict = Verdict()
         self._rest_s = rest_s
         self._holds: dict[Number, Hold] = {}
-        self._reports: dict[str, dict[str, int]] = {}
-        self._acknowledged: dict[tuple[str, str], int] = {}
+        self._reports: dict[str, list[tuple[int, dict[str, int]]]] = {}
         self._gone_nodes: set[str] = set()
 
     def node(self, change: Change) -> None:
@@ -89,10 +88,9 @@ class _Court:
         if change.deleted:
             self._reports.pop(node, None)
         else:
-            slices = (change.raw.get("status") or {}).get("slices") or ()
-            self._reports[node] = {entry["uid"]: entry["generation"] for entry in slices}
-            for uid, generation in self._reports[node].items():
-                self._acknowledged[node, uid] = max(generation, self._acknowledged.get((node, uid), 0))
+            slices = (change.raw.get("status") or {}).get("slices") or {}
+            exceptions = {entry["uid"]: int(entry.get("version") or -1) for entry in slices.get("except") or ()}
+            self._reports.setdefault(node, []).append((int(slices.get("version", 0)), exceptions))
 
     def piece(self, change: Change) -> None:
         metadata, spec = change.raw["metadata"], change.raw["spec"]
@@ -107,27 +105,27 @@ class _Court:
             if hold.piece == uid and not hold.removed and number not in held:
                 self._removed(where, number, hold, change)
         for number, record in held.items():
-            self._held(where, number, record, metadata, timedelta(seconds=self._rest_s.get(spec["pool"]["name"], DEFAULT_REST_S)))
+            self._held(where, number, record, change, timedelta(seconds=self._rest_s.get(spec["pool"]["name"], DEFAULT_REST_S)))
 
     def _removed(self, where: str, number: Number, hold: Hold, change: Change) -> None:
         hold.removed, whose = True, f"taken from {hold.identity[0]} ({hold.identity[1]}) "
         if change.deleted:
-            hold.deleted, hold.since = True, change.seen
+            hold.deleted, hold.since, hold.resting = True, change.seen, change.revision
         elif hold.state != "Resting":
             self._fault(where, number, f"{whose}while it was {hold.state}")
         else:
             for node in self._holders():
-                if self._acknowledged.get((node, hold.piece), 0) < hold.resting:
+                if not any(exceptions.get(hold.piece, version) >= hold.resting for version, exceptions in self._reports[node]):
                     self._fault(where, number, f"{whose}but {node} has not acknowledged that it rests")
 
     def _holders(self) -> list[str]:
-        return sorted(node for node, slices in self._reports.items() if slices and node not in self._gone_nodes)
+        return sorted(self._reports.keys() - self._gone_nodes)
 
-    def _held(self, where: str, number: Number, record: dict, metadata: dict, rest: timedelta) -> None:
+    def _held(self, where: str, number: Number, record: dict, change: Change, rest: timedelta) -> None:
         identity = record["server"], record.get("podUID") or "", record["address"]
-        since, uid, state = datetime.fromisoformat(record["since"]), metadata["uid"], record["state"]
+        since, uid, state = datetime.fromisoformat(record["since"]), change.raw["metadata"]["uid"], record["state"]
         hold = self._holds.get(number)
-        resting = metadata["generation"] if state == "Resting" else 0
+        resting = change.revision if state == "Resting" else 0
         if hold is None or hold.identity != identity:
             self.verdict.given += number[0] == "virtual"
             if hold is not None:
@@ -150,7 +148,8 @@ class _Court:
         if since < over:
             self._fault(where, number, whose + f"at {since}, but {former}'s rest ends at {over}")
         for node in self._holders() if hold.deleted else ():
-            if hold.piece in self._reports[node]:
+            version, exceptions = self._reports[node][-1]
+            if hold.piece in exceptions or version < hold.resting:
                 self._fault(where, number, whose + f"but {node} still has the slice of {former}")
 
     def _fault(self, where: str, number: Number, words: str) -> None:

@@ -26,7 +26,8 @@ def pool_slice(
     ports = ports or {server: [20_000 + n] for n, server in enumerate(servers, 1)}
     return parse({
         "apiVersion": "wharfinger.io/v1alpha1", "kind": "ServicePortSlice",
-        "metadata": {"name": f"{name}-0", "namespace": "test", "uid": f"slice-{name}", "generation": generation},
+        "metadata": {"name": f"{name}-0", "namespace": "test", "uid": f"slice-{name}", "generation": generation,
+                     "resourceVersion": str(generation)},
         "spec": {
             "pool": {"name": name, "uid": f"pool-{name}", "generation": 1}, "scope": scope, "forwardingMode": "Network",
             "virtualAddresses": list(virtual),

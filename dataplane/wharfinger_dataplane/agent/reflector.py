@@ -12,6 +12,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 from urllib.parse import urlencode
 
@@ -34,6 +35,16 @@ class Misread(Exception):
     """An object does not have the shape that it should; the message says which and how."""
 
 
+@dataclass(frozen=True)
+class Copy(Generic[T]):
+    """The collection as of resource version `version`, that of its last change; `misread`: metadata of those that were not understood, whose
+    former version, if there was one, is among the objects."""
+
+    objects: list[T]
+    version: str
+    misread: list[Json]
+
+
 class Reflector(Generic[T]):
     """`read` turns a raw object into what is kept, or raises Misread: then the object's former version stays, if there was one, and
     `misread` says so. `changed` is called, in the reflector's own thread, after each change of the copy."""
@@ -42,8 +53,8 @@ class Reflector(Generic[T]):
                  changed: Callable[[], None]) -> None:
         self._cluster, self._path, self._query, self._read, self._changed = cluster, path, query, read, changed
         self._objects: dict[str, T] = {}
-        self._misread: dict[str, str] = {}
-        self._version = ""
+        self._misread: dict[str, tuple[str, Json]] = {}
+        self._version = self._changed_at = ""
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._synced = threading.Event()
@@ -59,10 +70,15 @@ class Reflector(Generic[T]):
         with self._lock:
             return list(self._objects.values())
 
+    def copy(self) -> Copy[T]:
+        """The copy, now, and what it is a copy of."""
+        with self._lock:
+            return Copy(list(self._objects.values()), self._changed_at, [metadata for _, metadata in self._misread.values()])
+
     def misread(self) -> list[str]:
         """What is wrong with objects that were not understood, in words."""
         with self._lock:
-            return list(self._misread.values())
+            return [words for words, _ in self._misread.values()]
 
     def start(self) -> None:
         """Begins, in a thread of its own (a daemon: it may be waiting for the server when the process ends)."""
@@ -89,7 +105,7 @@ class Reflector(Generic[T]):
 
     def _list(self) -> None:
         found: dict[str, T] = {}
-        misread: dict[str, str] = {}
+        misread: dict[str, tuple[str, Json]] = {}
         query = {**self._query, "limit": PAGE}
         while True:
             page = self._cluster.request("GET", f"{self._path}?{urlencode(query)}")
@@ -102,7 +118,7 @@ class Reflector(Generic[T]):
             query["continue"] = token
         with self._lock:
             self._objects, self._misread = found, misread
-        self._version = page["metadata"]["resourceVersion"]
+            self._version = self._changed_at = page["metadata"]["resourceVersion"]
         self._synced.set()
         self._changed()
 
@@ -118,25 +134,26 @@ class Reflector(Generic[T]):
         """One event of a watch. Refused when it is the server's word that it cannot go on."""
         if kind == "ERROR":
             raise Refused(int(raw.get("code") or 500), f"watch of {self._path}: {raw.get('message', raw)}")
-        if kind != "BOOKMARK":
-            with self._lock:
-                if kind == "DELETED":
-                    self._objects.pop(_key(raw), None)
-                    self._misread.pop(_key(raw), None)
-                else:
-                    self._keep(self._objects, self._misread, raw)
         self._version = raw["metadata"]["resourceVersion"]
-        if kind != "BOOKMARK":
-            self._changed()
+        if kind == "BOOKMARK":
+            return
+        with self._lock:
+            self._changed_at = self._version
+            if kind == "DELETED":
+                self._objects.pop(_key(raw), None)
+                self._misread.pop(_key(raw), None)
+            else:
+                self._keep(self._objects, self._misread, raw)
+        self._changed()
 
-    def _keep(self, into: dict[str, T], misread: dict[str, str], raw: Json) -> None:
+    def _keep(self, into: dict[str, T], misread: dict[str, tuple[str, Json]], raw: Json) -> None:
         key = _key(raw)
         try:
             into[key] = self._read(raw)
             misread.pop(key, None)
         except Misread as error:
             self._log.error("object not understood", error=str(error))
-            misread[key] = str(error)
+            misread[key] = str(error), raw["metadata"]
             if key in self._objects:
                 into[key] = self._objects[key]
 

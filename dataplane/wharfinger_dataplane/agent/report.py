@@ -14,16 +14,19 @@ from wharfinger_api import (
     VERSION,
     AttachedPod,
     Condition,
+    Metadata,
     NodeReportStatus,
     PoolFault,
-    ProgrammedSlice,
+    ProgrammedSlices,
     ServicePortSlice,
+    SliceVersion,
     dump,
 )
 
 from wharfinger_dataplane._records import Role
 from wharfinger_dataplane.agent.cluster import MERGE_PATCH, Cluster, Json, Refused, Unreachable
 from wharfinger_dataplane.agent.desired import Attachment, LocalPod
+from wharfinger_dataplane.agent.reflector import Copy
 
 COALESCE_S = 0.02
 BACKOFF_S = (0.2, 10.0)
@@ -33,7 +36,24 @@ SLICES_MAX, PODS_MAX, FAULTS_MAX = 5000, 1000, 1000  # crds/nodereports.yaml
 REPORTS = f"/apis/{GROUP}/{VERSION}/{PLURALS['NodeReport']}"
 
 
-def node_report(version: str, slices: Iterable[ServicePortSlice], attachments: Mapping[str, Attachment], faults: Iterable[str],
+def programmed_slices(seen: Copy[ServicePortSlice], programmed: Iterable[ServicePortSlice]) -> ProgrammedSlices:
+    """What is to be said of the slices, when of those that were seen these versions are `programmed`."""
+    stand = {piece.metadata.uid: piece.metadata for piece in programmed}
+    misread = {metadata["uid"]: SliceVersion(namespace=metadata["namespace"], name=metadata["name"], uid=metadata["uid"])
+               for metadata in seen.misread}
+    latest = {piece.metadata.uid: piece.metadata for piece in seen.objects if piece.metadata.uid not in misread}
+    older = {uid: _version(found, found.resource_version) for uid, found in stand.items()
+             if uid not in latest or latest[uid].resource_version != found.resource_version}
+    lacking = {uid: _version(found, "") for uid, found in latest.items() if uid not in stand}
+    exceptions = sorted({**misread, **older, **lacking}.values(), key=lambda entry: (entry.namespace, entry.name, entry.uid))
+    return ProgrammedSlices(version=seen.version, exceptions=tuple(exceptions[:SLICES_MAX]))
+
+
+def _version(metadata: Metadata, version: str) -> SliceVersion:
+    return SliceVersion(namespace=metadata.namespace, name=metadata.name, uid=metadata.uid, version=version)
+
+
+def node_report(version: str, slices: ProgrammedSlices, attachments: Mapping[str, Attachment], faults: Iterable[str],
                 pool_faults: Iterable[PoolFault], before: NodeReportStatus | None, now: datetime,
                 leaving: Condition | None = None) -> NodeReportStatus:
     """What is programmed and attached. `faults` are what keeps the agent from doing all it should, in words, `pool_faults` what of it is about
@@ -50,18 +70,12 @@ def node_report(version: str, slices: Iterable[ServicePortSlice], attachments: M
         ready = ready.model_copy(update={"last_transition_time": former.last_transition_time})
     return NodeReportStatus(
         agent_version=version,
-        slices=tuple(_programmed(piece) for piece in sorted(slices, key=lambda piece: piece.key)[:SLICES_MAX]),
-        servers=_sorted(servers), clients=_sorted(clients), faults=tuple(pool_faults[:FAULTS_MAX]),
+        slices=slices, servers=_sorted(servers), clients=_sorted(clients), faults=tuple(pool_faults[:FAULTS_MAX]),
         conditions=(ready, leaving) if leaving else (ready,))
 
 
 def _judged_by(pod: AttachedPod, policy: str) -> AttachedPod:
     return pod.model_copy(update={"policy": policy}) if policy else pod
-
-
-def _programmed(piece: ServicePortSlice) -> ProgrammedSlice:
-    metadata = piece.metadata
-    return ProgrammedSlice(namespace=metadata.namespace, name=metadata.name, uid=metadata.uid, generation=metadata.generation)
 
 
 def _sorted(pods: Iterable[AttachedPod]) -> tuple[AttachedPod, ...]:

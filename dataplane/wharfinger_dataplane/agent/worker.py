@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import structlog
-from wharfinger_api import TRACEPARENT_ANNOTATION, NetworkPolicy, NodeReportStatus, Policies, PoolFault, ServicePortSlice
+from wharfinger_api import TRACEPARENT_ANNOTATION, NetworkPolicy, NodeReportStatus, Policies, PoolFault, ProgrammedSlices, ServicePortSlice
 
 from wharfinger_dataplane._records import Pod, Role
 from wharfinger_dataplane.agent.desired import Attachment, Desired, LocalPod, desire
@@ -26,7 +26,7 @@ from wharfinger_dataplane.agent.gone import Gone, gone_servers
 from wharfinger_dataplane.agent.leave import Leave, Marker, withdrawn
 from wharfinger_dataplane.agent.namespaces import Namespaces
 from wharfinger_dataplane.agent.reflector import Reflector
-from wharfinger_dataplane.agent.report import Reporter, event, node_report
+from wharfinger_dataplane.agent.report import Reporter, event, node_report, programmed_slices
 from wharfinger_dataplane.agent.watcher import Uplinks
 from wharfinger_dataplane.attach import POD_PROGRAMS, UPLINK_PROGRAMS, Attacher
 from wharfinger_dataplane.kernel import Kernel
@@ -80,6 +80,7 @@ class Worker:
         self._attached_at: dict[str, datetime] = {}
         self._generations: dict[str, int] = {}
         self._programmed: list[ServicePortSlice] = []
+        self._acknowledged = ProgrammedSlices()
         self._told: set[tuple[str, str]] = set()
         self._report: NodeReportStatus | None = None
         self._renewed = False
@@ -141,7 +142,8 @@ class Worker:
         return all(source.synced for source in listed) and self._sources.namespaces.looked
 
     def _round(self, since_s: float | None) -> None:
-        slices, pods, markers = self._sources.slices.objects(), self._sources.pods.objects(), self._sources.markers.objects()
+        seen, pods, markers = self._sources.slices.copy(), self._sources.pods.objects(), self._sources.markers.objects()
+        slices = seen.objects
         self.claimed = frozenset(address for pod in pods for address in pod.addresses)
         desired = desire(self._node, slices, pods, self._sources.namespaces.snapshot(), self._pods, Policies(self._sources.policies.objects()))
         faults = [*self._sources.slices.misread(), *self._sources.policies.misread(), *self._sources.markers.misread()]
@@ -155,10 +157,11 @@ class Worker:
         self._detach(desired, faults)
         if writes is not None:
             self._trace(slices, started_ns, ended_ns, writes)
-            # What a faulty pool had goes on, and stays acknowledged at its own generation: its servers are attached and serve.
+            # What a faulty pool had goes on, and stays acknowledged at its own version: its servers are attached and serve.
             faulty = self._tables.faults
             self._programmed = [*(piece for piece in slices if piece.spec.pool.uid not in faulty),
                                 *(piece for piece in self._programmed if piece.spec.pool.uid in faulty)]
+            self._acknowledged = programmed_slices(seen, self._programmed)
             self._say_gone(gone_servers(self._programmed))
         if markers:
             self._step_out(markers[0], faults)
@@ -289,11 +292,11 @@ class Worker:
         """Reports what stands: the slices of the last write that succeeded, and what keeps the agent from more; nothing once the node is left.
         A server whose service ports could not be written is not reported as attached."""
         if self._leave.left:
-            self._programmed, attached = [], {}
+            self._programmed, self._acknowledged, attached = [], ProgrammedSlices(), {}
         programmed = {(found.pod_uid, found.address) for piece in self._programmed for found in piece.spec.assignments}
         standing = {address: found if found.pod is None or (found.pod.uid, address) in programmed else replace(found, roles=found.roles & Role.CLIENT)
                     for address, found in attached.items()}
-        report = node_report(self._version, self._programmed, standing, faults, pool_faults, self._report, datetime.now(UTC),
+        report = node_report(self._version, self._acknowledged, standing, faults, pool_faults, self._report, datetime.now(UTC),
                              self._leave.condition)
         if report != self._report:
             self._report = report

@@ -6,12 +6,13 @@ import jsonschema
 import pytest
 import yaml
 from support.slices import pool_slice
-from wharfinger_api import AttachedPod, PoolFault, dump
+from wharfinger_api import AttachedPod, PoolFault, ProgrammedSlices, dump
 from wharfinger_dataplane._records import Role
 from wharfinger_dataplane.agent.desired import Attachment, LocalPod
 from wharfinger_dataplane.agent.events import LATE, MISSING, untimely
 from wharfinger_dataplane.agent.heartbeat import addresses_of, lease
-from wharfinger_dataplane.agent.report import event, node_report
+from wharfinger_dataplane.agent.reflector import Copy
+from wharfinger_dataplane.agent.report import event, node_report, programmed_slices
 
 NOW = datetime(2026, 11, 21, 10, 0, tzinfo=UTC)
 A, B = AttachedPod(pod="test/a", uid="uid-a", address="10.0.0.1"), AttachedPod(pod="test/b", uid="uid-b", address="10.0.0.2")
@@ -24,11 +25,30 @@ ATTACHMENTS = {
 
 
 def report(faults=(), before=None, now=NOW, pool_faults=()):
-    return node_report("0.1.0", [pool_slice({"a": "10.0.0.1"}, generation=4)], ATTACHMENTS, faults, pool_faults, before, now)
+    return node_report("0.1.0", ProgrammedSlices(version="4"), ATTACHMENTS, faults, pool_faults, before, now)
 
 
-def test_a_report_names_the_generation_of_each_slice():
-    assert [(found.namespace, found.name, found.uid, found.generation) for found in report().slices] == [("test", "shop-0", "slice-shop", 4)]
+def said(seen, programmed, version="9", misread=()):
+    return programmed_slices(Copy(seen, version, list(misread)), programmed)
+
+
+def test_slices_are_acknowledged_as_of_one_version_when_all_are_programmed():
+    pieces = [pool_slice({"a": "10.0.0.1"}, generation=4), pool_slice({"b": "10.0.0.2"}, name="other", generation=7)]
+    made = said(pieces, pieces)
+    assert made == ProgrammedSlices(version="9")
+    assert all(map(made.has, pieces))
+    assert not made.has(pool_slice({"a": "10.0.0.1"}, generation=10))
+
+
+def test_a_slice_that_is_programmed_in_an_older_version_or_not_at_all_or_is_gone_or_not_understood_is_excepted():
+    older, new = pool_slice({"a": "10.0.0.1"}, generation=4), pool_slice({"a": "10.0.0.1"}, generation=8)
+    never, gone = (pool_slice({"a": "10.0.0.1"}, name=name) for name in ("never", "gone"))
+    kept = pool_slice({"a": "10.0.0.1"}, name="kept", generation=2)
+    odd = {"namespace": "test", "name": "odd-0", "uid": "slice-odd"}
+    misread = [odd, {"namespace": "test", "name": "kept-0", "uid": "slice-kept"}]
+    made = said([new, never, kept], [older, gone, kept], misread=misread)
+    assert {entry.name: entry.version for entry in made.exceptions} == {"shop-0": "4", "never-0": "", "gone-0": "1", "kept-0": "2", "odd-0": ""}
+    assert made.has(older) and not made.has(new) and not made.has(never)
 
 
 def test_a_pod_is_listed_for_each_of_its_roles_once_the_api_server_tells_of_it():

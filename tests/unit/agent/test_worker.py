@@ -7,12 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 from support.slices import pool_slice
-from wharfinger_api import AttachedPod, LabelSelector, NetworkPolicy
+from wharfinger_api import AttachedPod, LabelSelector, NetworkPolicy, ProgrammedSlices
 from wharfinger_dataplane._engine import Engine
 from wharfinger_dataplane._records import Pod, Role
 from wharfinger_dataplane.agent.desired import LocalPod
 from wharfinger_dataplane.agent.leave import Leave, Marker
 from wharfinger_dataplane.agent.namespaces import Namespace
+from wharfinger_dataplane.agent.reflector import Copy
 from wharfinger_dataplane.agent.worker import Sources, Worker
 from wharfinger_dataplane.attach import POD_PROGRAMS, UPLINK_PROGRAMS, Outcome
 from wharfinger_dataplane.kernel import Carried
@@ -97,6 +98,7 @@ class Scene:
         for address, index in adopted:
             Tables(self.store).put_pod(address, index, Role.CLIENT)
         self.slices, self.pods, self.policies, self.namespaces, self.markers, self.misread = [], [], [], [], [], []
+        self.misread_metadata = []
         self.synced = SimpleNamespace(slices=True, pods=True, policies=True, namespaces=True, markers=True)
         self.reports, self.events, self.gone, self.spans, self.said_gone = [], [], [], [], []
         collector = SimpleNamespace(pod_gone=lambda address, now_ns: self.gone.append(address))
@@ -122,6 +124,10 @@ class Scene:
                 return getattr(scene, name)
 
             snapshot = objects
+
+            def copy(self):
+                pieces = scene.slices
+                return Copy(pieces, str(max((piece.version for piece in pieces), default=0)), scene.misread_metadata)
 
             def misread(self):
                 return scene.misread if name == "slices" else []
@@ -186,7 +192,7 @@ def test_what_was_done_is_reported_once(scene):
     scene.round()
     scene.round()
     [report] = scene.reports
-    assert [found.generation for found in report.slices] == [3]
+    assert report.slices == ProgrammedSlices(version="3")
     assert report.servers == (AttachedPod(pod="test/a", uid="uid-a", address=A),)
 
 
@@ -220,6 +226,11 @@ def test_a_pod_that_cannot_be_attached_to_is_neither_entered_nor_reported_as_att
     assert scene.reports[-1].conditions[0].status == "True"
 
 
+def lacking(report):
+    """What the report excepts: the slice's name -> the version that is programmed."""
+    return {found.name: found.version for found in report.slices.exceptions}
+
+
 def test_a_pool_that_does_not_fit_is_named_and_not_acknowledged_and_others_are():
     scene = Scene(capacity={"server_ports": 5})
     wide = pool_slice({"a": A}, redirect=range(80, 90))
@@ -229,14 +240,14 @@ def test_a_pool_that_does_not_fit_is_named_and_not_acknowledged_and_others_are()
     scene.add("b", B, 12)
     scene.round()
     report = scene.reports[-1]
-    assert ([found.name for found in report.slices], [found.pod for found in report.servers]) == (["other-0"], ["test/b"])
+    assert (report.slices.version, lacking(report), [found.pod for found in report.servers]) == ("1", {"shop-0": ""}, ["test/b"])
     [fault] = report.faults
     assert (fault.namespace, fault.name, fault.uid) == ("test", "shop", "pool-shop")
     assert "table server_ports is full: 11 more entries are needed and 3 of its 5 are free" in fault.message
     assert report.conditions[0].status == "False" and "test/shop" in report.conditions[0].message
     scene.slices = [pool_slice({"a": A}, generation=2), other]
     scene.round()
-    assert ([found.name for found in scene.reports[-1].slices], scene.reports[-1].faults) == (["other-0", "shop-0"], ())
+    assert (scene.reports[-1].slices, scene.reports[-1].faults) == (ProgrammedSlices(version="2"), ())
     assert scene.reports[-1].conditions[0].status == "True"
 
 
@@ -247,7 +258,7 @@ def test_a_pool_that_outgrew_a_table_stays_acknowledged_as_it_was():
     scene.round()
     scene.slices = [pool_slice({"a": A}, redirect=range(80, 90), generation=4)]
     scene.round()
-    assert [found.generation for found in scene.reports[-1].slices] == [3]
+    assert (scene.reports[-1].slices.version, lacking(scene.reports[-1])) == ("4", {"shop-0": "3"})
     assert [found.pod for found in scene.reports[-1].servers] == ["test/a"]
 
 
@@ -256,10 +267,10 @@ def test_a_former_releases_programs_stay_while_a_pool_does_not_fit_into_this_one
     scene.store.has_former = True
     scene.slices = [pool_slice({"a": A}, redirect=range(80, 90))]
     assert "renew" not in scene.round()
-    assert (scene.reports[-1].slices, scene.worker.progress.ready) == ((), False)
+    assert (scene.reports[-1].slices, scene.worker.progress.ready) == (ProgrammedSlices(), False)
     scene.slices = [pool_slice({"a": A}, generation=2)]
     assert "renew" in scene.round()
-    assert ([found.generation for found in scene.reports[-1].slices], scene.worker.progress.ready) == ([2], True)
+    assert (scene.reports[-1].slices, scene.worker.progress.ready) == (ProgrammedSlices(version="2"), True)
 
 
 def test_what_somebody_else_detached_is_attached_again_once_the_kernel_tells(scene):
@@ -335,7 +346,7 @@ def test_a_node_that_is_left_bears_nothing_and_says_so_and_stays_left(scene):
     scene.markers = [Marker(0)]
     journal = scene.round()
     assert (set(journal[-3:-1]), journal[-1]) == ({"detach 11", f"detach {UPLINK}"}, "unpin")
-    assert (scene.reports[-1].slices, scene.reports[-1].servers) == ((), ())
+    assert (scene.reports[-1].slices, scene.reports[-1].servers) == (ProgrammedSlices(), ())
     assert [(found.type, found.status) for found in scene.reports[-1].conditions] == [("Ready", "True"), ("Detached", "True")]
     scene.store.journal.clear()
     thread = threading.Thread(target=scene.worker.run)

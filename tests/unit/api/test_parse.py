@@ -35,7 +35,7 @@ SLICE = {
              "redirects": [{"name": "r", "generation": 1, "protocol": "TCP", "ports": [{"from": 80, "to": 81}], "target": "http",
                             "policy": "Hash"}],
              "assignments": [{"server": "shop/a", "address": "10.1.0.1", "node": "n1", "podUID": "p", "state": "Ready",
-                              "since": "2026-11-21T09:00:00.250000Z", "sinceGeneration": 3, "redirects": ["r"],
+                              "since": "2026-11-21T09:00:00.250000Z", "sinceVersion": "3", "redirects": ["r"],
                               "targets": [{"name": "http", "protocol": "TCP", "targetPort": 8080, "servicePorts": [1, 2]}]}]}}
 
 
@@ -88,7 +88,7 @@ def test_typed_objects_cannot_be_changed():
 
 def test_report_of_a_node_that_has_said_nothing_yet_is_empty():
     report = parse({"apiVersion": "wharfinger.io/v1alpha1", "kind": "NodeReport", "metadata": {"name": "n1"}})
-    assert (report.key, report.status.slices, report.status.servers) == (("", "n1"), (), ())
+    assert (report.key, report.status.slices.version, report.status.servers) == (("", "n1"), "0", ())
 
 
 @pytest.mark.parametrize(("text", "value"), [("60s", 60), ("0s", 0), ("1h30m", 5400), ("250ms", 0.25), ("2m5s", 125)])

@@ -23,7 +23,7 @@ def conditions(**statuses):
 
 
 def resource(kind, name, body, namespace="shop", generation=1):
-    metadata = {"name": name, "namespace": namespace, "uid": f"u-{kind}-{name}", "generation": generation}
+    metadata = {"name": name, "namespace": namespace, "uid": f"u-{kind}-{name}", "generation": generation, "resourceVersion": str(generation)}
     return parse({"apiVersion": "wharfinger.io/v1alpha1", "kind": kind, "metadata": metadata, **body})
 
 
@@ -45,7 +45,7 @@ def redirect_pool(observed=1, ready=2, **statuses):
 
 def assignment(number, state="Ready", **changes):
     return {"server": f"shop/shop-{number}", "address": f"10.244.2.{number}", "node": "node-2", "podUID": f"u-{number}", "state": state,
-            "since": "2026-11-21T09:00:00Z", "sinceGeneration": 1, "redirects": ["web"],
+            "since": "2026-11-21T09:00:00Z", "redirects": ["web"],
             "targets": [{"name": "http", "protocol": "TCP", "targetPort": 8080, "servicePorts": [20000 + number]}], **changes}
 
 
@@ -56,13 +56,12 @@ def port_slice(*assignments, generation=1, policy="Hash"):
         "assignments": list(assignments or (assignment(1), assignment(2)))}}, generation=generation)
 
 
-def report(node, *, generation=1, clients=(), servers=(), ready="True"):
+def report(node, *, version=1, clients=(), servers=(), ready="True"):
     """`clients` and `servers`: pod, address and, if there is one, the policy that keeps it unaware."""
-    programmed = {"namespace": "shop", "name": "shop-0", "uid": "u-ServicePortSlice-shop-0", "generation": generation}
     attached = [[{"pod": pod, "uid": pod, "address": address, "policy": "".join(policy)} for pod, address, *policy in pods]
                 for pods in (clients, servers)]
     return resource("NodeReport", node, {"status": {
-        "agentVersion": "0.1.0", "slices": [programmed], "servers": attached[1], "clients": attached[0],
+        "agentVersion": "0.1.0", "slices": {"version": str(version)}, "servers": attached[1], "clients": attached[0],
         "conditions": [{"type": "Ready", "status": ready, "reason": "Attached", "message": "see the agent's log",
                         "lastTransitionTime": "2026-11-21T09:00:00Z"}]}}, namespace="")
 

@@ -135,7 +135,7 @@ def test_a_client_that_no_agent_reports_is_told_to_be_unaware():
 
 
 def test_nodes_with_older_tables_are_named():
-    view = explained(80, slices=(port_slice(generation=2),), reports=(report("node-1", generation=2), report("node-2", generation=1)))
+    view = explained(80, slices=(port_slice(generation=2),), reports=(report("node-1", version=2), report("node-2", version=1)))
     assert answers(view)["Do all nodes have these tables?"] == (False, "Not yet node-2: connections from there may go by older ones.")
 
 

@@ -85,7 +85,7 @@ def test_a_node_that_the_daemon_set_leaves_out_is_none():
 
 
 def test_a_node_with_older_tables_is_named_with_the_slice():
-    behind = pools(reports=(report("node-1", generation=0), report("node-2")))
+    behind = pools(reports=(report("node-1", version=0), report("node-2")))
     assert problems(found=behind) == [("node node-1", "has not programmed the latest of shop/shop-0")]
 
 

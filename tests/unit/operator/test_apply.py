@@ -232,9 +232,9 @@ def test_watch_that_breaks_is_followed_by_a_listing_that_tells_what_is_gone(monk
 def test_watch_event_may_be_longer_than_a_buffer():
     async def scenario(desk):
         async with watched(desk, "NodeReport"):
-            slices = [{"namespace": "shop", "name": f"pool-{number}", "uid": f"u{number}", "generation": 1} for number in range(5000)]
+            slices = {"version": "7", "except": [{"namespace": "shop", "name": f"pool-{number}", "uid": f"u{number}"} for number in range(5000)]}
             desk.server.put("NodeReport", "", "n1", {"apiVersion": "wharfinger.io/v1alpha1", "status": {"slices": slices}})
-            await until(lambda: len(desk.snapshot.reports["", "n1"].generations) == 5000)
+            await until(lambda: len(desk.snapshot.reports["", "n1"].exceptions) == 5000)
 
     run(scenario)
 

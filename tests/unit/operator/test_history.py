@@ -29,9 +29,10 @@ class History:
         metadata = {"namespace": "shop", "name": name, "uid": f"slice-{name}", "generation": self.generation}
         return self.change({"kind": "ServicePortSlice", "metadata": metadata, "spec": spec}, s, deleted)
 
-    def report(self, node, generation=None, name="web-0"):
-        slices = [{"uid": f"slice-{name}", "generation": self.generation if generation is None else generation}]
-        return self.change({"kind": "NodeReport", "metadata": {"name": node}, "status": {"slices": slices if generation != -1 else []}})
+    def report(self, node, version=None, lacks=()):
+        """All as of the last change, but for what `lacks` names."""
+        slices = {"version": str(len(self.changes) if version is None else version), "except": [{"uid": f"slice-{name}"} for name in lacks]}
+        return self.change({"kind": "NodeReport", "metadata": {"name": node}, "status": {"slices": slices}})
 
     def node(self, name, deleted):
         return self.change({"kind": "Node", "metadata": {"name": name}}, deleted=deleted)
@@ -91,6 +92,11 @@ def test_a_number_taken_before_a_node_acknowledged_is_found():
     only(History().report("n2", 0).rested().faults, "n2 has not acknowledged")
 
 
+def test_a_slice_that_a_node_excepts_is_not_acknowledged():
+    history = History().piece(in_state(A, "Ready")).report("n1").piece(in_state(A, "Resting")).report("n1", lacks=["web-0"]).piece()
+    only(history.faults, "n1 has not acknowledged")
+
+
 def test_a_silent_nodes_former_acknowledgement_is_none():
     history = History().piece(in_state(A, "Ready")).report("n1").piece(in_state(A, "Resting")).piece()
     only(history.faults, "n1 has not acknowledged")
@@ -112,9 +118,10 @@ def test_a_number_on_one_servers_address_in_two_pools_is_found():
 
 def test_what_was_in_a_deleted_slice_rests_too():
     gone = History().piece(in_state(A, "Ready")).report("n1").piece(deleted=True, s=5)
-    only(copy.deepcopy(gone).report("n1", -1).piece(in_state(B, "Assigned", 60), name="new-0").faults, "rest ends at")
+    only(copy.deepcopy(gone).report("n1").piece(in_state(B, "Assigned", 60), name="new-0").faults, "rest ends at")
     only(copy.deepcopy(gone).piece(in_state(B, "Assigned", 65), name="new-0").faults, "n1 still has the slice")
-    assert gone.report("n1", -1).piece(in_state(B, "Assigned", 65), name="new-0").faults == []
+    only(copy.deepcopy(gone).report("n1", lacks=["web-0"]).piece(in_state(B, "Assigned", 65), name="new-0").faults, "n1 still has the slice")
+    assert gone.report("n1").piece(in_state(B, "Assigned", 65), name="new-0").faults == []
 
 
 class Watched(World):

@@ -44,7 +44,7 @@ def test_attached_server_waits_until_the_slice_with_its_ports_is_programmed():
     world.settle(acknowledge=False)
     pod = world.raw["Pod", "shop", "a"]["metadata"]["uid"]
     attached = [{"pod": "shop/a", "uid": pod, "address": "10.1.0.98"}]
-    world.put("NodeReport", "", "n1", {"status": {"slices": [], "servers": attached}})
+    world.put("NodeReport", "", "n1", {"status": {"servers": attached}})
     world.step()
     assert world.states() == {"shop/a": "Assigned"}
 

@@ -99,7 +99,7 @@ def test_unreadable_object_is_reported_and_what_was_known_stays(snapshot, capsys
     good = {"apiVersion": "wharfinger.io/v1alpha1", "kind": "NodeReport",
             "metadata": {"name": "n1", "uid": "u", "resourceVersion": "1"}, "status": {}}
     assert take(snapshot, "NodeReport", "ADDED", good, EPOCH)
-    bad = {**good, "metadata": {**good["metadata"], "resourceVersion": "2"}, "status": {"slices": [{"name": 1}]}}
+    bad = {**good, "metadata": {**good["metadata"], "resourceVersion": "2"}, "status": {"slices": {"version": "soon"}}}
     assert not take(snapshot, "NodeReport", "MODIFIED", bad, EPOCH)
     assert ("", "n1") in snapshot.reports
     assert "cannot be read" in capsys.readouterr().out

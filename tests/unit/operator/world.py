@@ -29,6 +29,8 @@ class World:
         self._uids = count(1)
         self.raw = {}
         self.history = []
+        self.slices_at = 0
+        """resourceVersion of the last event of a slice."""
         self.see(Snapshot(SYSTEM, LITERAL))
         for node in nodes:
             self.put("Node", "", node, {})
@@ -53,12 +55,16 @@ class World:
         metadata |= body.get("metadata", {})
         raw = {"apiVersion": API, "kind": kind, **(old or {}), **body, "metadata": metadata}
         self.raw[kind, namespace, name] = raw
+        if kind == "ServicePortSlice":
+            self.slices_at = int(metadata["resourceVersion"])
         self.snapshot.put(kind, raw, self.now)
         return raw
 
     def delete(self, kind, namespace, name):
         raw = self.raw.pop((kind, namespace, name))
         raw = {**raw, "metadata": {**raw["metadata"], "resourceVersion": str(next(self._versions))}}
+        if kind == "ServicePortSlice":
+            self.slices_at = int(raw["metadata"]["resourceVersion"])
         self.snapshot.remove(kind, raw, self.now)
 
     def service(self, name="web", addresses=("10.96.0.10",), ports=(80,), selector=None, namespace="shop"):
@@ -104,12 +110,10 @@ class World:
         live = [node for node, agent in self.snapshot.agents.items() if agent.live(self.now)]
         slices = list(self.slices().values())
         for node in nodes or live:
-            programmed = [{"namespace": raw["metadata"]["namespace"], "name": raw["metadata"]["name"], "uid": raw["metadata"]["uid"],
-                           "generation": raw["metadata"]["generation"]} for raw in slices]
             attached = [{"pod": record["server"], "uid": record.get("podUID", ""), "address": record["address"]}
                         for raw in slices for record in raw["spec"].get("assignments", ())
                         if record.get("node") == node and record["state"] != "Resting"]
-            self.put("NodeReport", "", node, {"status": {"slices": programmed, "servers": attached}})
+            self.put("NodeReport", "", node, {"status": {"slices": {"version": str(self.slices_at)}, "servers": attached}})
 
     # planning
 

@@ -23,7 +23,7 @@ def make_slice(**changes):
         "redirects": [{"name": "web", "generation": 1, "ports": [{"from": X, "to": X}], "target": "http"}],
         "assignments": [{
             "server": "demo/shop-0", "address": SERVER, "node": "node-2", "podUID": "u-0", "state": "Ready",
-            "since": "2026-11-21T09:00:00Z", "sinceGeneration": 1, "redirects": ["web"],
+            "since": "2026-11-21T09:00:00Z", "redirects": ["web"],
             "targets": [{"name": "http", "protocol": "TCP", "targetPort": TARGET, "servicePorts": [Y]}]}],
     }
     return parse({"apiVersion": "wharfinger.io/v1alpha1", "kind": "ServicePortSlice",

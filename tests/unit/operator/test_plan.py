@@ -141,6 +141,56 @@ def test_unreachable_node_holds_a_freed_port_until_it_is_removed_or_answers():
     assert world.ports()["shop/d"] == [20000]
 
 
+def test_unreachable_node_holds_no_port_whose_rest_it_had_acknowledged_whatever_else_changed_since():
+    world = shop(last=20004, surgePercent=0)
+    world.settle()
+    world.delete("Pod", "shop", "a")
+    world.settle()
+    world.later(41, renew=False)
+    world.renew("n1")
+    world.pod("d")
+    world.step()
+    world.acknowledge("n1")
+    world.step()
+    world.restart()
+    world.later(60)
+    world.step()
+    assert world.records("Resting") == []
+
+
+def test_a_slice_that_a_node_excepts_is_as_old_there_as_the_node_says():
+    world = shop(servers=("a",), nodes=("n1",))
+    world.settle()
+    (raw,) = world.slices().values()
+    world.delete("Pod", "shop", "a")
+    world.step()
+    lacking = [{"namespace": "shop", "name": "web-0", "uid": raw["metadata"]["uid"], "version": raw["metadata"]["resourceVersion"]}]
+    world.put("NodeReport", "", "n1", {"status": {"slices": {"version": str(world.slices_at + 9), "except": lacking}}})
+    world.later(3600)
+    world.step()
+    assert world.states() == {"shop/a": "Resting"}
+    assert world.condition("ServicePortPool", "web", "Programmed")[:2] == ("False", "Pending")
+    world.acknowledge("n1")
+    world.step()
+    assert world.states() == {}
+
+
+def test_a_node_that_does_not_know_that_a_slice_is_gone_holds_its_numbers():
+    world = shop(servers=("a",))
+    world.settle()
+    world.delete("ServicePortPool", "shop", "web")
+    world.delete("ServicePortSlice", "shop", "web-0")
+    world.later(61)
+    world.acknowledge("n1")
+    world.pool()
+    world.settle(acknowledge=False)
+    assert world.ports() == {"shop/a": [20001]}
+    world.acknowledge("n2")
+    world.pod("b")
+    world.settle()
+    assert world.ports()["shop/b"] == [20000]
+
+
 def test_recreated_pod_of_the_same_name_is_another_server():
     world = shop(servers=("a",))
     world.settle()
@@ -238,13 +288,8 @@ def test_reused_pod_address_does_not_bring_back_a_resting_number():
 def test_restarted_operator_adopts_what_stands_and_writes_nothing():
     world = shop()
     world.settle()
-    fresh = World(nodes=())
-    fresh.now = world.now
-    fresh._versions = world._versions
-    for (kind, namespace, name), raw in sorted(world.raw.items()):
-        fresh.raw[kind, namespace, name] = raw
-        fresh.snapshot.put(kind, raw, fresh.now)
-    assert not fresh.step()
+    world.restart()
+    assert not world.step()
 
 
 def test_pinned_server_has_its_numbers_and_nobody_else_gets_them():

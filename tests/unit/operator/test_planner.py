@@ -68,6 +68,19 @@ class Changes(RuleBasedStateMachine):
         servers = [{**entry, "policy": policy} for entry in status.get("servers", ())]
         self.world.put("NodeReport", "", node, {"status": {**status, "servers": servers}})
 
+    @rule(node=NODES, behind=st.integers(0, 6), older=st.sampled_from([None, 0, 2]), data=st.data())
+    def agent_lags(self, node, behind, older, data):
+        """It knows of slices as of some events ago, and of one it has an older version, or none."""
+        if ("NodeReport", "", node) not in self.world.raw:
+            return
+        slices = {"version": str(max(self.world.slices_at - behind, 0))}
+        pieces = sorted(raw["metadata"]["uid"] for raw in self.world.slices().values())
+        if older is not None and pieces:
+            version = str(self.world.slices_at - older) if older else ""
+            slices["except"] = [{"namespace": SPACE, "name": "x", "uid": data.draw(st.sampled_from(pieces)), "version": version}]
+        status = self.world.raw["NodeReport", "", node]["status"]
+        self.world.put("NodeReport", "", node, {"status": {**status, "slices": slices}})
+
     @rule(name=SERVICES, ports=st.sampled_from([(80,), (80, 20001)]), selects=st.sampled_from([{"app": "web"}, {"app": "tea"}, {}]),
           swapped=st.booleans())
     def service(self, name, ports, selects, swapped):

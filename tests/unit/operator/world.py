@@ -42,6 +42,12 @@ class World:
         self.snapshot, self.planner = snapshot, Planner(snapshot)
         snapshot.follower = self.planner.see
 
+    def restart(self):
+        """Another operator begins, which sees what there is and knows of nothing before."""
+        self.see(Snapshot(SYSTEM, LITERAL))
+        for (kind, _, _), raw in sorted(self.raw.items()):
+            self.snapshot.put(kind, raw, self.now)
+
     # objects
 
     def put(self, kind, namespace, name, body):

@@ -5,7 +5,7 @@ Attributes are snake_case, the JSON names camelCase; `dump` gives the JSON shape
 and nothing but pydantic is imported: agents, operator and command line all start from here.
 """
 
-from ._base import Condition, Metadata, OwnerReference, PortRange, Resource, dump
+from ._base import Condition, Metadata, PortRange, Resource, dump
 from ._errors import ApiError, MalformedObject, UnknownKind
 from ._names import (
     AGENT_LEASE_PREFIX,
@@ -81,7 +81,6 @@ __all__ = [
     "NetworkPolicy",
     "NodeReport",
     "NodeReportStatus",
-    "OwnerReference",
     "Pinned",
     "Policies",
     "PoolFault",

@@ -49,15 +49,6 @@ class PortRange(Model):
         return str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
 
 
-class OwnerReference(Model):
-    """metadata.ownerReferences[]: whom the garbage collector follows."""
-
-    api_version: str
-    kind: str
-    name: str
-    uid: str
-
-
 class Metadata(Model):
     """metadata, as far as Wharfinger reads it. `namespace` is empty for cluster-scoped objects."""
 
@@ -70,7 +61,6 @@ class Metadata(Model):
     deletion_timestamp: Timestamp | None = None
     labels: dict[str, str] = Field(default_factory=dict)
     annotations: dict[str, str] = Field(default_factory=dict)
-    owner_references: tuple[OwnerReference, ...] = ()
 
 
 class Condition(Model):

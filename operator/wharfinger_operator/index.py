@@ -37,6 +37,9 @@ class Index:
         self.redirects: dict[Key, dict[Key, RedirectPortPool]] = defaultdict(dict)
         self.slices_of: dict[str, dict[Key, ServicePortSlice]] = defaultdict(dict)
         self.slices_at: dict[str, dict[Key, ServicePortSlice]] = defaultdict(dict)
+        self.orphans: dict[Key, ServicePortSlice] = {}
+        """Slices whose pool is gone, or going."""
+        self._slices_named: dict[Key, dict[Key, ServicePortSlice]] = defaultdict(dict)
         self.departed_of: dict[str, dict[int, Departed]] = defaultdict(dict)
         self.departed_at: dict[str, dict[int, Departed]] = defaultdict(dict)
         self.scopes: Counter[int] = Counter()
@@ -95,6 +98,8 @@ class Index:
 
     def _pool(self, key: Key, old: ServicePortPool | None, new: ServicePortPool | None) -> None:
         self.touched.add(("pool", *key))
+        for piece in self._slices_named.get(key, {}).values():
+            self._keep_orphan(piece.key, piece)
         self._count(old.status.scope if old else None, new.status.scope if new else None)
 
     def _redirect(self, key: Key, old: RedirectPortPool | None, new: RedirectPortPool | None) -> None:
@@ -107,11 +112,20 @@ class Index:
         places = [places_of(piece) if piece else frozenset() for piece in (old, new)]
         _move(self.slices_of, key, old, new, *owners)
         _move(self.slices_at, key, old, new, *places)
+        _move(self._slices_named, key, old, new, *([(key[0], piece.spec.pool.name)] if piece else () for piece in (old, new)))
+        self._keep_orphan(key, new)
         self._count(old.spec.scope if old else None, new.spec.scope if new else None)
         self._ask(_asked(old) if old else set(), _asked(new) if new else set())
         self.touched.update(("slices", uid) for side in owners for uid in side)
         self.touched.update(("at", place) for side in places for place in side)
         self.touched.add(("slice", *key))
+
+    def _keep_orphan(self, key: Key, piece: ServicePortSlice | None) -> None:
+        self.orphans.pop(key, None)
+        if piece is not None:
+            pool = self.snapshot.pools.get((key[0], piece.spec.pool.name))
+            if pool is None or pool.metadata.uid != piece.spec.pool.uid or pool.metadata.deletion_timestamp is not None:
+                self.orphans[key] = piece
 
     def _departed(self, key: Key, old: Departed | None, new: Departed | None) -> None:
         for entry in (old, new):

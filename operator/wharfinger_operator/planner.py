@@ -71,11 +71,11 @@ class Group:
 
 
 class Planner:
-    """Plans a snapshot again and again. `see` must be told of each change (Snapshot.follower)."""
+    """Plans a snapshot again and again. `see` must be told of each change (Snapshot.follower); `index` is kept up by it."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
-        self._index = Index(snapshot)
+        self.index = Index(snapshot)
         self._nodes: Nodes | None = None
         self._resolved: dict[Key, Resolved] = {}
         self._anchors: dict[Key, frozenset[str]] = {}
@@ -87,12 +87,12 @@ class Planner:
 
     def see(self, kind: str, key: Key, old: Any, new: Any) -> None:
         """A change of the snapshot."""
-        self._index.change(kind, key, old, new)
+        self.index.change(kind, key, old, new)
 
     def plan(self, now: datetime) -> Plan:
         """What is wanted of all groups that were planned again or that do not stand yet; of a new planner, everything."""
         nodes = Nodes(self._snapshot, now)
-        facts, self._index.touched = self._index.touched, set()
+        facts, self.index.touched = self.index.touched, set()
         facts |= self._changed_nodes(nodes)
         changed = {(fact[1], fact[2]) for fact in facts if fact[0] in ("pool", "redirects")} | self._resolving.of(facts)
         changed |= {key for key, moment in self._until.items() if moment <= now}
@@ -146,7 +146,7 @@ class Planner:
         return due
 
     def _resolve(self, key: Key, nodes: Nodes, now: datetime) -> None:
-        view = View(self._index, nodes, now)
+        view = View(self.index, nodes, now)
         pool = view.pool(key)
         found: frozenset[str] | None = None
         self._resolved.pop(key, None)
@@ -186,7 +186,7 @@ class Planner:
     # plans
 
     def _plan(self, group: Group, nodes: Nodes, now: datetime) -> None:
-        view = View(self._index, nodes, now)
+        view = View(self.index, nodes, now)
         group.planned = plan_group(group.keys, [self._resolved[key] for key in group.keys if key in self._resolved], view)
         group.until, group.timely, group.open = view.until, view.timely, bool(difference(group.planned))
         self._planning.note(group, view.reads)

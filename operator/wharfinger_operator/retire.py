@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 
 from wharfinger_api import Assignment, ServicePortSlice, ServicePortSliceSpec
 
+from .index import Index
 from .records import NodeSaid
 from .snapshot import Snapshot
 from .states import DRAINING, RESTING
@@ -34,14 +35,10 @@ class Retirement:
     look_again: datetime | None = None
 
 
-def retire(snapshot: Snapshot, now: datetime, grace_s: float) -> Retirement:
-    """The next step of each slice without a pool, and a write for each that an earlier release gave an owner."""
+def retire(index: Index, now: datetime, grace_s: float) -> Retirement:
+    """The next step of each slice without a pool."""
     begun, writes, deletions, moments = [], [], [], []
-    for piece in snapshot.slices.values():
-        if not is_orphan(piece, snapshot):
-            if piece.metadata.owner_references:
-                writes.append((piece, piece.spec))
-            continue
+    for piece in index.orphans.values():
         since = piece.spec.pool.deleted_at
         if since is None:
             begun.append((piece, _begin(piece, now)))
@@ -50,17 +47,11 @@ def retire(snapshot: Snapshot, now: datetime, grace_s: float) -> Retirement:
             deletions.append(piece)
             continue
         until = since + timedelta(seconds=grace_s)
-        records = _step(piece, snapshot, now, over=now >= until)
+        records = _step(piece, index.snapshot, now, over=now >= until)
         if records != piece.spec.assignments:
             writes.append((piece, piece.spec.model_copy(update={"assignments": records})))
         moments += [record.since + timedelta(seconds=REST_S) if record.state is RESTING else until for record in records]
     return Retirement(tuple(begun), tuple(writes), tuple(deletions), min((moment for moment in moments if moment > now), default=None))
-
-
-def is_orphan(piece: ServicePortSlice, snapshot: Snapshot) -> bool:
-    """Whether the slice's pool is gone, or going."""
-    pool = snapshot.pools.get((piece.metadata.namespace, piece.spec.pool.name))
-    return pool is None or pool.metadata.uid != piece.spec.pool.uid or pool.metadata.deletion_timestamp is not None
 
 
 def _begin(piece: ServicePortSlice, now: datetime) -> ServicePortSliceSpec:

@@ -169,4 +169,4 @@ def _differ(old: Any, new: Any) -> bool:
 
 def _identity(resource: ServicePortPool | RedirectPortPool | ServicePortSlice) -> tuple[object, ...]:
     metadata = resource.metadata
-    return metadata.uid, metadata.generation, metadata.deletion_timestamp, metadata.labels, metadata.owner_references
+    return metadata.uid, metadata.generation, metadata.deletion_timestamp, metadata.labels

@@ -60,7 +60,7 @@ class Worker:
             made = self._plan(began)
             took = time.monotonic() - began
             complete = await self._applier.apply(made, noticed)
-            retirement = retire(self._snapshot, self._clock(), self._pool_grace_s)
+            retirement = retire(self._planner.index, self._clock(), self._pool_grace_s)
             complete &= await self._applier.retire(retirement)
             self.look_again = min((moment for moment in (made.look_again, retirement.look_again) if moment), default=None)
             if self._snapshot.changes != version:

@@ -7,6 +7,7 @@ from unit.operator.apiserver import served
 from unit.operator.world import EPOCH, SYSTEM, shop
 from wharfinger_api import dump
 from wharfinger_operator.apply import Applier, retired_body
+from wharfinger_operator.index import Index
 from wharfinger_operator.retire import retire
 from wharfinger_operator.seeing import list_all
 from wharfinger_operator.snapshot import Snapshot
@@ -17,7 +18,7 @@ GRACE_S, REST_S = 30, 60
 
 def step(world, acknowledge=True):
     """One step of the retirement, written; whether there was anything to write."""
-    made = retire(world.snapshot, world.now, GRACE_S)
+    made = retire(world.planner.index, world.now, GRACE_S)
     for piece, spec in (*made.begun, *made.writes):
         body = retired_body(piece, spec)
         assert body["metadata"].pop("resourceVersion") == world.raw["ServicePortSlice", *piece.key]["metadata"]["resourceVersion"]
@@ -89,10 +90,7 @@ def test_ports_are_held_until_every_node_has_said_that_they_rest():
 def test_the_grace_survives_the_operator():
     world = deleted()
     world.later(GRACE_S - 1)
-    world.snapshot, old = Snapshot(SYSTEM), world.snapshot
-    for (kind, *_), raw in world.raw.items():
-        world.snapshot.put(kind, raw, world.now)
-    assert world.snapshot.slices == old.slices
+    world.restart()
     rest(world)
     assert set(world.states().values()) == {"Draining"}
     world.later(1)
@@ -112,7 +110,7 @@ def test_a_pool_made_anew_gets_other_ports_beside_its_predecessors():
 def test_slices_of_a_pool_that_lives_are_left_alone():
     world = shop()
     world.settle()
-    assert retire(world.snapshot, world.now, GRACE_S).begun == retire(world.snapshot, world.now, GRACE_S).writes == ()
+    assert retire(world.planner.index, world.now, GRACE_S).begun == retire(world.planner.index, world.now, GRACE_S).writes == ()
 
 
 def test_a_pool_that_is_being_deleted_is_as_good_as_deleted():
@@ -125,20 +123,10 @@ def test_a_pool_that_is_being_deleted_is_as_good_as_deleted():
 
 def test_it_looks_again_when_the_grace_and_the_rest_run_out():
     world = deleted()
-    assert (retire(world.snapshot, world.now, GRACE_S).look_again - world.now).total_seconds() == GRACE_S
+    assert (retire(world.planner.index, world.now, GRACE_S).look_again - world.now).total_seconds() == GRACE_S
     world.later(GRACE_S)
     rest(world)
-    assert (retire(world.snapshot, world.now, GRACE_S).look_again - world.now).total_seconds() == REST_S
-
-
-def test_an_owner_that_an_earlier_release_gave_is_taken_away_and_nothing_else_changes():
-    world = shop()
-    world.settle()
-    raw = world.raw["ServicePortSlice", "shop", "web-0"]
-    owner = {"apiVersion": "wharfinger.io/v1alpha1", "kind": "ServicePortPool", "name": "web", "uid": raw["spec"]["pool"]["uid"]}
-    world.put("ServicePortSlice", "shop", "web-0", {"metadata": {"ownerReferences": [owner]}})
-    ((piece, spec),) = retire(world.snapshot, world.now, GRACE_S).writes
-    assert (piece.spec, "ownerReferences" in retired_body(piece, spec)["metadata"]) == (spec, False)
+    assert (retire(world.planner.index, world.now, GRACE_S).look_again - world.now).total_seconds() == REST_S
 
 
 def on_a_server(scenario):
@@ -152,7 +140,7 @@ def on_a_server(scenario):
             snapshot = Snapshot(SYSTEM)
             await list_all(client, snapshot, SYSTEM, lambda: EPOCH)
             applier = Applier(client, snapshot, Telemetry(), lambda: True, lambda: EPOCH)
-            await scenario(server, pool, lambda: applier.retire(retire(snapshot, EPOCH, GRACE_S)))
+            await scenario(server, pool, lambda: applier.retire(retire(Index(snapshot), EPOCH, GRACE_S)))
 
     asyncio.run(main())
 

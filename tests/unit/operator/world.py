@@ -10,6 +10,7 @@ from itertools import count
 from wharfinger_api import dump
 from wharfinger_operator.apply import slice_body
 from wharfinger_operator.difference import difference
+from wharfinger_operator.index import Index
 from wharfinger_operator.planner import Planner, plan
 from wharfinger_operator.snapshot import Snapshot
 
@@ -130,6 +131,7 @@ class World:
         """The whole plan, by a planner that followed each change; one made just now must want the same, and what does not stand be told."""
         told, made, whole = self.planner.plan(self.now), self.planner.everything(self.now), plan(self.snapshot, self.now)
         assert made == whole
+        assert self.planner.index.orphans == Index(self.snapshot).orphans
         assert difference(told) == difference(whole)
         return made
 

@@ -136,8 +136,10 @@ class Kernel:
         OSError: a former layout's connections cannot be carried over; nothing was switched."""
         with hold():
             began = time.monotonic_ns()
-            records = self._carry_and_switch(switch)
-            self._set(SETTING_HELD_UNTIL, 0)
+            try:
+                records = self._carry_and_switch(switch)
+            finally:
+                self._set(SETTING_HELD_UNTIL, 0)
             held_ms = (time.monotonic_ns() - began) / 1e6
         for directory in self._former():
             for path in directory.iterdir():

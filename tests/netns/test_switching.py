@@ -92,6 +92,7 @@ def test_a_former_layout_that_holds_more_than_this_one_has_room_for_goes_on(fs):
             former.put("flows", flow_key(number), flow())
         with pytest.raises(OSError, match=r"map flows: write \(capacity 1024\)"):
             kernel.replace_former(nullcontext, lambda: pytest.fail("switched"))
+        assert kernel.get("settings", records.SETTING_HELD_UNTIL.to_bytes(4, "little")) == bytes(8)
         assert len(list((fs / "wharfinger").glob("maps-*"))) == 2
 
 

@@ -3,6 +3,8 @@
 import errno
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from contextlib import closing
@@ -285,6 +287,37 @@ def test_a_hold_keeps_tcp_back_and_nothing_else_and_ends_with_its_deadline(kerne
 
     inside(NODE, hold_and_ask)
     assert kernel.counters()["from_pod", "held"][0] >= 1
+
+
+HOLD_AND_WAIT = """
+import sys, time
+from pathlib import Path
+from wharfinger_dataplane import _records as records
+from wharfinger_dataplane.attach import Attacher
+from wharfinger_dataplane.kernel import Kernel
+
+kernel = Kernel.open(Path(sys.argv[1]), {"flows": 1024, "half_open": 1024})
+attacher = Attacher(kernel.programs, kernel.links)
+attacher.adopt()
+with attacher.hold():
+    kernel.put("settings", records.SETTING_HELD_UNTIL.to_bytes(4, "little"), (time.monotonic_ns() + 600 * 10**9).to_bytes(8, "little"))
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_an_agent_that_is_killed_while_it_holds_tcp_holds_it_no_longer(fs, kernel, pod):
+    attach(kernel, pod, Mode.TCX)
+    command = ["nsenter", f"--net=/run/netns/{NODE}", sys.executable, "-c", HOLD_AND_WAIT, str(fs)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as agent:
+        try:
+            assert agent.stdout.readline() == "held\n"
+            assert not is_answered()
+        finally:
+            agent.kill()
+    deadline = time.monotonic() + 30  # the kernel takes away what nobody holds in its own time
+    while not is_answered():
+        assert time.monotonic() < deadline
 
 
 def is_answered():

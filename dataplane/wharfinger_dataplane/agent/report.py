@@ -37,7 +37,7 @@ REPORTS = f"/apis/{GROUP}/{VERSION}/{PLURALS['NodeReport']}"
 
 
 def programmed_slices(seen: Copy[ServicePortSlice], programmed: Iterable[ServicePortSlice]) -> ProgrammedSlices:
-    """What is to be said of the slices, when of those that were seen these versions are `programmed`."""
+    """What is to be said of the slices, when of those that were seen these versions are `programmed`: nothing when too many are to be excepted."""
     stand = {piece.metadata.uid: piece.metadata for piece in programmed}
     misread = {metadata["uid"]: SliceVersion(namespace=metadata["namespace"], name=metadata["name"], uid=metadata["uid"])
                for metadata in seen.misread}
@@ -46,7 +46,7 @@ def programmed_slices(seen: Copy[ServicePortSlice], programmed: Iterable[Service
              if uid not in latest or latest[uid].resource_version != found.resource_version}
     lacking = {uid: _version(found, "") for uid, found in latest.items() if uid not in stand}
     exceptions = sorted({**misread, **older, **lacking}.values(), key=lambda entry: (entry.namespace, entry.name, entry.uid))
-    return ProgrammedSlices(version=seen.version, exceptions=tuple(exceptions[:SLICES_MAX]))
+    return ProgrammedSlices(version=seen.version, exceptions=tuple(exceptions)) if len(exceptions) <= SLICES_MAX else ProgrammedSlices()
 
 
 def _version(metadata: Metadata, version: str) -> SliceVersion:

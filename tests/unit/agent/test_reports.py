@@ -51,6 +51,12 @@ def test_a_slice_that_is_programmed_in_an_older_version_or_not_at_all_or_is_gone
     assert made.has(older) and not made.has(new) and not made.has(never)
 
 
+def test_nothing_is_acknowledged_when_more_is_to_be_excepted_than_a_report_can_say():
+    pieces = [pool_slice({}, name=f"pool{number}") for number in range(5001)]
+    assert len(said(pieces[1:], []).exceptions) == 5000
+    assert said(pieces, []) == ProgrammedSlices()
+
+
 def test_a_pod_is_listed_for_each_of_its_roles_once_the_api_server_tells_of_it():
     assert (report().servers, report().clients) == ((A, B), (B,))
 

@@ -93,5 +93,5 @@ class ServicePortSlice(Resource):
         return int(self.metadata.resource_version or 0)
 
     def version_of(self, record: Assignment) -> int:
-        """From which version of the slice on the record is in its state."""
-        return int(record.since_version or self.version)
+        """A version of the slice from which on the record is in its state: its own at most, whatever a slice from elsewhere says."""
+        return min(int(record.since_version or self.version), self.version)

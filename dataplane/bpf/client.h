@@ -83,6 +83,7 @@ INLINE enum reason client_opens(struct work *w, struct flow *old)
 	enum reason rule;
 
 	if (old && old->isn == p->seq) {
+		old->seen_ns = now_coarse(w);
 		if (old->aware && ++old->tries < 2)
 			return client_tags_syn(w, old);
 		if (old->aware)

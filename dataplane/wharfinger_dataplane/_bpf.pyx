@@ -106,6 +106,11 @@ cdef class Map:
     def per_cpu(self) -> bool:
         return self.kind == libbpf.BPF_MAP_TYPE_PERCPU_ARRAY
 
+    @property
+    def forgets(self) -> bool:
+        """Whether a full map makes room by forgetting what was used least lately."""
+        return self.kind == libbpf.BPF_MAP_TYPE_LRU_HASH
+
     cdef _check(self, bytes key):
         if <uint32_t>len(key) != self.key_size:
             raise ValueError(f"map {self.name}: a key has {self.key_size} bytes, not {len(key)}")

@@ -10,7 +10,7 @@ Rules:
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -103,9 +103,10 @@ class Attacher:
         return frozenset((index, name) for (index, direction, name), priority in netlink.filters().items()
                          if priority == PRIORITY and name in self._programs and direction == _direction(self._programs[name]))
 
-    def renew(self) -> None:
+    def renew(self, after_each: Callable[[], None] = lambda: None) -> None:
         """Puts this process's programs where others are attached. An interface that is gone meanwhile is no failure."""
         for (index, name), mode in self._attached.items():
+            after_each()
             if mode is Mode.CLSACT:
                 with suppress_gone():
                     self._put_filter(index, name)

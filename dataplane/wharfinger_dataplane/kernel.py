@@ -37,6 +37,14 @@ HOLDS = 5
 """How often it is tried again when the processor was taken from the agent for longer than a hold lasts."""
 
 
+ROOM = 0.9
+"""How much of a table the records that are carried over may take: more come while they are counted."""
+
+
+class Lapsed(Exception):
+    """TCP passed while it was to be held."""
+
+
 class Carried(NamedTuple):
     """What a change of tables came to: records of connections, and for how long TCP was held."""
 
@@ -56,6 +64,7 @@ class Kernel:
         self._object = loaded
         self._root = root
         self._maps = maps
+        self._held_until = 0
         self.programs: Mapping[str, _bpf.Program] = loaded.programs
 
     @classmethod
@@ -129,11 +138,14 @@ class Kernel:
         """Whether programs of another layout may be attached, which read other maps than these."""
         return bool(self._former())
 
-    def replace_former(self, hold: Callable[[], AbstractContextManager[None]], switch: Callable[[], None]) -> Carried:
+    def replace_former(self, hold: Callable[[], AbstractContextManager[None]], switch: Callable[[Callable[[], None]], None]) -> Carried:
         """For when this layout's tables are written. While `hold` keeps the programs that hold TCP before all others, it carries connections
-        over, lets `switch` put this process's programs in place of the former ones, and removes other layouts' maps.
+        over, lets `switch` put this process's programs in place of the former ones (it calls what it is given now and then), and removes other
+        layouts' maps.
 
-        OSError: a former layout's connections cannot be carried over; nothing was switched."""
+        OSError: a former layout's connections cannot be carried over, and nothing was switched; or (EAGAIN) the agent was stopped too often for
+        too long, and it is to be tried again."""
+        self._check_former()
         with hold():
             began = time.monotonic_ns()
             try:
@@ -147,44 +159,56 @@ class Kernel:
             directory.rmdir()
         return Carried(records, held_ms)
 
-    def _carry_and_switch(self, switch: Callable[[], None]) -> int:
+    def _check_former(self) -> None:
+        """OSError when what is remembered cannot be carried over: before anything is held or written."""
+        for path, mine, theirs in self._remembered():
+            if theirs.key_size != mine.key_size:
+                raise OSError(errno.EUCLEAN, f"{path}: its keys have {theirs.key_size} bytes and this release's {mine.key_size}, so open connections "
+                              "cannot be carried over, and the former release's programs go on. Go back to that release, or drain the node's "
+                              "connections and remove the directory")
+            count = 0 if mine.forgets else sum(map(len, theirs.batches()))
+            if count > mine.max_entries * ROOM:
+                raise OSError(errno.ENOSPC, f"{path} holds {count} records of connections and this release's table {mine.max_entries}, too few to "
+                              f"carry them over, so the former release's programs go on. Set agent.capacities.{mine.name} to {int(count / ROOM) + 1} "
+                              "or more")
+
+    def _carry_and_switch(self, switch: Callable[[Callable[[], None]], None]) -> int:
         for _ in range(HOLDS):
-            until = self._hold()
-            time.sleep(SETTLE_S)
-            records = 0
-            for written in self._carry_over():
-                records += written
-                if time.monotonic_ns() > until:
-                    break
-                until = self._hold()
-            else:
-                switch()
-                if time.monotonic_ns() <= until:
-                    return records
+            self._held_until = 0
+            try:
+                self._prolong()
+                time.sleep(SETTLE_S)
+                records = 0
+                for _, mine, theirs in self._remembered():
+                    for written in mine.absorb(theirs, FLOW_SEEN_AT):
+                        records += written
+                        self._prolong()
+                switch(self._prolong)
+                self._prolong()
+            except Lapsed:
+                continue
+            for directory in self._former():  # Now, lest a successor takes these for newer than what the new programs write.
+                for table in CONNECTION_TABLES:
+                    (directory / table).unlink(missing_ok=True)
+            return records
         raise OSError(errno.EAGAIN, f"the former release's tables were not taken over: in each of {HOLDS} tries the agent had no processor "
                       f"for more than {HOLD_NS / 1e9:.0f} s; it tries again. Give it more processor time if this stays")
 
-    def _hold(self) -> int:
-        """Holds TCP from now on; until when, by the monotonic clock."""
-        until = time.monotonic_ns() + HOLD_NS
-        self._set(SETTING_HELD_UNTIL, until)
-        return until
+    def _prolong(self) -> None:
+        """Holds TCP for HOLD_NS from now on. Lapsed when it was not held until now."""
+        before, self._held_until = self._held_until, time.monotonic_ns() + HOLD_NS
+        self._set(SETTING_HELD_UNTIL, self._held_until)
+        if before and time.monotonic_ns() > before:
+            raise Lapsed
 
-    def _carry_over(self) -> Iterator[int]:
-        """Copies what connections remember from other layouts' maps, some thousands of records at a time: how many. What this layout has is kept
-        where it is newer, as when an agent was killed in the midst of this."""
+    def _remembered(self) -> Iterator[tuple[Path, _bpf.Map, _bpf.Map]]:
+        """The former layouts' tables of connections: where it is, this layout's, that layout's."""
         for directory in self._former():
             for table in CONNECTION_TABLES:
-                mine = self._object.maps[table]
                 theirs = _bpf.Map.open(directory / table)
-                if theirs is None:
-                    continue
-                with closing(theirs):
-                    if theirs.key_size != mine.key_size:
-                        raise OSError(errno.EUCLEAN, f"{directory / table}: its keys have {theirs.key_size} bytes and this release's "
-                                      f"{mine.key_size}, so open connections cannot be carried over, and the former release's programs go on. "
-                                      "Go back to that release, or drain the node's connections and remove the directory")
-                    yield from mine.absorb(theirs, FLOW_SEEN_AT)
+                if theirs is not None:
+                    with closing(theirs):
+                        yield directory / table, self._object.maps[table], theirs
 
     def _set(self, setting: int, value: int) -> None:
         self.put("settings", setting.to_bytes(4, "little"), value.to_bytes(8, "little"))

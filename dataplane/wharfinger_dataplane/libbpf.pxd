@@ -80,6 +80,7 @@ cdef extern from "<linux/bpf.h>" nogil:
     int BPF_NOEXIST
     int BPF_MAP_TYPE_ARRAY
     int BPF_MAP_TYPE_PERCPU_ARRAY
+    int BPF_MAP_TYPE_LRU_HASH
     int BPF_MAP_TYPE_RINGBUF
     int BPF_PROG_TYPE_SCHED_CLS
 

@@ -43,7 +43,7 @@ def slice_body(item: SliceWanted, context: str) -> dict[str, Any]:
 
 
 def retired_body(piece: ServicePortSlice, spec: ServicePortSliceSpec) -> dict[str, Any]:
-    """The manifest of a slice that stands, with another spec and without an owner."""
+    """The manifest of a slice that stands, with another spec."""
     old = piece.metadata
     metadata = {"name": old.name, "namespace": old.namespace, "labels": dict(old.labels), "annotations": dict(old.annotations),
                 "resourceVersion": old.resource_version}
@@ -134,9 +134,9 @@ class Applier:
 
         try:
             return await self._guarded(write)
-        except Missing:
-            self._forget(piece)
-            return True
+        except Missing as error:  # When it went the watch will tell: nodes are asked whether they know of it as of then.
+            self._log.warning("a slice was deleted by someone else", slice=metadata.name, error=str(error))
+            return False
         except ClientError as error:
             self._log.warning("a slice could not be written; will try again", slice=metadata.name, error=str(error))
             await self._look(metadata.namespace, metadata.name)
@@ -175,8 +175,7 @@ class Applier:
             self._log.info("a slice is not what was seen; looking again", slice=item.name, error=str(error))
             await self._look(namespace, item.name)
         except Missing as error:
-            failed(span, error)
-            self._forget(item.piece)
+            failed(span, error)  # When it went the watch will tell: nodes are asked whether they know of it as of then.
             self._log.warning("a slice was deleted by someone else", slice=item.name, error=str(error))
         except ClientError as error:
             failed(span, error)
@@ -247,8 +246,8 @@ class Applier:
         except ClientError as error:
             self._log.info("a slice could not be read; the watch will tell", slice=name, error=str(error))
 
-    def _forget(self, piece: ServicePortSlice | None) -> None:
-        if piece is not None:
-            metadata = piece.metadata
-            self._snapshot.remove("ServicePortSlice", {"metadata": {
-                "namespace": metadata.namespace, "name": metadata.name, "resourceVersion": metadata.resource_version}}, self._clock())
+    def _forget(self, piece: ServicePortSlice) -> None:
+        """An empty slice is gone: no number of it rests, so it does not matter which node knows."""
+        metadata = piece.metadata
+        self._snapshot.remove("ServicePortSlice", {"metadata": {
+            "namespace": metadata.namespace, "name": metadata.name, "resourceVersion": metadata.resource_version}}, self._clock())

@@ -147,7 +147,8 @@ def endpoint_slice(raw: Mapping[str, Any]) -> EndpointSlice:
 def node_report(raw: Mapping[str, Any]) -> NodeSaid:
     """A NodeReport, read by hand: each node writes one for each change, and the schema has checked it."""
     status = raw.get("status") or {}
-    servers, slices = status.get("servers") or (), status.get("slices") or {}
+    servers, said = status.get("servers") or (), status.get("slices")
+    slices: Mapping[str, Any] = said if isinstance(said, Mapping) else {}  # An agent from before 0.1 listed them.
     return NodeSaid(
         uid=raw["metadata"]["uid"], version=int(slices.get("version", 0)),
         exceptions={entry["uid"]: int(entry.get("version") or -1) for entry in slices.get("except") or ()},

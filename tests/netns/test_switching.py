@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -62,7 +62,7 @@ def test_another_layout_takes_over_what_connections_remember(fs):
             former.put("flows", key, flow(seen_ns=5))
         kernel.put("flows", older, flow(isn=2, seen_ns=4))
         kernel.put("flows", newer, flow(isn=2, seen_ns=6))
-        assert kernel.replace_former(nullcontext, lambda: None).records == 2
+        assert kernel.replace_former(nullcontext, lambda prolong: None).records == 2
         assert dict(kernel.items("flows")) == {alone: flow(seen_ns=5), older: flow(seen_ns=5), newer: flow(isn=2, seen_ns=6)}
         assert len(list((fs / "wharfinger").glob("maps-*"))) == 1
 
@@ -73,7 +73,7 @@ def test_an_agent_that_was_stopped_for_longer_than_a_hold_lasts_takes_over_again
     with closing(Kernel.open(fs, SMALL)) as former, closing(Kernel.open(fs, {**SMALL, "flows": 2048})) as kernel:
         former.put("flows", flow_key(1), flow(seen_ns=5))
 
-        def switch():
+        def switch(prolong):
             times.append(time.monotonic_ns())
             if len(times) == 1:
                 former.put("flows", flow_key(1), flow(isn=2, seen_ns=6))
@@ -88,12 +88,43 @@ def test_an_agent_that_was_stopped_for_longer_than_a_hold_lasts_takes_over_again
 
 def test_a_former_layout_that_holds_more_than_this_one_has_room_for_goes_on(fs):
     with closing(Kernel.open(fs, {**SMALL, "flows": 2048})) as former, closing(Kernel.open(fs, SMALL)) as kernel:
-        for number in range(2048):
+        for number in range(1000):
             former.put("flows", flow_key(number), flow())
-        with pytest.raises(OSError, match=r"map flows: write \(capacity 1024\)"):
-            kernel.replace_former(nullcontext, lambda: pytest.fail("switched"))
+        with pytest.raises(OSError, match=r"flows holds 1000 records .* Set agent\.capacities\.flows to 1112 or more"):
+            kernel.replace_former(nullcontext, lambda prolong: pytest.fail("switched"))
+        assert (kernel.items("flows"), len(former.items("flows"))) == ([], 1000)
         assert kernel.get("settings", records.SETTING_HELD_UNTIL.to_bytes(4, "little")) == bytes(8)
         assert len(list((fs / "wharfinger").glob("maps-*"))) == 2
+
+
+def test_an_agent_that_is_killed_before_the_former_maps_are_gone_leaves_no_records_to_be_taken_for_new(fs):
+    with closing(Kernel.open(fs, SMALL)) as former, closing(Kernel.open(fs, {**SMALL, "flows": 2048})) as kernel:
+        former.put("flows", flow_key(1), flow())
+
+        @contextmanager
+        def killed():
+            yield
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            kernel.replace_former(killed, lambda prolong: None)
+        kernel.delete("flows", flow_key(1))
+        assert kernel.replace_former(nullcontext, lambda prolong: None).records == 0
+        assert kernel.items("flows") == []
+
+
+def test_a_switch_that_takes_longer_than_a_hold_prolongs_it(fs, monkeypatch):
+    monkeypatch.setattr("wharfinger_dataplane.kernel.HOLD_NS", 2 * 10**8)
+    switches = []
+    with closing(Kernel.open(fs, SMALL)), closing(Kernel.open(fs, {**SMALL, "flows": 2048})) as kernel:
+        def switch(prolong):
+            switches.append(True)
+            for _ in range(6):
+                time.sleep(0.05)
+                prolong()
+
+        kernel.replace_former(nullcontext, switch)
+    assert len(switches) == 1
 
 
 def left_by_another_release(fs, key_size, value_size, *records_):
@@ -109,7 +140,7 @@ def left_by_another_release(fs, key_size, value_size, *records_):
 def test_a_release_whose_records_are_longer_or_shorter_takes_over_what_connections_remember(fs, kernel, more):
     size = len(flow())
     left_by_another_release(fs, len(flow_key()), size + more, (flow_key(), flow()[:size + more].ljust(size + more, b"\x07")))
-    assert kernel.replace_former(nullcontext, lambda: None).records == 1
+    assert kernel.replace_former(nullcontext, lambda prolong: None).records == 1
     assert kernel.items("flows") == [(flow_key(), flow()[:size + min(0, more)].ljust(size, b"\0"))]
 
 
@@ -117,7 +148,7 @@ def test_a_release_that_cannot_read_connections_leaves_the_former_one_at_work_an
     path = left_by_another_release(fs, len(flow_key()) + 4, len(flow()), (flow_key() + bytes(4), flow()))
     switched = []
     with pytest.raises(OSError, match="cannot be carried over, and the former release's programs go on"):
-        kernel.replace_former(nullcontext, lambda: switched.append(True))
+        kernel.replace_former(nullcontext, lambda prolong: switched.append(True))
     assert (switched, path.exists(), kernel.items("flows")) == ([], True, [])
 
 

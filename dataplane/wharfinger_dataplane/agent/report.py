@@ -41,7 +41,8 @@ def programmed_slices(seen: Copy[ServicePortSlice], programmed: Iterable[Service
     stand = {piece.metadata.uid: piece.metadata for piece in programmed}
     misread = {metadata["uid"]: SliceVersion(namespace=metadata["namespace"], name=metadata["name"], uid=metadata["uid"])
                for metadata in seen.misread}
-    latest = {piece.metadata.uid: piece.metadata for piece in seen.objects if piece.metadata.uid not in misread}
+    kept = {(metadata["namespace"], metadata["name"]) for metadata in seen.misread}
+    latest = {piece.metadata.uid: piece.metadata for piece in seen.objects if piece.key not in kept}
     older = {uid: _version(found, found.resource_version) for uid, found in stand.items()
              if uid not in latest or latest[uid].resource_version != found.resource_version}
     lacking = {uid: _version(found, "") for uid, found in latest.items() if uid not in stand}

@@ -35,6 +35,8 @@ from wharfinger_dataplane.telemetry import PodName, Telemetry
 
 DEBOUNCE_S = 0.003
 TICK_S, LEAVE_TICK_S, VERIFY_S = 5.0, 0.5, 5.0
+TAKEOVER_AGAIN_S = 30.0
+"""Until the former tables are taken over is tried again."""
 FAULT_CHARACTERS = 1024  # crds/nodereports.yaml
 ALWAYS = datetime.min.replace(tzinfo=UTC)
 
@@ -84,6 +86,8 @@ class Worker:
         self._told: set[tuple[str, str]] = set()
         self._report: NodeReportStatus | None = None
         self._renewed = False
+        self._refused: OSError | None = None
+        self._ask_again_s = 0.0
         self._woken = threading.Event()
         self._since_s: float | None = None
         self._verify_s = 0.0
@@ -256,7 +260,13 @@ class Worker:
     def _renew(self) -> None:
         """This process's programs in place of a former agent's."""
         if self._kernel.has_former:
-            carried = self._kernel.replace_former(self._attacher.hold, self._attacher.renew)
+            if self._refused and time.monotonic() < self._ask_again_s:
+                raise OSError(*self._refused.args)
+            try:
+                carried = self._kernel.replace_former(self._attacher.hold, self._attacher.renew)
+            except OSError as error:  # Each try may hold TCP for a while, so not each round is one.
+                self._refused, self._ask_again_s = error, time.monotonic() + TAKEOVER_AGAIN_S
+                raise
             self._log.info("tables and programs renewed", records_carried=carried.records, held_ms=round(carried.held_ms, 2))
         else:
             self._attacher.renew()

@@ -51,6 +51,12 @@ def test_a_slice_that_is_programmed_in_an_older_version_or_not_at_all_or_is_gone
     assert made.has(older) and not made.has(new) and not made.has(never)
 
 
+def test_a_slice_whose_successor_of_the_same_name_is_not_understood_is_programmed_still():
+    former = pool_slice({"a": "10.0.0.1"})
+    made = said([former], [former], misread=[{"namespace": "test", "name": "shop-0", "uid": "slice-successor"}])
+    assert {entry.uid: entry.version for entry in made.exceptions} == {"slice-shop": "1", "slice-successor": ""}
+
+
 def test_nothing_is_acknowledged_when_more_is_to_be_excepted_than_a_report_can_say():
     pieces = [pool_slice({}, name=f"pool{number}") for number in range(5001)]
     assert len(said(pieces[1:], []).exceptions) == 5000

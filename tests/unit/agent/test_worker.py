@@ -29,15 +29,18 @@ class Journal(Engine):
     has_former = False
 
     def __init__(self, capacity=None):
-        self.journal = []
+        self.journal, self.takeovers, self.refusal = [], 0, None
 
     def put(self, table, key, value):
         self.journal.append(f"put {table}")
         super().put(table, key, value)
 
     def replace_former(self, hold, switch):
+        self.takeovers += 1
+        if self.refusal:
+            raise self.refusal
         with hold():
-            switch()
+            switch(lambda: None)
         return Carried(0, 0.0)
 
     def batches(self, table):
@@ -59,7 +62,7 @@ class Interfaces:
     def hold(self):
         return nullcontext()
 
-    def renew(self):
+    def renew(self, after_each=None):
         self.journal.append("renew")
 
     def verify(self):
@@ -271,6 +274,20 @@ def test_a_former_releases_programs_stay_while_a_pool_does_not_fit_into_this_one
     scene.slices = [pool_slice({"a": A}, generation=2)]
     assert "renew" in scene.round()
     assert (scene.reports[-1].slices, scene.worker.progress.ready) == (ProgrammedSlices(version="2"), True)
+
+
+def test_former_tables_that_cannot_be_taken_over_are_not_asked_for_in_each_round(monkeypatch):
+    scene = Scene()
+    scene.store.has_former, scene.store.refusal = True, OSError(28, "too few")
+    scene.slices = [pool_slice({"a": A})]
+    for _ in range(3):
+        scene.round()
+        assert "too few" in scene.reports[-1].conditions[0].message
+    assert (scene.store.takeovers, scene.worker.progress.ready) == (1, False)
+    scene.store.refusal = None
+    monkeypatch.setattr("wharfinger_dataplane.agent.worker.time.monotonic", lambda at=time.monotonic() + 31: at)
+    assert "renew" in scene.round()
+    assert scene.worker.progress.ready
 
 
 def test_what_somebody_else_detached_is_attached_again_once_the_kernel_tells(scene):

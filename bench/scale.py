@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -142,7 +143,7 @@ async def changes(load: Load, operator: Operator, count: int, first: int = 0) ->
     return {"changes": len(made), "slice_ms": percentiles([each.slice_ms for each in made]),
             "programmed_ms": percentiles([each.programmed_ms for each in made]),
             "requests_a_change": (await operator.requests() - requests) / len(made), "cpu_ms_a_change": 1000 * (operator.cpu_s() - cpu_s) / len(made),
-            "each": [asdict(each) for each in made]}
+            "kinds": {kind: medians(each for each in made if each.kind == kind) for kind in dict.fromkeys(each.kind for each in made)}}
 
 
 async def burst(load: Load, operator: Operator, count: int, within_s: float) -> dict:
@@ -156,6 +157,12 @@ async def burst(load: Load, operator: Operator, count: int, within_s: float) -> 
     await settle(load, operator)
     return {"changes": count, "asked_within_s": took, "programmed_after_s": done - asked, "whole_s": done - began,
             "cpu_s": operator.cpu_s() - cpu_s, "requests": await operator.requests() - requests}
+
+
+def medians(changes: Iterable[Change]) -> dict[str, float]:
+    """Of both of their times."""
+    slice_ms, programmed_ms = zip(*((each.slice_ms, each.programmed_ms) for each in changes), strict=True)
+    return {"slice_ms": statistics.median(slice_ms), "programmed_ms": statistics.median(programmed_ms)}
 
 
 def percentiles(values: list[float]) -> dict[str, float]:

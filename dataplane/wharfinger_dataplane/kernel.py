@@ -35,8 +35,6 @@ SETTLE_S = 0.002
 """For packets that were on their way through a program when the hold began."""
 HOLDS = 5
 """How often it is tried again when the processor was taken from the agent for longer than a hold lasts."""
-
-
 ROOM = 0.9
 """How much of a table the records that are carried over may take: more come while they are counted."""
 

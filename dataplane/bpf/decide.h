@@ -30,7 +30,7 @@ INLINE enum reason icmp_returns(struct work *w, u32 roles)
 			at = p->option.port;
 			port = server_port_of(w, &p->src, at, 0);
 		}
-		be16 known = substitute_of(w, &p->src, at, &p->dst, p->dport);
+		be16 known = substitute_of(w, &p->src, at, port ? port->target : at, &p->dst, p->dport);
 		if (known)
 			w->verdict.dport = known;
 		if (port)

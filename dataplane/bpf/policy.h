@@ -40,7 +40,7 @@ INLINE int server_knows(struct work *w, be16 target)
 {
 	const struct packet *p = &w->packet;
 
-	if (substitute_of(w, &p->dst, p->dport, &p->src, p->sport))
+	if (substitute_of(w, &p->dst, p->dport, target, &p->src, p->sport))
 		return 1;
 	set_key(&w->key, SIDE_SERVER_STACK, &p->dst, target, &p->src, p->sport);
 	const struct flow *known = find_flows(w, &w->key);

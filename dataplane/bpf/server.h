@@ -44,16 +44,17 @@ INLINE void server_notes_opening(struct work *w)
 INLINE enum reason server_dialled(frame *fr, struct work *w)
 {
 	const struct packet *p = &w->packet;
-	be16 known = substitute_of(w, &p->dst, p->dport, &p->src, p->sport);
 
-	set_key(&w->key, SIDE_SERVER_STACK, &p->dst, p->dport, &p->src, known ? known : p->sport);
-	if (!known) {
+	if (!substitute_again(fr, w, p->dport, p->dport)) {
+		set_key(&w->key, SIDE_SERVER_STACK, &p->dst, p->dport, &p->src, p->sport);
 		const struct flow *half = find_half_open(w, &w->key);
 		int again = half && half->isn == p->seq; /* the client tries unaware what it began aware: the same connection to the stack */
-		if (again || !(is_opening(half) || find_flows(w, &w->key)) || !stack_holds(fr, w, &w->key) || !substitute(fr, w)) {
+		if (again || !(is_opening(half) || find_flows(w, &w->key)) || !stack_holds(fr, w, &w->key)) {
 			drop_half_open(w, &w->key);
 			return REASON_not_ours;
 		}
+		if (!substitute(fr, w))
+			return REASON_not_ours;
 	}
 	w->flow = (struct flow){ .isn = p->seq, .redirect_port = p->dport, .service_port = p->dport, .state = FLOW_OPENING,
 				 .reason = REASON_server_direct };
@@ -180,21 +181,19 @@ INLINE enum reason server_receives(frame *fr, struct work *w)
 		return server_opens(fr, w);
 	const struct server_port *port = server_port_of(w, &p->dst, p->dport, 0);
 	struct flow *f = 0;
-	u32 scope = 0;
+	be16 target = port ? port->target : p->dport;
+	u32 scope = port ? port->scope : 0;
 
-	set_key(&w->key, SIDE_SERVER_STACK, &p->dst, p->dport, &p->src, p->sport);
 	if (port) {
-		w->key.local_port = port->target;
-		scope = port->scope;
+		set_key(&w->key, SIDE_SERVER_STACK, &p->dst, target, &p->src, p->sport);
 		f = find_flows(w, &w->key);
 	}
 	if (!f || !is_own(f, p->dport)) {
-		be16 known = substitute_of(w, &p->dst, p->dport, &p->src, p->sport);
+		be16 known = substitute_of(w, &p->dst, p->dport, target, &p->src, p->sport);
 		if (!known && (!port || is_outgoing(fr, w)))
 			return REASON_not_ours;
-		if (known)
-			w->key.peer_port = known;
-		else if (f && !substitute(fr, w)) /* so that the stack refuses it, and the connection that has these ports lives on */
+		set_key(&w->key, SIDE_SERVER_STACK, &p->dst, target, &p->src, known ? known : p->sport);
+		if (!known && f && !substitute(fr, w)) /* so that the stack refuses it, and the connection that has these ports lives on */
 			return REASON_server_no_substitute;
 		f = find_flows(w, &w->key);
 	}

@@ -48,9 +48,10 @@ STRAYS, DIALS = f"{CLIENT}:60980", f"{CLIENT}:55460"
 TAKEN = ((SP, C),)
 
 
-def after(first: str, port: int) -> list[tuple[str, str]]:
-    """The pairs of ports that a substitute is sought among, from the first."""
-    return [(SP, f"{first.split(':')[0]}:{port + n}") for n in range(8)]
+def after(first: str) -> list[tuple[str, str]]:
+    """The pairs of ports that a substitute is sought among, from the first: 32, spread evenly over the ports from 1024."""
+    address, port = first.split(":")
+    return [(SP, f"{address}:{1024 + (int(port) - 1024 + n * 2016) % 64512}") for n in range(32)]
 
 
 SYN_PLACED = to_server(SYN.out, "server_syn", tcp(S, SP, "S", seq=ISN, options=blank(12)))
@@ -106,13 +107,18 @@ PLACES = [
     ),
     Vector(
         "a substitute that is taken as well is passed over",
-        [to_server(SYN.out, "server_syn", tcp(f"{CLIENT}:56914", SP, "S", seq=ISN, options=blank(12)))],
+        [to_server(SYN.out, "server_syn", tcp(after(S)[1][1], SP, "S", seq=ISN, options=blank(12)))],
         held=((SP, C), (SP, S)),
     ),
     Vector(
         "without a free substitute a SYN is dropped",
         [to_server(SYN.out, "server_no_substitute", b"")],
-        held=(*TAKEN, *after(S, 56913)),
+        held=(*TAKEN, *after(S)),
+    ),
+    Vector(
+        "what is remembered of a service port that its server has lost leads nowhere",
+        [SYN_PLACED, Change(slices=()), to_server(tcp(C, SY, "S", seq=77), "not_ours")],
+        held=TAKEN,
     ),
     Vector(
         "a refusal under a substitute reaches the client's own port",
@@ -146,7 +152,7 @@ PLACES = [
         "a packet to another service port is dropped when no substitute is free",
         [*SETTLED, to_server(tcp(C, SY2, "R", seq=ISN + 1), "server_no_substitute", b"")],
         slices=TWINS,
-        held=after(STRAYS, 60980),
+        held=after(STRAYS),
     ),
 ]
 
@@ -156,6 +162,8 @@ DIALLED = (
     server(tcp(SP, DIALS, "SA", seq=600, ack=301), "server_direct", tcp(SP, C, "SA", seq=600, ack=301)),
     to_server(tcp(C, SP, "A", seq=301, ack=601), "server_joined", tcp(DIALS, SP, "A", seq=301, ack=601)),
 )
+# The client dials from what was its other connection's substitute, which the stack has no more.
+DIALLED_FROM_THERE = (to_server(tcp(S, SP, "S", seq=900), "not_ours"), server(tcp(SP, S, "SA", seq=950, ack=901), "not_ours"))
 PASSES = server(tcp(SP, C, "SA", seq=600, ack=301), "not_ours")
 SPEAKS = server(tcp(SP, C, "PA", seq=601, ack=301, payload=b"x"), "not_ours")
 DIRECT = [
@@ -187,7 +195,7 @@ DIRECT = [
     ),
     Vector(
         "a direct dial whose substitutes are all taken is left to the stack",
-        [*SETTLED, Change(held=(*TAKEN, *after(DIALS, 55460))), to_server(DIAL, "not_ours")],
+        [*SETTLED, Change(held=(*TAKEN, *after(DIALS))), to_server(DIAL, "not_ours")],
     ),
     Vector(
         "a direct dial that finds the table full lives by its records, and leaves by the stack",
@@ -203,6 +211,40 @@ DIRECT = [
         ],
         pods={SERVER: ("s", Role.SERVER)},
         capacity={"flows": 1},
+    ),
+    Vector(
+        "a direct dial does not get the substitute that it had once the client itself has dialled from that port",
+        [
+            *SETTLED,
+            Change(held=TAKEN),
+            *DIALLED,
+            to_server(tcp(DIALS, SP, "S", seq=900), "not_ours"),
+            server(tcp(SP, DIALS, "SA", seq=950, ack=901), "not_ours"),
+            Change(held=((SP, DIALS),)),
+            to_server(tcp(C, SP, "S", seq=500), "server_direct", tcp(after(DIALS)[1][1], SP, "S", seq=500)),
+        ],
+    ),
+    Vector(
+        "nor a connection of ours",
+        [
+            *OPENED_ELSEWHERE,
+            *DIALLED_FROM_THERE,
+            Change(held=((SP, S),)),
+            to_server(tcp(C, SX, "S", seq=5, options=TAG), "server_syn", tcp(after(S)[1][1], SP, "S", seq=5, options=blank(12))),
+        ],
+        held=TAKEN,
+    ),
+    Vector(
+        "a late packet of a connection whose substitute is another's place by now does not reach that",
+        [
+            *OPENED_ELSEWHERE,
+            *DIALLED_FROM_THERE,
+            to_server(tcp(S, SX, "S", seq=5, options=TAG), "server_syn", tcp(S, SP, "S", seq=5, options=blank(12))),
+            server(tcp(SP, S, "SA", seq=9, ack=6), "server_answers", tcp(SX, S, "SA", seq=9, ack=6, options=NAMES_Y)),
+            to_server(tcp(S, SY, "A", seq=6, ack=10, options=HINT), "server_joined", tcp(S, SP, "A", seq=6, ack=10, options=blank(8))),
+            to_server(tcp(C, SY, "PA", **AFTER, **DATA), "server_unentered", tcp(C, SP, "PA", **AFTER, **DATA)),
+        ],
+        held=TAKEN,
     ),
     Vector(
         "a direct connection that the stack has opened on our entry's ports takes them",
@@ -256,6 +298,9 @@ FULL = [
             ANSWER,
             to_server(JOIN.out, "server_no_room", JOIN_ARRIVES.out),
             server(tcp(SP, C, "A", **BACK), "server_rebuilt", tcp(SY, C, "A", **BACK)),
+            to_server(tcp(C, SY, "A", **AFTER), "server_unentered", tcp(C, SP, "A", **AFTER)),
+            Change(held=TAKEN),
+            to_server(tcp(C, SX, "S", seq=77, options=TAG), "server_no_substitute", b""),
             to_server(tcp(C, SY, "A", **AFTER), "server_unentered", tcp(C, SP, "A", **AFTER)),
             Change(forget=("flows",)),
             server(tcp(SP, C, "A", **BACK), "server_rebuilt", tcp(SY, C, "A", **BACK)),

@@ -2,6 +2,7 @@
 
 load.py serve PORT                          answers: `c` one byte and closes; `e` echoes bytes; `b` + 8 bytes N: streams N bytes
 load.py connections ADDRESS PORT COUNT      {"per_second": ...}: connect, one byte each way, close
+load.py turns ADDRESS PORT                  the same over and over: a COUNT from each line of standard input
 load.py latency ADDRESS PORT COUNT          {"p50_us": ..., "p99_us": ...}: one byte there and back on one connection
 load.py bulk ADDRESS PORT BYTES             {"gigabits_per_second": ...}
 load.py idle                                wait to be used with `kubectl exec`
@@ -35,6 +36,7 @@ def answer(connection: socket.socket) -> None:
 
 def serve(port: int) -> None:
     with socket.create_server(("", port), backlog=4096) as listener:
+        print(json.dumps({"listening": port}), flush=True)
         while True:
             connection, _ = listener.accept()
             peeked = connection.recv(1, socket.MSG_PEEK)
@@ -88,6 +90,9 @@ def main(arguments: list[str]) -> None:
             signal.pause()
         case ["serve", port]:
             serve(int(port))
+        case ["turns", address, port]:
+            for line in sys.stdin:
+                print(json.dumps(connections((address, int(port)), int(line))), flush=True)
         case [kind, address, port, count] if kind in kinds:
             print(json.dumps(kinds[kind]((address, int(port)), int(count))))
         case _:

@@ -1,23 +1,29 @@
-"""What traces cost: connections/s and processor time a connection at shares of traces, in turn in one run, in a lab of two nodes.
+"""What traces cost connections/s, at shares of traces, in a lab of two nodes.
 
     python bench/traces.py [ROUNDS]     prints the figures as JSON
     python bench/traces.py follow ...   a node's telemetry, as its agent runs it (started by the former)
     python bench/traces.py sink         a collector that reads and forgets
 
-Each node's telemetry is a process of its own, and so is the collector, so the kernel says what each took. The collector's share is told and
-not counted as ours: it runs elsewhere. Writing an event to the ring is in the connections' own time.
+Client, server and both nodes' telemetry share one processor, so a connection costs what they take together:
+
+- what the programs' reports cost is in the connections' own time. Slices of 100 connections with and without them take turns (without, with,
+  with, without): a shared machine's speed moves by a tenth within a second, neighbours in time move together;
+- what telemetry's processes take, the kernel says, of a load that is reported from beginning to end, until its last span is with the collector.
+
+The collector is told and not counted as ours: it runs elsewhere.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import random
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -26,12 +32,13 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from support.lab import Lab, Node, Pod, Role, bpffs
+from support.lab import Lab, Node, Role, bpffs
 from support.slices import VIRTUAL, pool_slice
 from wharfinger_dataplane import _bpf, telemetry
 
-RATIOS = ("0", "0.1", "1")
-CONNECTIONS = 30_000
+SHARES = ("0.1", "1")
+SLICE, TURNS, LONG = 100, 150, 30_000
+"""Connections of a slice; turns of four slices a round; connections of the load by which telemetry is judged, in each round."""
 SETTLE_S = 0.5
 """In which the last events come and are read: the ring is looked at five times a second."""
 LOAD = str(Path(__file__).with_name("load.py"))
@@ -39,11 +46,10 @@ LOAD = str(Path(__file__).with_name("load.py"))
 
 @dataclass
 class Seen:
-    """Of one ratio, a value a round: connections/s; microseconds of processor time a connection, of client and server together, of both
-    nodes' telemetry, of the collector."""
+    """Of one share: microseconds a connection, of each turn without and with reports; of each round's telemetry and collector."""
 
-    per_second: list[float] = field(default_factory=list)
-    path_us: list[float] = field(default_factory=list)
+    without_us: list[float] = field(default_factory=list)
+    with_us: list[float] = field(default_factory=list)
     telemetry_us: list[float] = field(default_factory=list)
     collector_us: list[float] = field(default_factory=list)
     spans_exported: int = 0
@@ -51,16 +57,18 @@ class Seen:
     events_lost: int = 0
 
 
-def cpu_ns(process: int) -> int:
-    """Processor time of another process, all its threads (clock_getcpuclockid(3))."""
-    return time.clock_gettime_ns(~process << 3 | 2)
+def processor_us(processes: Sequence[subprocess.Popen]) -> float:
+    """What the processes took so far, all their threads (clock_getcpuclockid(3))."""
+    return sum(time.clock_gettime_ns(~process.pid << 3 | 2) for process in processes) / 1000
 
 
 @contextmanager
-def started(*words: str, namespace: str | None = None) -> Iterator[subprocess.Popen]:
-    """A process of Python's, in a namespace, with lines to and from it."""
+def started(*words: str, namespace: str | None = None, ours: bool = True) -> Iterator[subprocess.Popen]:
+    """A process of Python's, in a namespace, with lines to and from it; on our one processor or on the others."""
+    first, *others = sorted(os.sched_getaffinity(0))
+    place = ["taskset", "-c", ",".join(map(str, [first] if ours or not others else others))]
     enter = ["nsenter", f"--net=/run/netns/{namespace}"] if namespace else []
-    with subprocess.Popen([*enter, sys.executable, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen([*place, *enter, sys.executable, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield process
         finally:
@@ -77,7 +85,7 @@ def ask(process: subprocess.Popen, line: str) -> dict:
 
 
 def measure(rounds: int) -> dict[str, dict]:
-    """ratio -> summary."""
+    """share -> summary."""
     with tempfile.TemporaryDirectory() as name, bpffs(Path(name, "bpffs")) as pins:
         lab = Lab(pins, "wharf-trace")
         try:
@@ -91,35 +99,49 @@ def _measure(lab: Lab, pins: Path, rounds: int) -> dict[str, dict]:
     client, backend = lab.add_pod(near, "client", Role.CLIENT), lab.add_pod(far, "a", Role.SERVER)
     for node in lab.nodes:
         node.tables.apply([pool_slice({"a": backend.address})])
-    seen = {ratio: Seen() for ratio in RATIOS}
+        report(node, False)
+    # else connect() soon searches 5 ms for a port, most of them being in TIME_WAIT
+    client.run(lambda: Path("/proc/sys/net/ipv4/tcp_tw_reuse").write_text("1"))
+    seen = {share: Seen() for share in SHARES}
     with ExitStack() as stack:
-        sink = stack.enter_context(started(__file__, "sink"))
+        sink = stack.enter_context(started(__file__, "sink", ours=False))
         url = json.loads(sink.stdout.readline())["url"]
-        server = stack.enter_context(started(LOAD, "serve", "8080", namespace=backend.name))
+        stack.enter_context(started(LOAD, "serve", "8080", namespace=backend.name)).stdout.readline()
+        load = stack.enter_context(started(LOAD, "turns", VIRTUAL, "80", namespace=client.name))
         agents = [stack.enter_context(started(__file__, "follow", str(pins / node.name), url, client.address, backend.address))
                   for node in lab.nodes]
-        processes = {"path_us": [server.pid], "telemetry_us": [agent.pid for agent in agents], "collector_us": [sink.pid]}
-        for number in range(-1, rounds):  # the first one warms up
-            for ratio in RATIOS[number % 3:] + RATIOS[:number % 3]:
-                _one(lab.nodes, client, agents, processes, ratio, Seen() if number < 0 else seen[ratio])
-    return {ratio: _summary(of, seen["0"]) for ratio, of in seen.items()}
+        ask(load, str(LONG))
+        for _ in range(rounds):
+            for share in SHARES:
+                _round(lab.nodes, load, agents, sink, share, seen[share])
+    return {share: summary(of) for share, of in seen.items()}
 
 
-def _one(nodes: list[Node], client: Pod, agents: list[subprocess.Popen], processes: dict[str, list[int]], ratio: str, seen: Seen) -> None:
-    """One load at one ratio, until its last span is with the collector."""
+def report(node: Node, wanted: bool) -> None:
+    """Has the programs report connections, or not."""
+    node.bpf.maps["settings"].put(bytes(4), int(wanted).to_bytes(8, "little"))
+
+
+def _round(nodes: list[Node], load: subprocess.Popen, agents: list[subprocess.Popen], sink: subprocess.Popen, share: str, seen: Seen) -> None:
+    """A round at one share, until its last span is with the collector."""
     for agent in agents:
-        ask(agent, ratio)
+        ask(agent, share)
     lost = sum(map(_lost, nodes))
+    for _ in range(TURNS):
+        took: dict[bool, float] = {False: 0.0, True: 0.0}
+        for wanted in (False, True, True, False):
+            for node in nodes:
+                report(node, wanted)
+            took[wanted] += 1e6 / ask(load, str(SLICE))["per_second"] / 2
+        seen.without_us.append(took[False])
+        seen.with_us.append(took[True])
+    began = processor_us(agents), processor_us([sink])
     for node in nodes:
-        node.bpf.maps["settings"].put(bytes(4), int(ratio != "0").to_bytes(8, "little"))
-    before = {what: sum(map(cpu_ns, pids)) for what, pids in processes.items()}
-    per_second, client_us = _load(client)
+        report(node, True)
+    ask(load, str(LONG))
     counts = [ask(agent, "end") for agent in agents]
-    took_us = {what: (sum(map(cpu_ns, pids)) - before[what]) / 1000 for what, pids in processes.items()}
-    took_us["path_us"] += client_us
-    seen.per_second.append(per_second)
-    for what, time_us in took_us.items():
-        getattr(seen, what).append(time_us / CONNECTIONS)
+    seen.telemetry_us.append((processor_us(agents) - began[0]) / LONG)
+    seen.collector_us.append((processor_us([sink]) - began[1]) / LONG)
     seen.spans_exported += sum(count["spans_exported"] for count in counts)
     seen.spans_dropped += sum(count["spans_dropped"] for count in counts)
     seen.events_lost += sum(map(_lost, nodes)) - lost
@@ -129,36 +151,35 @@ def _lost(node: Node) -> int:
     return sum(int.from_bytes(cell, "little") for cell in node.bpf.maps["events_lost"].get_per_cpu(bytes(4)))
 
 
-def _load(client: Pod) -> tuple[float, float]:
-    """Connections/s, and the client's microseconds."""
-    process = subprocess.Popen(["nsenter", f"--net=/run/netns/{client.name}", sys.executable, LOAD, "connections", VIRTUAL, "80", str(CONNECTIONS)],
-                               stdout=subprocess.PIPE, text=True)
-    answer = json.loads(process.stdout.read())
-    process.stdout.close()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    return answer["per_second"], (usage.ru_utime + usage.ru_stime) * 1e6
+def summary(of: Seen) -> dict:
+    """Medians; `ratio` is of connections/s with everything to without, and `from`, `to` are its 95 % interval."""
+    telemetry_us = statistics.median(of.telemetry_us)
+    ratios = [none / (some + of.telemetry_us[n // TURNS]) for n, (none, some) in enumerate(zip(of.without_us, of.with_us, strict=True))]
+    low, high = interval(ratios)
+    without_us = statistics.median(of.without_us)
+    return {"without_us": without_us, "reports_us": statistics.median(some - none for none, some in zip(of.without_us, of.with_us, strict=True)),
+            "telemetry_us": telemetry_us, "share": telemetry_us / without_us, "ratio": statistics.median(ratios), "from": low, "to": high,
+            "collector_us": statistics.median(of.collector_us), "spans_exported": of.spans_exported, "spans_dropped": of.spans_dropped,
+            "events_lost": of.events_lost}
 
 
-def _summary(of: Seen, none: Seen) -> dict:
-    ratios = [mine / other for mine, other in zip(of.per_second, none.per_second, strict=True)]
-    shares = [mine / other for mine, other in zip(of.telemetry_us, none.path_us, strict=True)]
-    medians = {what: statistics.median(getattr(of, what)) for what in ("per_second", "path_us", "telemetry_us", "collector_us")}
-    return {**medians, "ratio": statistics.median(ratios), "least": min(ratios), "greatest": max(ratios), "share": statistics.median(shares),
-            "share_greatest": max(shares), "spans_exported": of.spans_exported, "spans_dropped": of.spans_dropped, "events_lost": of.events_lost}
+def interval(values: Sequence[float], draws: int = 1000) -> tuple[float, float]:
+    """The 95 % interval of the median, by bootstrap."""
+    dice = random.Random(0)
+    medians = sorted(statistics.median(dice.choices(values, k=len(values))) for _ in range(draws))
+    return medians[draws * 25 // 1000], medians[draws * 975 // 1000]
 
 
 def follow(pins: str, url: str, client: str, backend: str) -> None:
-    """A ratio begins; `end` sends what waits and answers with the counts. At 0 nothing runs, as in an agent."""
+    """A share begins; `end` sends what waits and answers with the counts."""
     ring, running = _bpf.Ring(_bpf.Map.open(Path(pins, "events"))), None
     for line in sys.stdin:
         if line.strip() != "end":
             running = telemetry.start(telemetry.settings_from({
-                "OTEL_EXPORTER_OTLP_ENDPOINT": url if line.strip() != "0" else "", "WHARFINGER_TRACE_KEY": "5a" * 32,
+                "OTEL_EXPORTER_OTLP_ENDPOINT": url, "WHARFINGER_TRACE_KEY": "5a" * 32,
                 "OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": line.strip()}), "node", "0")
             running.names.update([pool_slice({"a": backend})], [telemetry.PodName(client, "bench/client", "near")])
-            if running.wanted:
-                running.follow(ring)
+            running.follow(ring)
             print("{}", flush=True)
         else:
             time.sleep(SETTLE_S)

@@ -24,6 +24,8 @@ there and counted. 19 would be a seventieth of a processor and so mean loss; 10 
 BACKOFF_S = (1.0, 2.0, 4.0, 8.0)
 PAUSE_MAX_S = 300.0
 """The longest that a collector's Retry-After is obeyed."""
+BATCH_BYTES = 900_000
+"""Of spans in one request at most, if it is not one alone: a proxy before a collector takes 1 MiB unless it is told otherwise."""
 REASONS = ("queue_full", "unreachable", "timeout", "refused", "rejected", "ended")
 """Why a span was dropped: no room in the queue; nobody answered at the collector's address, or not in time; it answered that it would not
 have the batch, or that it would not have this span; it still waited when the agent ended."""
@@ -45,8 +47,8 @@ class Counts:
 
 
 class SpanQueue:
-    """Spans on their way to `collector`: `size` at most wait, `batch` at most go at once, `delay_ms` at most pass before a lone one goes.
-    Spans are bytes, each a field of ScopeSpans; `envelope` makes a request of several."""
+    """Spans on their way to `collector`: `size` at most wait, `batch` of them and BATCH_BYTES at most go at once, `delay_ms` at most pass
+    before a lone one goes. Spans are bytes, each a field of ScopeSpans; `envelope` makes a request of several."""
 
     def __init__(self, collector: Collector, envelope: Callable[[Sequence[bytes]], bytes], *, size: int, batch: int, delay_ms: int) -> None:
         self._collector, self._envelope = collector, envelope
@@ -109,7 +111,10 @@ class SpanQueue:
                 if rest_s <= 0 and self._waiting:
                     break
                 self._changed.wait(rest_s if rest_s > 0 else self._delay_s)
-            batch = [self._waiting.popleft() for _ in range(min(self._batch, len(self._waiting)))]
+            batch, left = [], BATCH_BYTES
+            while self._waiting and len(batch) < self._batch and (not batch or len(self._waiting[0]) <= left):
+                batch.append(self._waiting.popleft())
+                left -= len(batch[-1])
             self._sending = len(batch)
             return batch
 

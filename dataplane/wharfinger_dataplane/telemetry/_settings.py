@@ -12,7 +12,7 @@ from ._sampling import Sampling, sampling_from
 
 QUEUE_SPANS = 8192
 """About 8 MB: OpenTelemetry's 2048 would be what two thirds of a thousand connections make, less than comes between two looks at the ring."""
-BATCH_SPANS = 512
+BATCH_SPANS = 1024
 DELAY_MS = 5000
 
 

@@ -6,7 +6,8 @@ Rules:
 - Times are the kernel's; only the offset from its monotonic clock to wall time is ours.
 - Attributes are OpenTelemetry's semantic conventions (client, server, network) as the role's application sees them, and wharfinger.*.
   What is not known is left out.
-- The SDK's objects cost 70 µs a span, these bytes 2 µs: a tenth of 5,000 connections a second is 1,500 spans.
+- The SDK's objects cost 70 µs a span, these bytes 2 µs, and 0.7 µs when the same client reached the same server before: a tenth of 5,000
+  connections a second is 1,500 spans.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -29,6 +30,7 @@ cdef extern from "protobuf.h" nogil:
     void pb_varint(protobuf *b, int field, uint64_t n)
     void pb_fixed64(protobuf *b, int field, uint64_t n)
     void pb_fixed32(protobuf *b, int field, uint32_t n)
+    void pb_fields(protobuf *b, const void *fields, size_t size)
     void pb_text(protobuf *b, int field, const char *key, const char *text, size_t size)
     void pb_number(protobuf *b, int field, const char *key, uint64_t n)
 
@@ -38,7 +40,7 @@ cdef enum:  # fields of message Span, and of ScopeSpans the one that holds spans
     SAMPLED = 0x001, HAS_IS_REMOTE = 0x100, IS_REMOTE = 0x200
     FRAME = 4  # bytes for the tag and the length before a span
     SPAN_MAX = 8192
-    TAIL = 64  # bytes kept for what follows the attributes
+    OWN = 256  # bytes kept for what is the connection's own: ids, times, the client's port
     REMEMBERED = 4096
 
 ROLES = ((b"", 0), (b"client", 3), (b"balancer", 1), (b"server", 2))
@@ -69,6 +71,13 @@ cdef class Pool:
         self.address = address.encode() if address else b""
 
 
+cdef class Likeness:
+    """What spans have in common that differ by the connection's own alone: name and kind, and attributes; how many of these found no room."""
+
+    cdef bytes named, attributes
+    cdef uint32_t left_out
+
+
 NOBODY = Party("", None)
 
 
@@ -80,20 +89,22 @@ cdef class SpanWriter:
     cdef identity *identity
     cdef Sieve sieve
     cdef object version
-    cdef dict parties, pools
+    cdef dict parties, pools, likenesses
     cdef uint8_t buffer[SPAN_MAX]
 
     def __init__(self, Sieve sieve, names, reasons):
         self.sieve, self.names = sieve, names
         self.identity = &sieve.state.identity
         self.reasons = [(name.encode(), words.encode()) for name, words in reasons]
-        self.parties, self.pools, self.version = {}, {}, None
+        self.forget()
+
+    cdef void forget(self):
+        self.version, self.parties, self.pools, self.likenesses = self.names.version, {}, {}, {}
 
     def take(self, long long offset_ns) -> list:
         """Empties the sieve: its spans, each as a field of ScopeSpans. `offset_ns`: wall clock (since 1970) minus monotonic clock."""
-        if self.version is not self.names.version or len(self.parties) > REMEMBERED:
-            self.version = self.names.version
-            self.parties, self.pools = {}, {}
+        if self.version is not self.names.version or len(self.parties) > REMEMBERED or len(self.likenesses) > REMEMBERED:
+            self.forget()
         cdef int n
         spans = [self.write(&self.sieve.state.record[n], <uint64_t>offset_ns) for n in range(self.sieve.state.kept)]
         self.sieve.state.kept = 0
@@ -101,28 +112,23 @@ cdef class SpanWriter:
 
     cdef bytes write(self, const kept_record *k, uint64_t offset_ns):
         cdef const core.event *e = &k.event
+        cdef Likeness alike = self.likeness(e)
         cdef protobuf b
-        cdef Party client = self.party(&e.client), server = self.party(&e.server)
-        cdef Pool pool = self.pool(e.scope)
-        cdef bytes virtual = self.party(&e.virtual).text or pool.address
-        cdef bytes role
-        cdef int kind
         cdef uint8_t own[8]
         cdef uint8_t parent[8]
-        role, kind = ROLES[e.role]
-        b.at, b.end, b.left_out = self.buffer + FRAME, self.buffer + SPAN_MAX - TAIL, 0
+        b.at, b.end, b.left_out = self.buffer + FRAME, self.buffer + SPAN_MAX, alike.left_out
         cdef bint has_parent = span_ids(self.identity, k, own, parent)
         pb_bytes(&b, TRACE_ID, k.trace, 16)
         pb_bytes(&b, SPAN_ID, own, 8)
         if has_parent:
             pb_bytes(&b, PARENT, parent, 8)
-        cdef bytes name = role + b" " + end_point(virtual, core.from_be16(e.redirect_port))
-        pb_bytes(&b, NAME, <const char *>name, len(name))
-        pb_varint(&b, KIND, kind)
+        pb_fields(&b, <const char *>alike.named, len(alike.named))
         pb_fixed64(&b, START, (e.started_ns or e.time_ns) + offset_ns)
         pb_fixed64(&b, END, e.time_ns + offset_ns)
-        self.attributes(&b, e, role, client, server, pool, virtual)
-        b.end += TAIL
+        number(&b, b"client.port", e.client_port)
+        if e.role == core.ROLE_SERVER:
+            number(&b, b"network.peer.port", e.client_port)
+        pb_fields(&b, <const char *>alike.attributes, len(alike.attributes))
         if b.left_out:
             pb_varint(&b, LEFT_OUT, b.left_out)
         if e.established_ns:
@@ -130,20 +136,49 @@ cdef class SpanWriter:
         pb_fixed32(&b, FLAGS, SAMPLED | HAS_IS_REMOTE | (IS_REMOTE if has_parent else 0))
         return framed(self.buffer + FRAME, b.at)
 
-    cdef void attributes(self, protobuf *b, const core.event *e, bytes role, Party client, Party server, Pool pool, bytes virtual):
+    cdef Likeness likeness(self, const core.event *e):
+        """Of `e` and all that differ from it in times, client's port and ISN, and pod's interface only."""
+        cdef core.event common = e[0]
+        common.time_ns = common.started_ns = common.established_ns = 0
+        common.client_port, common.isn, common.ifindex = 0, 0, 0
+        cdef bytes key = (<const char *>&common)[:sizeof(common)]
+        found = self.likenesses.get(key)
+        if found is None:
+            found = self.likenesses[key] = self.described(e)
+        return found
+
+    cdef Likeness described(self, const core.event *e):
+        cdef protobuf b
+        cdef Likeness alike = Likeness()
+        cdef Party client = self.party(&e.client), server = self.party(&e.server)
+        cdef Pool pool = self.pool(e.scope)
+        cdef bytes virtual = self.party(&e.virtual).text or pool.address
+        cdef bytes role
+        cdef int kind
+        role, kind = ROLES[e.role]
+        cdef bytes name = role + b" " + end_point(virtual, core.from_be16(e.redirect_port))
+        b.at, b.end, b.left_out = self.buffer, self.buffer + SPAN_MAX - FRAME - OWN, 0
+        pb_bytes(&b, NAME, <const char *>name, len(name))
+        pb_varint(&b, KIND, kind)
+        alike.named = (<const char *>self.buffer)[:b.at - self.buffer]
+        b.at, b.end = self.buffer, b.end - len(alike.named)
+        self.put_attributes(&b, e, role, client, server, pool, virtual)
+        alike.attributes, alike.left_out = (<const char *>self.buffer)[:b.at - self.buffer], b.left_out
+        return alike
+
+    cdef void put_attributes(self, protobuf *b, const core.event *e, bytes role, Party client, Party server, Pool pool, bytes virtual):
+        """All but the client's port."""
         cdef bytes reason, words
         reason, words = self.reasons[e.reason]
         text(b, b"network.transport", b"tcp")
         text(b, b"network.type", b"ipv6" if b":" in client.text else b"ipv4")
         text(b, b"client.address", client.text)
-        number(b, b"client.port", e.client_port)
         if e.role == core.ROLE_SERVER:  # where the application listens, and by which port the wire reaches it
             text(b, b"server.address", server.text)
             number(b, b"server.port", e.target_port)
             text(b, b"network.local.address", server.text)
             number(b, b"network.local.port", e.service_port)
             text(b, b"network.peer.address", client.text)
-            number(b, b"network.peer.port", e.client_port)
         else:  # what the application dialled, and whom the wire reaches
             text(b, b"server.address", virtual)
             number(b, b"server.port", e.redirect_port)

@@ -59,6 +59,15 @@ static inline void pb_bytes(struct protobuf *b, int field, const void *bytes, si
 		b->at = pb_put_bytes(b->at, field, bytes, size);
 }
 
+/* Fields that are encoded already. */
+static inline void pb_fields(struct protobuf *b, const void *fields, size_t size)
+{
+	if (pb_has_room(b, size)) {
+		memcpy(b->at, fields, size);
+		b->at += size;
+	}
+}
+
 static inline void pb_varint(struct protobuf *b, int field, uint64_t n)
 {
 	if (!pb_has_room(b, 1 + pb_varint_size(n)))

@@ -93,6 +93,25 @@ def test_a_reconcile_that_is_not_traced_gets_no_span(running, collector, tracepa
     assert collector.requests == []
 
 
+def test_no_request_is_larger_than_a_proxy_before_a_collector_takes(running, collector):
+    telemetry = running(OTEL_BSP_SCHEDULE_DELAY="60000")
+    for number in range(900):
+        telemetry.tables.table_write(PARENT, [f"demo/{'shop' * 400}-{number}"], 1_000, 2_000, 17)
+    telemetry.close(30)
+    assert len(collector.spans()) == 900
+    assert max(int(headers["Content-Length"]) for _, headers in collector.headers) < 1 << 20
+    assert len(collector.requests) == 2
+
+
+def test_a_span_that_is_larger_than_a_request_should_be_goes_alone(running, collector):
+    telemetry = running(OTEL_BSP_SCHEDULE_DELAY="60000")
+    for slices in (["demo/shop-0"], ["demo/shop-0" * 100_000], ["demo/shop-0"]):
+        telemetry.tables.table_write(PARENT, slices, 1_000, 2_000, 17)
+    telemetry.close(30)
+    assert len(collector.requests) == 3
+    assert len(collector.spans()) == 3
+
+
 def test_what_waits_at_the_end_is_sent(running, collector, connection):
     telemetry = running(OTEL_BSP_SCHEDULE_DELAY="60000")
     telemetry.connections.consume(connection.records)

@@ -160,10 +160,11 @@ def model(record):
     client, virtual, server = map(text_of, (client, virtual, server))
     name = ("", "client", "balancer", "server")[role]
     near = {"server.address": server, "server.port": target, "network.local.address": server, "network.local.port": y,
-            "network.peer.address": client, "network.peer.port": client_port}
+            "network.peer.address": client}
     far = {"server.address": virtual, "server.port": x, "network.peer.address": server, "network.peer.port": y or x}
     attributes = {
-        "network.transport": "tcp", "network.type": "ipv6" if ":" in client else "ipv4", "client.address": client, "client.port": client_port,
+        "client.port": client_port, **({"network.peer.port": client_port} if role == 3 else {}),
+        "network.transport": "tcp", "network.type": "ipv6" if ":" in client else "ipv4", "client.address": client,
         **(near if role == 3 else far), "wharfinger.role": name, "wharfinger.reason": REASONS[reason].name,
         "wharfinger.reason.words": REASONS[reason].words, "wharfinger.scope": scope, "wharfinger.virtual_address": virtual,
         "wharfinger.redirect_port": x, "wharfinger.service_port": y, "wharfinger.target_port": target, "wharfinger.server.address": server,

@@ -237,6 +237,7 @@ def test_the_kernel_tells_at_once_that_filters_were_taken_away(kernel, pod, name
             inside(NODE, lambda: made.attach({pod: POD_PROGRAMS}))
     finally:
         watcher.stop()
+    assert "watcher" not in {thread.name for thread in threading.enumerate()}  # else it would look at namespaces that are let go of
 
 
 def test_two_pods_whose_interfaces_have_one_number_are_told_apart(tmp_path, pod):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import threading
 import time
@@ -53,18 +54,23 @@ class Watcher:
                  changed: Callable[[], None], touched: Callable[[], None]) -> None:
         self._namespaces, self._uplinks, self._claimed = namespaces, uplinks, claimed
         self._changed, self._touched = changed, touched
-        self._stop = threading.Event()
+        self._stop = os.eventfd(0, os.EFD_CLOEXEC)
+        self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
         self._log = structlog.get_logger()
 
     def start(self) -> None:
-        threading.Thread(target=self._run, name="watcher", daemon=True).start()
+        self._thread.start()
 
     def stop(self) -> None:
-        self._stop.set()
+        """Waits for its end, so that the namespaces may be closed."""
+        os.eventfd_write(self._stop, 1)
+        self._thread.join()
+        os.close(self._stop)
 
     def _run(self) -> None:
         with closing(netlink.changes()) as channel:
-            while not self._stop.is_set():
+            ready: list = []
+            while self._stop not in ready:
                 try:
                     if self._namespaces.look(time.monotonic(), self._claimed()):
                         self._changed()
@@ -72,7 +78,8 @@ class Watcher:
                 except OSError as error:
                     self._log.warning("pods' namespaces not read", error=str(error), retry_s=FAILED_S)
                     wait_s = FAILED_S
-                if select.select([channel], [], [], wait_s)[0]:
+                ready = select.select([self._stop, channel], [], [], wait_s)[0]
+                if channel in ready:
                     if netlink.drain(channel):
                         self._touched()
                     self._uplinks.changed()

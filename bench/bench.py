@@ -170,12 +170,13 @@ def show(result: dict, console: Console) -> None:
     for hook, of in result["programs"].items():
         table.add_row(hook, f"{of['ours_ns']:.0f}", f"{of['forward_only_ns']:.0f}", f"{of['ratio']:.2f}")
     console.print(table)
-    table = Table(title="traces, all on one processor: µs a connection, and connections/s to those without (95 % interval of the median)")
+    table = Table(title="traces, all on one processor: µs a connection; their share of it, and connections/s to those without (95 % intervals)")
     for column in ("share of traces", "without", "reports", "telemetry", "of without", "connections/s", "collector", "spans dropped"):
         table.add_column(column, justify="right")
     for share, of in result["traces"].items():
-        table.add_row(share, f"{of['without_us']:.0f}", f"{of['reports_us']:.2f}", f"{of['telemetry_us']:.2f}", f"{of['share']:.2%}",
-                      "{ratio:.3f} ({from:.3f} to {to:.3f})".format(**of), f"{of['collector_us']:.2f}", str(of["spans_dropped"]))
+        table.add_row(share, f"{of['without_us']:.0f}", f"{of['reports_us']:.2f}", f"{of['telemetry_us']:.2f}",
+                      "{:.2%} ({:.2%} to {:.2%})".format(of["share"], *of["share_interval"]),
+                      "{:.3f} ({:.3f} to {:.3f})".format(of["ratio"], *of["ratio_interval"]), f"{of['collector_us']:.2f}", str(of["spans_dropped"]))
     console.print(table)
     for what, took in result["change"].items():
         console.print(f"a {what}'s change to the last node's table write: p50 {took['p50_ms']:.0f} ms, max {took['max_ms']:.0f} ms")

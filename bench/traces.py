@@ -6,8 +6,8 @@
 
 Client, server and both nodes' telemetry share one processor, so a connection costs what they take together:
 
-- what the programs' reports cost is in the connections' own time. Slices of 100 connections with and without them take turns (without, with,
-  with, without): a shared machine's speed moves by a tenth within a second, neighbours in time move together;
+- what the programs' reports cost is in the connections' own time, and the kernel says what programs take. Slices of 100 connections with and
+  without them take turns (without, with, with, without): a shared machine's speed moves by a tenth within a second, neighbours in time move together;
 - what telemetry's processes take, the kernel says, of a load that is reported from beginning to end, until its last span is with the collector.
 
 The collector is told and not counted as ours: it runs elsewhere.
@@ -46,10 +46,12 @@ LOAD = str(Path(__file__).with_name("load.py"))
 
 @dataclass
 class Seen:
-    """Of one share: microseconds a connection, of each turn without and with reports; of each round's telemetry and collector."""
+    """Of one share: microseconds a connection, of each turn without and with reports, and by how much the programs took longer with; of each
+    round's telemetry and collector."""
 
     without_us: list[float] = field(default_factory=list)
     with_us: list[float] = field(default_factory=list)
+    reports_us: list[float] = field(default_factory=list)
     telemetry_us: list[float] = field(default_factory=list)
     collector_us: list[float] = field(default_factory=list)
     spans_exported: int = 0
@@ -73,6 +75,11 @@ def started(*words: str, namespace: str | None = None, ours: bool = True) -> Ite
             yield process
         finally:
             process.terminate()
+
+
+def programs_us(nodes: Sequence[Node]) -> float:
+    """What the nodes' programs took so far, by the kernel's account (BPF_ENABLE_STATS)."""
+    return sum(program.totals()[0] for node in nodes for program in node.bpf.programs.values()) / 1000
 
 
 def ask(process: subprocess.Popen, line: str) -> dict:
@@ -110,6 +117,7 @@ def _measure(lab: Lab, pins: Path, rounds: int) -> dict[str, dict]:
         load = stack.enter_context(started(LOAD, "turns", VIRTUAL, "80", namespace=client.name))
         agents = [stack.enter_context(started(__file__, "follow", str(pins / node.name), url, client.address, backend.address))
                   for node in lab.nodes]
+        stack.enter_context(_bpf.statistics())
         ask(load, str(LONG))
         for _ in range(rounds):
             for share in SHARES:
@@ -128,13 +136,16 @@ def _round(nodes: list[Node], load: subprocess.Popen, agents: list[subprocess.Po
         ask(agent, share)
     lost = sum(map(_lost, nodes))
     for _ in range(TURNS):
-        took: dict[bool, float] = {False: 0.0, True: 0.0}
+        took, programs = {False: 0.0, True: 0.0}, {False: 0.0, True: 0.0}
         for wanted in (False, True, True, False):
             for node in nodes:
                 report(node, wanted)
+            before = programs_us(nodes)
             took[wanted] += 1e6 / ask(load, str(SLICE))["per_second"] / 2
+            programs[wanted] += (programs_us(nodes) - before) / SLICE / 2
         seen.without_us.append(took[False])
         seen.with_us.append(took[True])
+        seen.reports_us.append(programs[True] - programs[False])
     began = processor_us(agents), processor_us([sink])
     for node in nodes:
         report(node, True)
@@ -152,13 +163,14 @@ def _lost(node: Node) -> int:
 
 
 def summary(of: Seen) -> dict:
-    """Medians; `ratio` is of connections/s with everything to without, and `from`, `to` are its 95 % interval."""
-    telemetry_us = statistics.median(of.telemetry_us)
+    """Medians. `share` is of a connection's time what reports and telemetry take, by the kernel's account; `ratio` is connections/s with both to
+    those without, by the clock. Each with its 95 % interval."""
+    without_us, telemetry_us, reports_us = map(statistics.median, (of.without_us, of.telemetry_us, of.reports_us))
     ratios = [none / (some + of.telemetry_us[n // TURNS]) for n, (none, some) in enumerate(zip(of.without_us, of.with_us, strict=True))]
-    low, high = interval(ratios)
-    without_us = statistics.median(of.without_us)
-    return {"without_us": without_us, "reports_us": statistics.median(some - none for none, some in zip(of.without_us, of.with_us, strict=True)),
-            "telemetry_us": telemetry_us, "share": telemetry_us / without_us, "ratio": statistics.median(ratios), "from": low, "to": high,
+    shares = [(reports + of.telemetry_us[n // TURNS]) / without_us for n, reports in enumerate(of.reports_us)]
+    return {"without_us": without_us, "reports_us": reports_us, "telemetry_us": telemetry_us,
+            "share": statistics.median(shares), "share_interval": interval(shares),
+            "ratio": statistics.median(ratios), "ratio_interval": interval(ratios),
             "collector_us": statistics.median(of.collector_us), "spans_exported": of.spans_exported, "spans_dropped": of.spans_dropped,
             "events_lost": of.events_lost}
 

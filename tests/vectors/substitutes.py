@@ -225,7 +225,7 @@ DIRECT = [
         ],
     ),
     Vector(
-        "nor a connection of ours",
+        "a connection of ours does not get the substitute that it had once the client itself has dialled from that port",
         [
             *OPENED_ELSEWHERE,
             *DIALLED_FROM_THERE,

@@ -35,12 +35,14 @@ if __name__ == "__main__":
 from support.lab import Lab, Node, Role, bpffs
 from support.slices import VIRTUAL, pool_slice
 from wharfinger_dataplane import _bpf, telemetry
+from wharfinger_dataplane.telemetry._identity import key_of
 
 SHARES = ("0.1", "1")
 SLICE, TURNS, LONG = 100, 150, 30_000
 """Connections of a slice; turns of four slices a round; connections of the load by which telemetry is judged, in each round."""
 SETTLE_S = 0.5
 """In which the last events come and are read: the ring is looked at five times a second."""
+SECRET = "5a" * 32
 LOAD = str(Path(__file__).with_name("load.py"))
 
 
@@ -106,7 +108,7 @@ def _measure(lab: Lab, pins: Path, rounds: int) -> dict[str, dict]:
     client, backend = lab.add_pod(near, "client", Role.CLIENT), lab.add_pod(far, "a", Role.SERVER)
     for node in lab.nodes:
         node.tables.apply([pool_slice({"a": backend.address})])
-        report(node, False)
+        report(node, "0")
     # else connect() soon searches 5 ms for a port, most of them being in TIME_WAIT
     client.run(lambda: Path("/proc/sys/net/ipv4/tcp_tw_reuse").write_text("1"))
     seen = {share: Seen() for share in SHARES}
@@ -125,9 +127,9 @@ def _measure(lab: Lab, pins: Path, rounds: int) -> dict[str, dict]:
     return {share: summary(of) for share, of in seen.items()}
 
 
-def report(node: Node, wanted: bool) -> None:
-    """Has the programs report connections, or not."""
-    node.bpf.maps["settings"].put(bytes(4), int(wanted).to_bytes(8, "little"))
+def report(node: Node, share: str) -> None:
+    """Has the programs report this share of connections."""
+    node.trace(key_of(bytes.fromhex(SECRET)), telemetry.Sampling.of_ratio(float(share)).kept)
 
 
 def _round(nodes: list[Node], load: subprocess.Popen, agents: list[subprocess.Popen], sink: subprocess.Popen, share: str, seen: Seen) -> None:
@@ -139,7 +141,7 @@ def _round(nodes: list[Node], load: subprocess.Popen, agents: list[subprocess.Po
         took, programs = {False: 0.0, True: 0.0}, {False: 0.0, True: 0.0}
         for wanted in (False, True, True, False):
             for node in nodes:
-                report(node, wanted)
+                report(node, share if wanted else "0")
             before = programs_us(nodes)
             took[wanted] += 1e6 / ask(load, str(SLICE))["per_second"] / 2
             programs[wanted] += (programs_us(nodes) - before) / SLICE / 2
@@ -148,7 +150,7 @@ def _round(nodes: list[Node], load: subprocess.Popen, agents: list[subprocess.Po
         seen.reports_us.append(programs[True] - programs[False])
     began = processor_us(agents), processor_us([sink])
     for node in nodes:
-        report(node, True)
+        report(node, share)
     ask(load, str(LONG))
     counts = [ask(agent, "end") for agent in agents]
     seen.telemetry_us.append((processor_us(agents) - began[0]) / LONG)
@@ -188,7 +190,7 @@ def follow(pins: str, url: str, client: str, backend: str) -> None:
     for line in sys.stdin:
         if line.strip() != "end":
             running = telemetry.start(telemetry.settings_from({
-                "OTEL_EXPORTER_OTLP_ENDPOINT": url, "WHARFINGER_TRACE_KEY": "5a" * 32,
+                "OTEL_EXPORTER_OTLP_ENDPOINT": url, "WHARFINGER_TRACE_KEY": SECRET,
                 "OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": line.strip()}), "node", "0")
             running.names.update([pool_slice({"a": backend})], [telemetry.PodName(client, "bench/client", "near")])
             running.follow(ring)

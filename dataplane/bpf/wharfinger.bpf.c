@@ -2,6 +2,7 @@
 #include "host_bpf.h"
 #include "decide.h"
 #include "rewrite.h"
+#include "trace.h"
 
 #define NEXT (-1) /* TCX_NEXT; TC_ACT_UNSPEC for a classic filter: other programs go on */
 #define AF_INET 2
@@ -21,12 +22,23 @@ INLINE void count(struct __sk_buff *skb, enum hook hook, enum reason reason)
 	}
 }
 
+INLINE u64 setting(u32 number)
+{
+	u64 *value = bpf_map_lookup_elem(&settings, &number);
+
+	return value ? *value : 0;
+}
+
+/* Decided here, so that a connection that is not traced costs a hash and no more. */
 INLINE void tell(struct work *w)
 {
 	u32 zero = 0;
-	u64 *wanted = bpf_map_lookup_elem(&settings, &zero);
+	u64 traced = setting(SETTING_TRACED);
 
-	if (!wanted || !*wanted || !bpf_ringbuf_output(&events, &w->event, sizeof w->event, BPF_RB_NO_WAKEUP))
+	if (!traced)
+		return;
+	struct trace_id key = { .low = setting(SETTING_TRACE_KEY), .high = setting(SETTING_TRACE_KEY + 1) };
+	if (!is_traced(&key, &w->event, traced) || !bpf_ringbuf_output(&events, &w->event, sizeof w->event, BPF_RB_NO_WAKEUP))
 		return;
 	u64 *lost = bpf_map_lookup_elem(&events_lost, &zero);
 	if (lost)
@@ -135,9 +147,7 @@ SEC("tcx/ingress") PROGRAM(wharf_from_net, HOOK_FROM_NET, decide_from_net)
 #define HOLD(name, hook) \
 	int name(struct __sk_buff *skb) \
 	{ \
-		u32 at = SETTING_HELD_UNTIL; \
-		u64 *until = bpf_map_lookup_elem(&settings, &at); \
-		struct work *w = until && bpf_ktime_get_ns() < *until ? load(skb) : 0; \
+		struct work *w = bpf_ktime_get_ns() < setting(SETTING_HELD_UNTIL) ? load(skb) : 0; \
 		if (!w || parse(&w->headers, &w->packet) != REASON_none || w->packet.icmp_error || w->packet.proto != PROTO_TCP) \
 			return NEXT; \
 		count(skb, hook, REASON_held); \

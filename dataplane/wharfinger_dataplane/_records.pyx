@@ -20,7 +20,6 @@ SERVICE_PORTS_MAX = core.SERVICE_PORTS_MAX
 TCP = core.PROTO_TCP
 END_RESET, END_RESET_SAID = core.END_RESET, core.END_RESET_SAID
 COUNTER_REASONS = core.COUNTER_REASONS
-SETTING_EVENTS = core.SETTING_EVENTS
 SETTING_HELD_UNTIL = core.SETTING_HELD_UNTIL
 GATE = str(ipaddress.IPv4Address(core.GATE_ADDRESS)), core.GATE_PORT
 """Whom the start gate's question is addressed to."""
@@ -213,6 +212,19 @@ def pack_index(uint32_t index) -> bytes:
 def unpack_index(bytes record) -> int:
     check(record, 4)
     return (<const uint32_t *><const char *>record)[0]
+
+
+def pack_setting(uint32_t number, uint64_t value) -> tuple[bytes, bytes]:
+    """Key and value of the programs' settings."""
+    return pack_index(number), (<const char *>&value)[:8]
+
+
+def pack_tracing(bytes key, uint64_t traced) -> list[tuple[bytes, bytes]]:
+    """Settings, to be written in this order: programs tell of `traced` of 2**56 connections, chosen under a key of 16 bytes (trace.h). Of none
+    meanwhile: half of a new key would choose what no other node chooses."""
+    check(key, 16)
+    return [pack_setting(core.SETTING_TRACED, 0), pack_setting(core.SETTING_TRACE_KEY, int.from_bytes(key[:8], "little")),
+            pack_setting(core.SETTING_TRACE_KEY + 1, int.from_bytes(key[8:], "little")), pack_setting(core.SETTING_TRACED, traced)]
 
 
 def pack_pod(uint32_t ifindex, roles, netns=-1) -> bytes:

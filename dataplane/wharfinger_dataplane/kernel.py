@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from wharfinger_dataplane import _bpf
 from wharfinger_dataplane._engine import HOOKS, REASONS
-from wharfinger_dataplane._records import COUNTER_REASONS, FLOW_SEEN_AT, SETTING_EVENTS, SETTING_HELD_UNTIL
+from wharfinger_dataplane._records import COUNTER_REASONS, FLOW_SEEN_AT, SETTING_HELD_UNTIL, pack_setting, pack_tracing
 
 OBJECT = Path(__file__).parent / "wharfinger.bpf.o"
 LAYOUT = 1
@@ -108,9 +108,10 @@ class Kernel:
         """Entries that the table can hold."""
         return self._object.maps[table].max_entries
 
-    def want_events(self, wanted: bool) -> None:
-        """Whether the programs shall write what telemetry learns into the ring buffer."""
-        self._set(SETTING_EVENTS, int(wanted))
+    def trace(self, key: bytes, traced: int) -> None:
+        """Has the programs write into the ring buffer what telemetry learns, of `traced` of 2**56 connections (pack_tracing)."""
+        for setting, value in pack_tracing(key, traced):
+            self.put("settings", setting, value)
 
     def ring(self) -> _bpf.Ring:
         """The reading end of the ring buffer of events."""
@@ -149,7 +150,7 @@ class Kernel:
             try:
                 records = self._carry_and_switch(switch)
             finally:
-                self._set(SETTING_HELD_UNTIL, 0)
+                self._put_hold(0)
             held_ms = (time.monotonic_ns() - began) / 1e6
         for directory in self._former():
             for path in directory.iterdir():
@@ -195,7 +196,7 @@ class Kernel:
     def _prolong(self) -> None:
         """Holds TCP for HOLD_NS from now on. Lapsed when it was not held until now."""
         before, self._held_until = self._held_until, time.monotonic_ns() + HOLD_NS
-        self._set(SETTING_HELD_UNTIL, self._held_until)
+        self._put_hold(self._held_until)
         if before and time.monotonic_ns() > before:
             raise Lapsed
 
@@ -208,8 +209,8 @@ class Kernel:
                     with closing(theirs):
                         yield directory / table, self._object.maps[table], theirs
 
-    def _set(self, setting: int, value: int) -> None:
-        self.put("settings", setting.to_bytes(4, "little"), value.to_bytes(8, "little"))
+    def _put_hold(self, time_ns: int) -> None:
+        self.put("settings", *pack_setting(SETTING_HELD_UNTIL, time_ns))
 
     def _former(self) -> list[Path]:
         return [path for path in self._root.glob("maps-*") if path != self._maps]

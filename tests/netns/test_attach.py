@@ -274,7 +274,7 @@ def test_a_hold_keeps_tcp_back_and_nothing_else_and_ends_with_its_deadline(kerne
     made = attach(kernel, pod, mode)
 
     def hold(until_ns):
-        kernel.put("settings", records.SETTING_HELD_UNTIL.to_bytes(4, "little"), until_ns.to_bytes(8, "little"))
+        kernel.put("settings", *records.pack_setting(records.SETTING_HELD_UNTIL, until_ns))
 
     def hold_and_ask():
         with made.hold():
@@ -301,7 +301,7 @@ kernel = Kernel.open(Path(sys.argv[1]), {"flows": 1024, "half_open": 1024})
 attacher = Attacher(kernel.programs, kernel.links)
 attacher.adopt()
 with attacher.hold():
-    kernel.put("settings", records.SETTING_HELD_UNTIL.to_bytes(4, "little"), (time.monotonic_ns() + 600 * 10**9).to_bytes(8, "little"))
+    kernel.put("settings", *records.pack_setting(records.SETTING_HELD_UNTIL, time.monotonic_ns() + 600 * 10**9))
     print("held", flush=True)
     time.sleep(600)
 """

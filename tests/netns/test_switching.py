@@ -93,7 +93,7 @@ def test_a_former_layout_that_holds_more_than_this_one_has_room_for_goes_on(fs):
         with pytest.raises(OSError, match=r"flows holds 1000 records .* Set agent\.capacities\.flows to 1112 or more"):
             kernel.replace_former(nullcontext, lambda prolong: pytest.fail("switched"))
         assert (kernel.items("flows"), len(former.items("flows"))) == ([], 1000)
-        assert kernel.get("settings", records.SETTING_HELD_UNTIL.to_bytes(4, "little")) == bytes(8)
+        assert kernel.get("settings", records.pack_index(records.SETTING_HELD_UNTIL)) == bytes(8)
         assert len(list((fs / "wharfinger").glob("maps-*"))) == 2
 
 

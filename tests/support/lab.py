@@ -17,8 +17,9 @@ from typing import TypeVar
 
 from pyroute2 import netns
 from wharfinger_dataplane import _bpf, _engine, netlink
-from wharfinger_dataplane._records import Role
+from wharfinger_dataplane._records import Role, pack_tracing
 from wharfinger_dataplane.tables import Tables
+from wharfinger_dataplane.telemetry._identity import EVERY
 
 T = TypeVar("T")
 OBJECT = Path(_bpf.__file__).with_name("wharfinger.bpf.o")
@@ -99,6 +100,11 @@ class Node:
     def address(self) -> str:
         return f"172.31.0.{self.number}"
 
+    def trace(self, key: bytes = bytes(16), traced: int = EVERY) -> None:
+        """As Kernel.trace."""
+        for setting, value in pack_tracing(key, traced):
+            self.bpf.maps["settings"].put(setting, value)
+
     def counts(self) -> dict[tuple[str, str], int]:
         """Packets by (hook, reason), those not zero."""
         out = {}
@@ -174,7 +180,7 @@ class Lab:
         inside(name, lambda: Path("/proc/sys/net/ipv4/ip_forward").write_text("1"))
         bpf = _bpf.Object(OBJECT, self.pins / name, capacity)
         node = Node(name, number, bpf, Tables(Store(bpf.maps)))
-        bpf.maps["settings"].put(bytes(4), (1).to_bytes(8, "little"))
+        node.trace()
         for other in self.nodes:
             sh(f"ip -n {name} route add 10.99.{other.number}.0/24 via {other.address}")
             sh(f"ip -n {other.name} route add 10.99.{number}.0/24 via {node.address}")

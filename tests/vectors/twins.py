@@ -17,8 +17,9 @@ from vectors.stacks import NUMBER as STACKS
 from vectors.stacks import sockets
 from vectors.vector import DROPPED, ISN, REDIRECTED, SERVER_ISN, UNCHANGED, Change, Step, Vector
 from wharfinger_dataplane import _bpf, _engine
-from wharfinger_dataplane._records import Side, pack_flow_key, pack_index
+from wharfinger_dataplane._records import Side, pack_flow_key, pack_index, pack_tracing
 from wharfinger_dataplane.tables import Tables
+from wharfinger_dataplane.telemetry._identity import EVERY
 
 NEXT, SHOT, REDIRECT = -1, 2, 7  # TCX_NEXT, TC_ACT_SHOT, TC_ACT_REDIRECT
 REASONS = {reason.name: reason for reason in _engine.REASONS}
@@ -47,7 +48,8 @@ class Twins:
         self.maps = self.object.maps
         self._programs = {hook: self.object.programs[name] for name, hook in PROGRAMS.items()}
         self._stride = self.maps["counters"].max_entries // len(_engine.HOOKS)
-        self.maps["settings"].put(bytes(4), (1).to_bytes(8, "little"))
+        for setting, value in pack_tracing(bytes(16), EVERY):
+            self.maps["settings"].put(setting, value)
         self._counted: dict[str, dict[str, int]] = {}
         self._ring = _bpf.Ring(self.maps["events"])
         self.start()

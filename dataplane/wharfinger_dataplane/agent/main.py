@@ -73,7 +73,7 @@ class Agent:
         self._log = structlog.get_logger()
         self._health = self._bind_health()
         self.kernel = Kernel.open(settings.bpffs, dict(settings.capacities))
-        self.kernel.want_events(tracing.wanted)
+        self.kernel.trace(tracing.key, tracing.sampling.kept)
         self._attacher = Attacher(self.kernel.programs, self.kernel.links, settings.attach_mode)
         self._namespaces = Namespaces(settings.netns_directory)
         self._slices: Reflector[ServicePortSlice] = Reflector(cluster, SLICES, {}, read_slice, self._wake)
@@ -105,7 +105,7 @@ class Agent:
         for part in (self._watcher, self._slices, self._pods, self._policies, self._markers, self._reporter, self._heartbeat, self._health):
             part.start()
         threading.Thread(target=self._collect, name="collector", daemon=True).start()
-        if self._telemetry.wanted:
+        if self._telemetry.sampling.wanted:
             self._telemetry.follow(self.kernel.ring())
         self._log.info("started", node=self._settings.node, health_port=self._health.port)
         self._worker.run()

@@ -6,7 +6,6 @@ What does not belong here: metrics' exposition, and any memory of a connection (
 
 from ._connections import ConnectionSpans
 from ._export import Counts, SpanQueue
-from ._identity import span_id, trace_id
 from ._names import Names, PodName
 from ._sampling import Sampling
 from ._settings import TelemetryError, TelemetrySettings, settings_from
@@ -25,7 +24,5 @@ __all__ = [
     "TelemetryError",
     "TelemetrySettings",
     "settings_from",
-    "span_id",
     "start",
-    "trace_id",
 ]

@@ -1,6 +1,5 @@
-"""Which traces are kept: one function of the trace id, the same on all sides of a connection, so that a trace is kept whole or not at all.
-
-The threshold is OpenTelemetry's (specification, "TraceState: Probability Sampling"): kept when the id's low 56 bits reach it.
+"""How many traces are kept. Which ones the programs decide, by one function of the trace id (trace.h, is_traced), the same on all sides of a
+connection, so that a trace is kept whole or not at all.
 """
 
 from __future__ import annotations
@@ -8,31 +7,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-RANDOM_BITS = 56
-EVERY = 1 << RANDOM_BITS
-MASK = EVERY - 1
+from ._identity import EVERY
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """`threshold`: 0 keeps every trace, 2**56 none."""
+    """`kept` traces of EVERY: 0 is none."""
 
-    threshold: int
+    kept: int
 
     @classmethod
     def of_ratio(cls, ratio: float) -> Sampling:
         """The share 0.0 to 1.0 of all traces; ValueError outside."""
         if not 0.0 <= ratio <= 1.0:
             raise ValueError(f"{ratio} is not a ratio from 0 to 1")
-        return cls(round((1.0 - ratio) * EVERY))
+        return cls(round(ratio * EVERY))
 
     @property
     def wanted(self) -> bool:
         """Whether any trace is kept."""
-        return self.threshold < EVERY
-
-    def keeps(self, trace: int) -> bool:
-        return trace & MASK >= self.threshold
+        return self.kept > 0
 
 
 _FIXED = {"always_on": 1.0, "parentbased_always_on": 1.0, "always_off": 0.0, "parentbased_always_off": 0.0}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ._collector import CollectorSettings, collector_settings_from
-from ._identity import KEY_BYTES
+from ._identity import SECRET_BYTES, key_of
 from ._sampling import Sampling, sampling_from
 
 QUEUE_SPANS = 8192
@@ -22,7 +22,7 @@ class TelemetryError(ValueError):
 
 @dataclass(frozen=True)
 class TelemetrySettings:
-    """What to trace and whom to hand it to. `collector` is None when nobody is to have spans; `key` is empty only when no connection is
+    """What to trace and whom to hand it to. `collector` is None when nobody is to have spans; `key` has 16 bytes, all zero when no connection is
     traced; sizes are numbers of spans (OTEL_BSP_*)."""
 
     collector: CollectorSettings | None
@@ -31,11 +31,6 @@ class TelemetrySettings:
     queue_spans: int
     batch_spans: int
     delay_ms: int
-
-    @property
-    def connections(self) -> bool:
-        """Whether connections are traced at all: what the programs' SETTING_EVENTS is to be."""
-        return self.collector is not None and self.sampling.wanted
 
 
 def settings_from(environment: Mapping[str, str]) -> TelemetrySettings:
@@ -53,7 +48,7 @@ def settings_from(environment: Mapping[str, str]) -> TelemetrySettings:
     return TelemetrySettings(
         collector=collector,
         sampling=sampling,
-        key=_key(environment) if exports and sampling.wanted else b"",
+        key=key_of(_secret(environment)) if sampling.wanted else bytes(16),
         queue_spans=queue,
         batch_spans=min(queue, _number(environment, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", BATCH_SPANS)),
         delay_ms=_number(environment, "OTEL_BSP_SCHEDULE_DELAY", DELAY_MS),
@@ -73,26 +68,26 @@ def _exports(environment: Mapping[str, str]) -> bool:
     return True
 
 
-def _key(environment: Mapping[str, str]) -> bytes:
+def _secret(environment: Mapping[str, str]) -> bytes:
     text, path = environment.get("WHARFINGER_TRACE_KEY", "").strip(), environment.get("WHARFINGER_TRACE_KEY_FILE", "")
     if text:
         source = "WHARFINGER_TRACE_KEY"
         try:
-            key = bytes.fromhex(text)
+            secret = bytes.fromhex(text)
         except ValueError as error:
             raise TelemetryError(f"{source} is not hexadecimal") from error
     elif path:
         source = f"the file of WHARFINGER_TRACE_KEY_FILE ({path})"
         try:
-            key = Path(path).read_bytes()
+            secret = Path(path).read_bytes()
         except OSError as error:
             raise TelemetryError(f"{source} cannot be read ({error.strerror}): mount the Secret with the trace key there") from error
     else:
         raise TelemetryError("neither WHARFINGER_TRACE_KEY (hexadecimal) nor WHARFINGER_TRACE_KEY_FILE is set: all agents need "
                              "the cluster's one key, or a connection's sides name different traces; the chart mounts it from its Secret")
-    if len(key) not in KEY_BYTES:
-        raise TelemetryError(f"{source} has {len(key)} bytes: a trace key has {KEY_BYTES.start} to {KEY_BYTES.stop - 1} random bytes")
-    return key
+    if len(secret) not in SECRET_BYTES:
+        raise TelemetryError(f"{source} has {len(secret)} bytes: a trace key has {SECRET_BYTES.start} to {SECRET_BYTES.stop - 1} random bytes")
+    return secret
 
 
 def _number(environment: Mapping[str, str], name: str, default: int) -> int:

@@ -1,21 +1,20 @@
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport uint64_t
 
 from wharfinger_dataplane cimport core
-from wharfinger_dataplane.telemetry._identity cimport identity
+from wharfinger_dataplane.telemetry._identity cimport trace_id
 
 cdef enum:
     KEPT_MAX = 512
 
 cdef struct kept_record:
     core.event event
-    uint8_t trace[16]
+    trace_id trace
 
 cdef struct counts:
-    uint64_t records, sampled_out, unidentified, unreadable
+    uint64_t records, unidentified, unreadable
 
 cdef struct state:
-    identity identity
-    uint64_t threshold
+    trace_id key
     counts seen
     int kept
     kept_record record[KEPT_MAX]

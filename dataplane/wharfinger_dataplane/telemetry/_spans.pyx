@@ -15,8 +15,11 @@ from libc.string cimport memcmp, memset
 
 from wharfinger_dataplane cimport core
 from wharfinger_dataplane._records import unpack_address
-from wharfinger_dataplane.telemetry._identity cimport identity, span_of
+from wharfinger_dataplane.telemetry._identity cimport c_span_of, trace_id
 from wharfinger_dataplane.telemetry._sieve cimport Sieve, kept_record
+
+cdef extern from "endian.h" nogil:
+    uint64_t htobe64(uint64_t n)
 
 cdef extern from "protobuf.h" nogil:
     cdef struct protobuf:
@@ -46,8 +49,8 @@ cdef enum:  # fields of message Span, and of ScopeSpans the one that holds spans
 ROLES = ((b"", 0), (b"client", 3), (b"balancer", 1), (b"server", 2))
 """Of each role: its name, and its kind of span (SPAN_KIND_CLIENT, _INTERNAL, _SERVER)."""
 
-cdef uint8_t[16] nobody
-memset(nobody, 0, sizeof(nobody))
+cdef core.addr nobody
+memset(&nobody, 0, sizeof(nobody))
 
 
 cdef class Party:
@@ -86,7 +89,6 @@ cdef class SpanWriter:
 
     cdef object names
     cdef list reasons
-    cdef identity *identity
     cdef Sieve sieve
     cdef object version
     cdef dict parties, pools, likenesses
@@ -94,7 +96,6 @@ cdef class SpanWriter:
 
     def __init__(self, Sieve sieve, names, reasons):
         self.sieve, self.names = sieve, names
-        self.identity = &sieve.state.identity
         self.reasons = [(name.encode(), words.encode()) for name, words in reasons]
         self.forget()
 
@@ -114,14 +115,15 @@ cdef class SpanWriter:
         cdef const core.event *e = &k.event
         cdef Likeness alike = self.likeness(e)
         cdef protobuf b
-        cdef uint8_t own[8]
-        cdef uint8_t parent[8]
+        cdef uint64_t own, parent
+        cdef uint64_t[2] trace
+        trace[0], trace[1] = k.trace.high, k.trace.low
         b.at, b.end, b.left_out = self.buffer + FRAME, self.buffer + SPAN_MAX, alike.left_out
-        cdef bint has_parent = span_ids(self.identity, k, own, parent)
-        pb_bytes(&b, TRACE_ID, k.trace, 16)
-        pb_bytes(&b, SPAN_ID, own, 8)
+        cdef bint has_parent = span_ids(k, &own, &parent)
+        put_id(&b, TRACE_ID, trace, 2)
+        put_id(&b, SPAN_ID, &own, 1)
         if has_parent:
-            pb_bytes(&b, PARENT, parent, 8)
+            put_id(&b, PARENT, &parent, 1)
         pb_fields(&b, <const char *>alike.named, len(alike.named))
         pb_fixed64(&b, START, (e.started_ns or e.time_ns) + offset_ns)
         pb_fixed64(&b, END, e.time_ns + offset_ns)
@@ -203,7 +205,7 @@ cdef class SpanWriter:
 
     cdef Party party(self, const core.addr *a):
         cdef bytes key
-        if not memcmp(a.byte, nobody, 16):
+        if not memcmp(a, &nobody, sizeof(nobody)):
             return NOBODY
         key = (<const char *>a.byte)[:16]
         found = self.parties.get(key)
@@ -219,19 +221,28 @@ cdef class SpanWriter:
         return found
 
 
-cdef bint span_ids(const identity *i, const kept_record *k, uint8_t *own, uint8_t *parent) noexcept nogil:
+cdef bint span_ids(const kept_record *k, uint64_t *own, uint64_t *parent) noexcept nogil:
     """The role's own span id, and its parent's if it has one."""
     cdef const core.event *e = &k.event
     if e.role == core.ROLE_CLIENT:
-        span_of(i, k.trace, core.ROLE_CLIENT, nobody, e.redirect_port, own)
+        own[0] = c_span_of(&k.trace, core.ROLE_CLIENT, &nobody, e.redirect_port)
         return 0
     if e.role == core.ROLE_BALANCER:
-        span_of(i, k.trace, core.ROLE_BALANCER, e.server.byte, e.redirect_port, own)
-        span_of(i, k.trace, core.ROLE_CLIENT, nobody, e.redirect_port, parent)
+        own[0] = c_span_of(&k.trace, core.ROLE_BALANCER, &e.server, e.redirect_port)
+        parent[0] = c_span_of(&k.trace, core.ROLE_CLIENT, &nobody, e.redirect_port)
         return 1
-    span_of(i, k.trace, core.ROLE_SERVER, e.server.byte, e.service_port, own)
-    span_of(i, k.trace, core.ROLE_BALANCER, e.server.byte, e.redirect_port, parent)
+    own[0] = c_span_of(&k.trace, core.ROLE_SERVER, &e.server, e.service_port)
+    parent[0] = c_span_of(&k.trace, core.ROLE_BALANCER, &e.server, e.redirect_port)
     return e.aware  # nobody else traces what an unaware client began
+
+
+cdef inline void put_id(protobuf *b, int field, const uint64_t *words, int count) noexcept:
+    """A number of one or two words of 64 bits, big-endian."""
+    cdef uint64_t id[2]
+    cdef int n
+    for n in range(count):
+        id[n] = htobe64(words[n])
+    pb_bytes(b, field, id, 8 * count)
 
 
 cdef inline void text(protobuf *b, const char *key, bytes value):

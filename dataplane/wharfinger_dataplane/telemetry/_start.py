@@ -15,6 +15,7 @@ from ._connections import ConnectionSpans
 from ._envelope import Envelope
 from ._export import Counts, SpanQueue, step_behind
 from ._names import Names
+from ._sampling import Sampling
 from ._settings import TelemetrySettings
 from ._writes import TableSpans
 
@@ -25,18 +26,15 @@ RING_S = 0.2
 
 @dataclass(frozen=True)
 class Telemetry:
-    """All that the agent holds of telemetry."""
+    """All that the agent holds of telemetry. `key` and `sampling` are what the programs decide by (Kernel.trace)."""
 
+    key: bytes
+    sampling: Sampling
     names: Names
     connections: ConnectionSpans
     tables: TableSpans
     queue: SpanQueue | None
     _closing: threading.Event = field(default_factory=threading.Event)
-
-    @property
-    def wanted(self) -> bool:
-        """Whether connections are to be reported by the programs: the value of SETTING_EVENTS."""
-        return self.connections.wanted
 
     def follow(self, ring: Ring) -> threading.Thread:
         """Makes spans of what comes into the ring until `close`, in a thread of its own."""
@@ -56,7 +54,7 @@ class Telemetry:
         counts, seen = self.queue.counts() if self.queue else Counts(), self.connections.seen()
         return {
             ("records", ""): seen["records"],
-            **{(f"records_{fate}", ""): seen[fate] for fate in ("sampled_out", "unidentified", "unreadable")},
+            **{(f"records_{fate}", ""): seen[fate] for fate in ("unidentified", "unreadable")},
             ("spans_exported", ""): counts.exported,
             **{("spans_dropped", reason): count for reason, count in counts.dropped.items()},
         }
@@ -79,4 +77,4 @@ def start(settings: TelemetrySettings, node: str, version: str) -> Telemetry:
         queue = SpanQueue(Collector(settings.collector), envelope.request, size=settings.queue_spans, batch=settings.batch_spans,
                           delay_ms=settings.delay_ms)
     names = Names()
-    return Telemetry(names, ConnectionSpans(settings.key, settings.sampling, names, queue), TableSpans(envelope, queue), queue)
+    return Telemetry(settings.key, settings.sampling, names, ConnectionSpans(settings.key, names, queue), TableSpans(envelope, queue), queue)

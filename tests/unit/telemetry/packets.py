@@ -8,8 +8,10 @@ from wharfinger_api import parse
 from wharfinger_dataplane._engine import Engine
 from wharfinger_dataplane._records import Role, unpack_event
 from wharfinger_dataplane.tables import Tables
+from wharfinger_dataplane.telemetry._identity import key_of
 
-KEY = bytes(range(32))
+SECRET = bytes(range(32))
+KEY = key_of(SECRET)
 VIRTUAL, CLIENT, SERVER = "10.96.0.10", "10.244.1.7", "10.244.2.9"
 SCOPE, X, Y, TARGET = 7, 80, 9001, 8080
 CLIENT_INTERFACE, SERVER_INTERFACE = 11, 12

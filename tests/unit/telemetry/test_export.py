@@ -5,7 +5,7 @@ import time
 
 import pytest
 from support.otlp import role_of
-from unit.telemetry.packets import KEY
+from unit.telemetry.packets import KEY, SECRET
 from wharfinger_dataplane.telemetry import TelemetryError, settings_from
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -128,21 +128,21 @@ def test_without_an_end_point_nothing_runs_and_nothing_is_wanted(running, connec
     telemetry = running(**variables)
     telemetry.connections.consume(connection.records)
     telemetry.tables.table_write(PARENT, ["demo/shop-0"], 1, 2, 3)
-    assert not telemetry.wanted
+    assert not telemetry.sampling.wanted
     assert threading.active_count() == before
     assert set(telemetry.counters().values()) == {0}
 
 
 def test_a_reconcile_is_traced_though_no_connection_is(running, collector):
     telemetry = running(OTEL_TRACES_SAMPLER="always_off", WHARFINGER_TRACE_KEY="")
-    assert not telemetry.wanted
+    assert not telemetry.sampling.wanted
     telemetry.tables.table_write(PARENT, ["demo/shop-0"], 1, 2, 3)
     await_true(lambda: collector.requests)
 
 
 def test_the_key_may_come_from_a_file(environment, tmp_path):
     path = tmp_path / "key"
-    path.write_bytes(KEY)
+    path.write_bytes(SECRET)
     assert settings_from(environment(WHARFINGER_TRACE_KEY="", WHARFINGER_TRACE_KEY_FILE=str(path))).key == KEY
 
 
@@ -168,4 +168,4 @@ def test_a_key_file_that_is_missing_is_named(environment, tmp_path):
 
 def test_the_sampler_of_the_chart_is_understood(environment):
     settings = settings_from(environment(OTEL_TRACES_SAMPLER="parentbased_traceidratio", OTEL_TRACES_SAMPLER_ARG="0.25"))
-    assert settings.sampling.threshold == 3 << 54
+    assert settings.sampling.kept == 1 << 54

@@ -130,7 +130,7 @@ def test_an_ipv6_end_point_has_brackets(connection, spans_from):
 
 
 def test_what_finds_no_room_in_a_span_is_left_out_and_counted(connection):
-    names, sieve = Names(), Sieve(KEY, 0)
+    names, sieve = Names(), Sieve(KEY)
     names.update([make_slice()], [PodName(CLIENT, "n" * 9000, "node-1")])
     writer = SpanWriter(sieve, names, [(reason.name, reason.words) for reason in REASONS])
     sieve.fill(connection.records)

@@ -60,11 +60,12 @@ class RedirectCase:
 
 @dataclass(frozen=True, slots=True)
 class PoolReport:
-    """What is said of a service port pool."""
+    """What is said of a service port pool. `servers`: the short names of those that it has or remembers; None: not known."""
 
     status: ServicePortPoolStatus
     events: tuple[EventWanted, ...]
     programmed: Verdict
+    servers: frozenset[str] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +87,11 @@ def pool_report(entry: Resolved, fault: Fault | None, advanced: Advanced, specs:
         programmed = _programmed(pool, standing, advanced, view)
     left_out = "".join(f"; {fault.message}" for fault in entry.skipped)
     policed = _policed(entry)
+    servers = _servers_of(entry, advanced.drafts)
+    unresolved = [*entry.faults, *_absent(pool, "spec.pinned", (pin.server for pin in pool.spec.pinned), servers)]
     verdicts = [
         judged("Accepted", fault, f"{room.servers} servers need {room.need} of {room.total} service ports, {room.reserve} more in reserve"),
-        judged("ResolvedRefs", joined(entry.faults), f"all references are resolved{left_out}"),
+        judged("ResolvedRefs", joined(unresolved), f"all references are resolved{left_out}"),
         programmed,
         Verdict("Policed", policed is not None, policed.reason if policed else "NotSelected",
                 policed.message if policed else "no NetworkPolicy selects a server")]
@@ -97,9 +100,9 @@ def pool_report(entry: Resolved, fault: Fault | None, advanced: Advanced, specs:
         ports=_port_counts(pool, entry.virtual_addresses, specs, book, room), servers=_server_counts(specs),
         conditions=conditions(verdicts, pool.status.conditions, pool.metadata.generation, view.clock))
     refused = [_refusal(node, why) for node, why in view.faults_of(pool.metadata.uid).items()][:NAMED]
-    said = [*([fault] if fault else []), *entry.faults, *entry.skipped, *refused, *_about(advanced), *_tight(fault, room),
+    said = [*([fault] if fault else []), *unresolved, *entry.skipped, *refused, *_about(advanced), *_tight(fault, room),
             *([policed] if policed else [])]
-    return PoolReport(status, (*_warnings(pool, said), *_hints(pool)), programmed)
+    return PoolReport(status, (*_warnings(pool, said), *_hints(pool)), programmed, servers)
 
 
 def redirect_report(case: RedirectCase, pool: PoolReport | None, drafts: list[Draft], view: View, surplus: int = 0) -> RedirectReport:
@@ -116,13 +119,31 @@ def redirect_report(case: RedirectCase, pool: PoolReport | None, drafts: list[Dr
         programmed = judged("Programmed", beyond, "")
     ready = {(record.server, record.pod_uid) for draft in drafts for record in draft.records
              if record.state is READY and name in record.redirects}
+    subset = redirect.spec.servers.names if redirect.spec.servers else None
+    absent = _absent(case.pool, "spec.servers.names", subset or (), pool.servers) if case.pool and pool else []
+    unresolved = [*([case.reference_fault] if case.reference_fault else []), *absent]
     verdicts = [judged("Accepted", case.fault, "the redirect ports are free on the virtual addresses"),
-                judged("ResolvedRefs", case.reference_fault, "all references are resolved"), programmed]
+                judged("ResolvedRefs", joined(unresolved), "all references are resolved"), programmed]
     status = RedirectPortPoolStatus(
         observed_generation=redirect.metadata.generation, virtual_addresses=case.virtual_addresses if case.accepted else (),
         servers=RedirectServerCounts(ready=len(ready)),
         conditions=conditions(verdicts, redirect.status.conditions, redirect.metadata.generation, view.clock))
-    return RedirectReport(status, _warnings(redirect, [fault for fault in (case.fault, case.reference_fault, beyond) if fault]))
+    return RedirectReport(status, _warnings(redirect, [fault for fault in (case.fault, *unresolved, beyond) if fault]))
+
+
+def _servers_of(entry: Resolved, drafts: list[Draft]) -> frozenset[str] | None:
+    """Those there are, and those that are remembered, so that a pod that is replaced is not said to be missing."""
+    if entry.keep:
+        return None
+    remembered = (record.server.rpartition("/")[2] for draft in drafts for record in draft.records)
+    return frozenset({*(server.short_name for server in entry.servers), *remembered})
+
+
+def _absent(pool: ServicePortPool, where: str, names: Iterable[str], servers: frozenset[str] | None) -> list[Fault]:
+    """Names of servers that the pool does not have: no more than a word, as the others go on without them."""
+    absent = sorted(set(names) - servers) if servers is not None else []
+    return [Fault("ServerNotFound", f"{where}: ServicePortPool {pool.metadata.name} has no server {_named(absent)}; correct the name, or start "
+                  "the pod")] if absent else []
 
 
 def _refusal(node: str, why: str) -> Fault:

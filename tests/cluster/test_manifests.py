@@ -137,6 +137,8 @@ SAID = {
               "overlaps 23000-23015 of ServicePortPool manifest-tests/web, which is older"),
     "no-pool": (changed(REDIRECT, "no-pool", servicePortPool={"name": "nobody"}), "ResolvedRefs", "PoolNotFound", "create it, or correct the name"),
     "no-target": (changed(REDIRECT, "no-target", target="grpc"), "ResolvedRefs", "TargetNotFound", "has no target grpc; it has http"),
+    "absent": (changed(REDIRECT, "absent", ports=[{"from": 8099, "to": 8099}], servers={"names": ["nobody"]}), "ResolvedRefs", "ServerNotFound",
+               "spec.servers.names: ServicePortPool web has no server nobody; correct the name, or start the pod"),
     "again": (changed(REDIRECT, "again"), "Accepted", "Conflicted", "which is older"),
     "service-port": (changed(REDIRECT, "service-port", ports=[{"from": 23000, "to": 23015}]), "Accepted", "Conflicted",
                      "is the service port of server"),

@@ -99,6 +99,32 @@ def test_wrong_redirect_pool_says_what_and_programs_nothing(spec, aspect, reason
     assert world.condition("RedirectPortPool", "wrong", "Programmed")[:2] == ("False", "NotAccepted")
 
 
+def test_redirect_pool_for_a_server_that_does_not_exist_says_so_until_it_comes_and_serves_the_others():
+    world = shop()
+    world.redirect("some", port=81, servers={"names": ["a", "late"]})
+    world.settle()
+    status, reason, message = world.condition("RedirectPortPool", "some", "ResolvedRefs")
+    assert (status, reason) == ("False", "ServerNotFound")
+    assert "spec.servers.names: ServicePortPool web has no server late; correct the name, or start the pod" in message
+    assert "ServerNotFound" in [event.reason for event in world.events]
+    assert world.condition("RedirectPortPool", "some", "Programmed")[0] == "True"
+    world.pod("late")
+    world.settle()
+    assert world.condition("RedirectPortPool", "some", "ResolvedRefs")[0] == "True"
+
+
+def test_pin_for_a_server_that_does_not_exist_says_so_and_not_while_a_pod_is_replaced():
+    world = shop(pinned=[{"server": "a", "target": "http", "ports": [20050]}, {"server": "nobody", "target": "http", "ports": [20051]}])
+    world.settle()
+    status, reason, message = world.condition("ServicePortPool", "web", "ResolvedRefs")
+    assert (status, reason) == ("False", "ServerNotFound")
+    assert "spec.pinned: ServicePortPool web has no server nobody;" in message
+    assert world.ports()["shop/a"] == [20050]
+    world.delete("Pod", "shop", "a")
+    world.settle()
+    assert world.condition("ServicePortPool", "web", "ResolvedRefs")[2] == message
+
+
 def test_service_with_ipv6_cluster_ips_only_is_said_to_be_unsupported():
     world = World()
     world.pod("a")

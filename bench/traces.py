@@ -1,8 +1,8 @@
-"""What traces cost connections/s, at shares of traces, in a lab of two nodes.
+"""What traces cost connections/s, at shares of traces, and when the collector never answers, in a lab of two nodes.
 
     python bench/traces.py [ROUNDS]     prints the figures as JSON
     python bench/traces.py follow ...   a node's telemetry, as its agent runs it (started by the former)
-    python bench/traces.py sink         a collector that reads and forgets
+    python bench/traces.py sink         a collector that reads and forgets, and one that never answers
 
 Client, server and both nodes' telemetry share one processor, so a connection costs what they take together:
 
@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import socket
 import statistics
 import subprocess
 import sys
@@ -37,7 +38,8 @@ from support.slices import VIRTUAL, pool_slice
 from wharfinger_dataplane import _bpf, telemetry
 from wharfinger_dataplane.telemetry._identity import key_of
 
-SHARES = ("0.1", "1")
+CASES = {"0.1": ("0.1", "sink"), "1": ("1", "sink"), "0.1, no answer": ("0.1", "silent")}
+"""Of each: the share of traces, and which collector has them."""
 SLICE, TURNS, LONG = 100, 150, 30_000
 """Connections of a slice; turns of four slices a round; connections of the load by which telemetry is judged, in each round."""
 SETTLE_S = 0.5
@@ -48,7 +50,7 @@ LOAD = str(Path(__file__).with_name("load.py"))
 
 @dataclass
 class Seen:
-    """Of one share: microseconds a connection, of each turn without and with reports, and by how much the programs took longer with; of each
+    """Of one case: microseconds a connection, of each turn without and with reports, and by how much the programs took longer with; of each
     round's telemetry and collector."""
 
     without_us: list[float] = field(default_factory=list)
@@ -94,7 +96,7 @@ def ask(process: subprocess.Popen, line: str) -> dict:
 
 
 def measure(rounds: int) -> dict[str, dict]:
-    """share -> summary."""
+    """Case -> summary."""
     with tempfile.TemporaryDirectory() as name, bpffs(Path(name, "bpffs")) as pins:
         lab = Lab(pins, "wharf-trace")
         try:
@@ -111,31 +113,32 @@ def _measure(lab: Lab, pins: Path, rounds: int) -> dict[str, dict]:
         report(node, "0")
     # else connect() soon searches 5 ms for a port, most of them being in TIME_WAIT
     client.run(lambda: Path("/proc/sys/net/ipv4/tcp_tw_reuse").write_text("1"))
-    seen = {share: Seen() for share in SHARES}
+    seen = {case: Seen() for case in CASES}
     with ExitStack() as stack:
         sink = stack.enter_context(started(__file__, "sink", ours=False))
-        url = json.loads(sink.stdout.readline())["url"]
+        urls = json.loads(sink.stdout.readline())
         stack.enter_context(started(LOAD, "serve", "8080", namespace=backend.name)).stdout.readline()
         load = stack.enter_context(started(LOAD, "turns", VIRTUAL, "80", namespace=client.name))
-        agents = [stack.enter_context(started(__file__, "follow", str(pins / node.name), url, client.address, backend.address))
+        agents = [stack.enter_context(started(__file__, "follow", str(pins / node.name), client.address, backend.address))
                   for node in lab.nodes]
         stack.enter_context(_bpf.statistics())
         ask(load, str(LONG))
         for _ in range(rounds):
-            for share in SHARES:
-                _round(lab.nodes, load, agents, sink, share, seen[share])
-    return {share: summary(of) for share, of in seen.items()}
+            for case, (share, collector) in CASES.items():
+                _round(lab.nodes, load, agents, sink, share, urls[collector], seen[case])
+    return {case: summary(of) for case, of in seen.items()}
 
 
 def report(node: Node, share: str) -> None:
     """Has the programs report this share of connections."""
-    node.trace(key_of(bytes.fromhex(SECRET)), telemetry.Sampling.of_ratio(float(share)).kept)
+    node.trace(key_of(bytes.fromhex(SECRET)), telemetry.Sampling.of_ratio(float(share)).traced)
 
 
-def _round(nodes: list[Node], load: subprocess.Popen, agents: list[subprocess.Popen], sink: subprocess.Popen, share: str, seen: Seen) -> None:
-    """A round at one share, until its last span is with the collector."""
+def _round(nodes: list[Node], load: subprocess.Popen, agents: list[subprocess.Popen], sink: subprocess.Popen, share: str, url: str,
+           seen: Seen) -> None:
+    """A round of one case, until its last span is with the collector or dropped."""
     for agent in agents:
-        ask(agent, share)
+        ask(agent, f"{share} {url}")
     lost = sum(map(_lost, nodes))
     for _ in range(TURNS):
         took, programs = {False: 0.0, True: 0.0}, {False: 0.0, True: 0.0}
@@ -184,14 +187,15 @@ def interval(values: Sequence[float], draws: int = 1000) -> tuple[float, float]:
     return medians[draws * 25 // 1000], medians[draws * 975 // 1000]
 
 
-def follow(pins: str, url: str, client: str, backend: str) -> None:
-    """A share begins; `end` sends what waits and answers with the counts."""
+def follow(pins: str, client: str, backend: str) -> None:
+    """A share and a collector begin; `end` sends what waits and answers with the counts."""
     ring, running = _bpf.Ring(_bpf.Map.open(Path(pins, "events"))), None
     for line in sys.stdin:
         if line.strip() != "end":
+            share, url = line.split()
             running = telemetry.start(telemetry.settings_from({
                 "OTEL_EXPORTER_OTLP_ENDPOINT": url, "WHARFINGER_TRACE_KEY": SECRET,
-                "OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": line.strip()}), "node", "0")
+                "OTEL_EXPORTER_OTLP_TIMEOUT": "1", "OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": share}), "node", "0")
             running.names.update([pool_slice({"a": backend})], [telemetry.PodName(client, "bench/client", "near")])
             running.follow(ring)
             print("{}", flush=True)
@@ -219,12 +223,14 @@ class Sink(BaseHTTPRequestHandler):
 
 def main(arguments: list[str]) -> None:
     match arguments:
-        case ["follow", pins, url, client, backend]:
-            follow(pins, url, client, backend)
+        case ["follow", pins, client, backend]:
+            follow(pins, client, backend)
         case ["sink"]:
             server = ThreadingHTTPServer(("127.0.0.1", 0), Sink)
-            print(json.dumps({"url": f"http://127.0.0.1:{server.server_port}"}), flush=True)
-            server.serve_forever()
+            with socket.create_server(("127.0.0.1", 0)) as silent:
+                print(json.dumps({"sink": f"http://127.0.0.1:{server.server_port}", "silent": f"http://127.0.0.1:{silent.getsockname()[1]}"}),
+                      flush=True)
+                server.serve_forever()
         case [] | [_]:
             print(json.dumps(measure(int(arguments[0]) if arguments else 9), indent=2))
 

@@ -12,9 +12,6 @@
 #include "siphash.h"
 #include "work.h"
 
-#define TRACE_RANDOM_BITS 56
-#define TRACES_ALL (1ULL << TRACE_RANDOM_BITS)
-
 /* 128 bits. A key is one as well. */
 struct trace_id {
 	u64 low, high;
@@ -23,7 +20,7 @@ ASSERT_SIZE(struct trace_id, 16);
 
 INLINE u64 half_of(const struct addr *a, int n)
 {
-	return to_le32((u32)a->word[2 * n]) | (u64)to_le32((u32)a->word[2 * n + 1]) << 32;
+	return __builtin_bswap32(from_be32(a->word[2 * n])) | (u64)__builtin_bswap32(from_be32(a->word[2 * n + 1])) << 32;
 }
 
 /* 29 bytes: client address, scope, client ISN, client port, X, protocol. */
@@ -38,12 +35,20 @@ INLINE struct siphash trace_hash(const struct trace_id *key, const struct event 
 	return s;
 }
 
-/* Whether the trace of `e` is one of `traced` out of TRACES_ALL: OpenTelemetry's rule (specification, "TraceState: Probability Sampling"). */
-INLINE int is_traced(const struct trace_id *key, const struct event *e, u64 traced)
+/* Whether a trace is one of `traced` out of TRACES_ALL: OpenTelemetry's rule (specification, "TraceState: Probability Sampling"). */
+INLINE int is_kept(u64 low, u64 traced) { return (low & (TRACES_ALL - 1)) + traced >= TRACES_ALL; }
+
+/* The end of a connection whose beginning its server never saw (an entry rebuilt in mid-stream): nobody can name its trace. */
+INLINE int is_nameless(const struct event *e) { return e->kind == EVENT_CLOSED && !e->isn && !e->established_ns; }
+
+/* Whether the programs tell of it: of all that is kept, and of the nameless, to be counted. */
+INLINE int is_told(const struct trace_id *key, const struct event *e, u64 traced)
 {
+	if (!traced || traced >= TRACES_ALL || is_nameless(e))
+		return traced != 0;
 	struct siphash s = trace_hash(key, e);
 
-	return (siphash_low(&s) & (TRACES_ALL - 1)) + traced >= TRACES_ALL;
+	return is_kept(siphash_low(&s), traced);
 }
 
 /* Never 0. */

@@ -18,11 +18,9 @@ typedef __be32 be32;
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 INLINE be16 to_be16(u16 n) { return (be16)__builtin_bswap16(n); }
 INLINE be32 to_be32(u32 n) { return (be32)__builtin_bswap32(n); }
-INLINE u32 to_le32(u32 n) { return n; }
 #else
 INLINE be16 to_be16(u16 n) { return (be16)n; }
 INLINE be32 to_be32(u32 n) { return (be32)n; }
-INLINE u32 to_le32(u32 n) { return __builtin_bswap32(n); }
 #endif
 INLINE u16 from_be16(be16 n) { return (u16)to_be16((u16)n); }
 INLINE u32 from_be32(be32 n) { return (u32)to_be32((u32)n); }

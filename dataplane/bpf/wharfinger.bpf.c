@@ -32,13 +32,10 @@ INLINE u64 setting(u32 number)
 /* Decided here, so that a connection that is not traced costs a hash and no more. */
 INLINE void tell(struct work *w)
 {
+	struct trace_id key = { .low = setting(SETTING_TRACE_KEY_LOW), .high = setting(SETTING_TRACE_KEY_HIGH) };
 	u32 zero = 0;
-	u64 traced = setting(SETTING_TRACED);
 
-	if (!traced)
-		return;
-	struct trace_id key = { .low = setting(SETTING_TRACE_KEY), .high = setting(SETTING_TRACE_KEY + 1) };
-	if (!is_traced(&key, &w->event, traced) || !bpf_ringbuf_output(&events, &w->event, sizeof w->event, BPF_RB_NO_WAKEUP))
+	if (!is_told(&key, &w->event, setting(SETTING_TRACED)) || !bpf_ringbuf_output(&events, &w->event, sizeof w->event, BPF_RB_NO_WAKEUP))
 		return;
 	u64 *lost = bpf_map_lookup_elem(&events_lost, &zero);
 	if (lost)

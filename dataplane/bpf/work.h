@@ -12,11 +12,13 @@ enum outcome { OUTCOME_PASS = 0, OUTCOME_DELIVER, OUTCOME_FORWARD, OUTCOME_DROP,
 /* The kernel's table of counters has a row of this many a hook. */
 #define COUNTER_REASONS 128
 _Static_assert(REASON_COUNT <= COUNTER_REASONS, "reasons outgrew the counters' table");
+#define TRACES_ALL (1ULL << 56)
 enum setting {
-	SETTING_TRACED = 0,        /* of TRACES_ALL traces, how many are kept; 0: telemetry wants no events */
-	SETTING_HELD_UNTIL = 1,    /* kernel's monotonic clock, ns */
-	SETTING_TRACE_KEY = 2,     /* two: low, high */
-	SETTING_COUNT = 4,
+	SETTING_TRACED = 0,        /* of TRACES_ALL traces, how many are told of */
+	SETTING_HELD_UNTIL,        /* kernel's monotonic clock, ns */
+	SETTING_TRACE_KEY_LOW,
+	SETTING_TRACE_KEY_HIGH,
+	SETTING_COUNT,
 };
 
 enum role { ROLE_CLIENT = 1, ROLE_BALANCER = 2, ROLE_SERVER = 3 };

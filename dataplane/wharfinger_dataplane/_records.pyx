@@ -21,6 +21,7 @@ TCP = core.PROTO_TCP
 END_RESET, END_RESET_SAID = core.END_RESET, core.END_RESET_SAID
 COUNTER_REASONS = core.COUNTER_REASONS
 SETTING_HELD_UNTIL = core.SETTING_HELD_UNTIL
+TRACES_ALL = core.TRACES_ALL
 GATE = str(ipaddress.IPv4Address(core.GATE_ADDRESS)), core.GATE_PORT
 """Whom the start gate's question is addressed to."""
 EVENT_KIND_AT = <size_t>&(<core.event *>NULL).kind
@@ -220,11 +221,12 @@ def pack_setting(uint32_t number, uint64_t value) -> tuple[bytes, bytes]:
 
 
 def pack_tracing(bytes key, uint64_t traced) -> list[tuple[bytes, bytes]]:
-    """Settings, to be written in this order: programs tell of `traced` of 2**56 connections, chosen under a key of 16 bytes (trace.h). Of none
-    meanwhile: half of a new key would choose what no other node chooses."""
+    """Settings: programs tell of `traced` of TRACES_ALL connections (the first), chosen under a key of 16 bytes (trace.h)."""
     check(key, 16)
-    return [pack_setting(core.SETTING_TRACED, 0), pack_setting(core.SETTING_TRACE_KEY, int.from_bytes(key[:8], "little")),
-            pack_setting(core.SETTING_TRACE_KEY + 1, int.from_bytes(key[8:], "little")), pack_setting(core.SETTING_TRACED, traced)]
+    if traced > core.TRACES_ALL:
+        raise ValueError(f"{traced} traces of {core.TRACES_ALL}")
+    return [pack_setting(core.SETTING_TRACED, traced), pack_setting(core.SETTING_TRACE_KEY_LOW, int.from_bytes(key[:8], "little")),
+            pack_setting(core.SETTING_TRACE_KEY_HIGH, int.from_bytes(key[8:], "little"))]
 
 
 def pack_pod(uint32_t ifindex, roles, netns=-1) -> bytes:

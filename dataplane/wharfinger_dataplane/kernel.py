@@ -109,9 +109,13 @@ class Kernel:
         return self._object.maps[table].max_entries
 
     def trace(self, key: bytes, traced: int) -> None:
-        """Has the programs write into the ring buffer what telemetry learns, of `traced` of 2**56 connections (pack_tracing)."""
-        for setting, value in pack_tracing(key, traced):
-            self.put("settings", setting, value)
+        """Has the programs write into the ring buffer what telemetry learns, of `traced` of TRACES_ALL connections (pack_tracing).
+
+        What is so already is left alone, so that no record is missed; else they tell of none until they have the whole key."""
+        wanted = pack_tracing(key, traced)
+        if any(self.get("settings", setting) != value for setting, value in wanted):
+            for setting, value in (*pack_tracing(key, 0), wanted[0]):
+                self.put("settings", setting, value)
 
     def ring(self) -> _bpf.Ring:
         """The reading end of the ring buffer of events."""

@@ -17,9 +17,8 @@ from typing import TypeVar
 
 from pyroute2 import netns
 from wharfinger_dataplane import _bpf, _engine, netlink
-from wharfinger_dataplane._records import Role, pack_tracing
+from wharfinger_dataplane._records import TRACES_ALL, Role, pack_tracing
 from wharfinger_dataplane.tables import Tables
-from wharfinger_dataplane.telemetry._identity import EVERY
 
 T = TypeVar("T")
 OBJECT = Path(_bpf.__file__).with_name("wharfinger.bpf.o")
@@ -100,7 +99,7 @@ class Node:
     def address(self) -> str:
         return f"172.31.0.{self.number}"
 
-    def trace(self, key: bytes = bytes(16), traced: int = EVERY) -> None:
+    def trace(self, key: bytes = bytes(16), traced: int = TRACES_ALL) -> None:
         """As Kernel.trace."""
         for setting, value in pack_tracing(key, traced):
             self.bpf.maps["settings"].put(setting, value)

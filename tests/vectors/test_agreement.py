@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.lab import inside
 from support.packets import NOP, option, tcp
 from support.slices import VIRTUAL, pool_slice
 from vectors import answers, ends, establishing, opening, outsiders, policy, substitutes, unaware
+from vectors.twins import KEY
 from vectors.vector import CLIENT, INTERFACES, ISN, OTHER, PODS, SERVER, SERVER_ISN, SETTLED, SYN, Step, Vector, X, Y
 from wharfinger_dataplane._engine import HOOKS, Engine
+from wharfinger_dataplane._records import TRACES_ALL
+from wharfinger_dataplane.telemetry._identity import is_told
 
 BOUNDED = settings(
     max_examples=200,
@@ -94,6 +98,20 @@ def test_damaged_frames_get_the_same_from_both(load, namespace, frames):
 @given(frames=st.lists(st.tuples(places, segments()), max_size=16), pods=st.sampled_from([PODS, PODS, policy.CLIENT_OUT, policy.SERVER_IN]))
 def test_any_segments_in_any_order_get_the_same_from_both(load, namespace, frames, pods):
     agree(load, namespace, frames, (SYN,), pods)
+
+
+@pytest.mark.parametrize(("share", "least", "most"), [(0, 0, 0), (0.5, 60, 140), (1, 200, 200)])
+def test_the_programs_tell_of_the_connections_that_the_agents_code_would_choose(load, namespace, share, least, most):
+    """Twins.both compares them one by one."""
+    def work() -> None:
+        twins.start()
+        twins.fill(SLICES, PODS)
+        twins.trace(round(share * TRACES_ALL))
+        results = [twins.both("from_pod", "c", tcp(f"{CLIENT}:{30_000 + n}", f"{VIRTUAL}:{X}", "S", seq=n * n))[1] for n in range(200)]
+        assert least <= sum(is_told(KEY, result.event, round(share * TRACES_ALL)) for result in results) <= most
+
+    twins = load({})
+    inside(namespace, work)
 
 
 @settings(max_examples=500, derandomize=True, deadline=None, database=None)

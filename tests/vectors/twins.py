@@ -17,12 +17,13 @@ from vectors.stacks import NUMBER as STACKS
 from vectors.stacks import sockets
 from vectors.vector import DROPPED, ISN, REDIRECTED, SERVER_ISN, UNCHANGED, Change, Step, Vector
 from wharfinger_dataplane import _bpf, _engine
-from wharfinger_dataplane._records import Side, pack_flow_key, pack_index, pack_tracing
+from wharfinger_dataplane._records import TRACES_ALL, Side, pack_flow_key, pack_index, pack_tracing
 from wharfinger_dataplane.tables import Tables
-from wharfinger_dataplane.telemetry._identity import EVERY
+from wharfinger_dataplane.telemetry._identity import is_told
 
 NEXT, SHOT, REDIRECT = -1, 2, 7  # TCX_NEXT, TC_ACT_SHOT, TC_ACT_REDIRECT
 REASONS = {reason.name: reason for reason in _engine.REASONS}
+KEY = bytes(range(16))
 CONNECTIONS = ("flows", "half_open")
 TIMES = 24  # struct flow ends in three times
 EVENT_TIMES = 24  # struct event begins with three
@@ -48,11 +49,15 @@ class Twins:
         self.maps = self.object.maps
         self._programs = {hook: self.object.programs[name] for name, hook in PROGRAMS.items()}
         self._stride = self.maps["counters"].max_entries // len(_engine.HOOKS)
-        for setting, value in pack_tracing(bytes(16), EVERY):
-            self.maps["settings"].put(setting, value)
         self._counted: dict[str, dict[str, int]] = {}
         self._ring = _bpf.Ring(self.maps["events"])
         self.start()
+
+    def trace(self, traced: int) -> None:
+        """Has the programs tell of so many of TRACES_ALL connections."""
+        self._traced = traced
+        for setting, value in pack_tracing(KEY, traced):
+            self.maps["settings"].put(setting, value)
 
     def start(self) -> None:
         """Both as if new."""
@@ -61,6 +66,7 @@ class Twins:
         for turn in range(8):
             self.maps["turns"].put(pack_index(turn), bytes(4))
         self._ring.drain()
+        self.trace(TRACES_ALL)
         self.engine = _engine.Engine(capacity=self._capacity)
         self._tables = (Tables(Store(self.maps)), Tables(self.engine))
 
@@ -117,7 +123,8 @@ class Twins:
         assert ran.frame == (at_hop(result.packet) if forwarded and not stack else result.packet)
         kernel, engine = self.connections()
         assert kernel == engine
-        assert [event[EVENT_TIMES:] for event in self._ring.drain()] == ([result.event[EVENT_TIMES:]] if result.event else [])
+        told = [result.event[EVENT_TIMES:]] if result.event and is_told(KEY, result.event, self._traced) else []
+        assert [event[EVENT_TIMES:] for event in self._ring.drain()] == told
         return ran, result
 
     def sweep(self, frames: Iterable[tuple[str, str, bytes]]) -> list[tuple[bytes, _engine.Result]]:

@@ -73,7 +73,7 @@ class Agent:
         self._log = structlog.get_logger()
         self._health = self._bind_health()
         self.kernel = Kernel.open(settings.bpffs, dict(settings.capacities))
-        self.kernel.trace(tracing.key, tracing.sampling.kept)
+        self.kernel.trace(tracing.key, tracing.sampling.traced)
         self._attacher = Attacher(self.kernel.programs, self.kernel.links, settings.attach_mode)
         self._namespaces = Namespaces(settings.netns_directory)
         self._slices: Reflector[ServicePortSlice] = Reflector(cluster, SLICES, {}, read_slice, self._wake)

@@ -9,6 +9,7 @@ from .._bpf import Ring
 from .._engine import REASONS
 from ._export import SpanQueue
 from ._names import Names
+from ._sampling import Sampling
 from ._sieve import Sieve
 from ._spans import SpanWriter
 
@@ -23,9 +24,10 @@ def clock_offset_ns() -> int:
 class ConnectionSpans:
     """The agent's consumer of struct event, for one thread. Never waits for the collector."""
 
-    def __init__(self, key: bytes, names: Names, queue: SpanQueue | None, offset_ns: Callable[[], int] = clock_offset_ns) -> None:
+    def __init__(self, key: bytes, sampling: Sampling, names: Names, queue: SpanQueue | None,
+                 offset_ns: Callable[[], int] = clock_offset_ns) -> None:
         self._queue, self._offset_ns = queue, offset_ns
-        self._sieve = Sieve(key)
+        self._sieve = Sieve(key, sampling.traced)
         self._writer = SpanWriter(self._sieve, names, [(reason.name, reason.words) for reason in REASONS])
 
     def seen(self) -> dict[str, int]:

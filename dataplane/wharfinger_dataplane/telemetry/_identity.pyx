@@ -1,5 +1,5 @@
 # distutils: language = c
-"""Trace identity (trace.h; docs/protocol.md, "Trace identity") as Python things: keys are 16 bytes, ids are numbers."""
+"""Trace identity (trace.h; docs/protocol.md, "Trace identity") for who looks for a connection's trace: keys are 16 bytes, ids are numbers."""
 
 from hashlib import blake2b
 
@@ -10,7 +10,6 @@ from wharfinger_dataplane cimport core
 
 SECRET_BYTES = range(16, 65)
 """Lengths that the cluster's secret may have: 128 bits at least, and what blake2b takes as a key (RFC 7693, section 2.1)."""
-EVERY = TRACES_ALL
 
 
 def key_of(bytes secret) -> bytes:
@@ -20,7 +19,7 @@ def key_of(bytes secret) -> bytes:
 
 cdef int read_key(trace_id *key, bytes packed) except -1:
     if len(packed) != 16:
-        raise ValueError(f"a key of {len(packed)} bytes; a trace key has 16")
+        raise ValueError(f"a key of {len(packed)} bytes; a hashed key (key_of) has 16")
     key.low, key.high = int.from_bytes(packed[:8], "little"), int.from_bytes(packed[8:], "little")
     return 0
 
@@ -63,11 +62,11 @@ def trace_of_record(bytes key, bytes record) -> int:
     return trace_of(key, event_in(record))
 
 
-def is_traced(bytes key, bytes record, uint64_t traced) -> bool:
-    """Whether the programs tell of it when `traced` of EVERY traces are kept; ValueError as above."""
+def is_told(bytes key, bytes record, uint64_t traced) -> bool:
+    """Whether the programs tell of it when `traced` of TRACES_ALL are kept; ValueError as above."""
     cdef trace_id words
     read_key(&words, key)
-    return c_is_traced(&words, event_in(record), traced)
+    return c_is_told(&words, event_in(record), traced)
 
 
 def span_id(trace, uint8_t role, bytes server, uint16_t port) -> int:

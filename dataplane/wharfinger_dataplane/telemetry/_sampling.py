@@ -1,4 +1,4 @@
-"""How many traces are kept. Which ones the programs decide, by one function of the trace id (trace.h, is_traced), the same on all sides of a
+"""How many traces are kept. Which ones the programs decide, by one function of the trace id (trace.h, is_told), the same on all sides of a
 connection, so that a trace is kept whole or not at all.
 """
 
@@ -7,26 +7,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ._identity import EVERY
+from .._records import TRACES_ALL
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """`kept` traces of EVERY: 0 is none."""
+    """`traced` of TRACES_ALL: 0 is none."""
 
-    kept: int
+    traced: int
 
     @classmethod
     def of_ratio(cls, ratio: float) -> Sampling:
         """The share 0.0 to 1.0 of all traces; ValueError outside."""
         if not 0.0 <= ratio <= 1.0:
             raise ValueError(f"{ratio} is not a ratio from 0 to 1")
-        return cls(round(ratio * EVERY))
+        return cls(round(ratio * TRACES_ALL))
 
     @property
     def wanted(self) -> bool:
         """Whether any trace is kept."""
-        return self.kept > 0
+        return self.traced > 0
 
 
 _FIXED = {"always_on": 1.0, "parentbased_always_on": 1.0, "always_off": 0.0, "parentbased_always_off": 0.0}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ._collector import CollectorSettings, collector_settings_from
@@ -27,7 +27,7 @@ class TelemetrySettings:
 
     collector: CollectorSettings | None
     sampling: Sampling
-    key: bytes
+    key: bytes = field(repr=False)
     queue_spans: int
     batch_spans: int
     delay_ms: int

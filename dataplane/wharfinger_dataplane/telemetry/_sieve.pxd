@@ -11,10 +11,11 @@ cdef struct kept_record:
     trace_id trace
 
 cdef struct counts:
-    uint64_t records, unidentified, unreadable
+    uint64_t records, sampled_out, unidentified, unreadable
 
 cdef struct state:
     trace_id key
+    uint64_t traced
     counts seen
     int kept
     kept_record record[KEPT_MAX]

@@ -9,7 +9,7 @@ Rules:
 
 from wharfinger_dataplane cimport core
 from wharfinger_dataplane._bpf cimport ENOUGH, Ring
-from wharfinger_dataplane.telemetry._identity cimport c_trace_of, read_key
+from wharfinger_dataplane.telemetry._identity cimport c_trace_of, is_kept, is_nameless, read_key
 
 KEPT = KEPT_MAX
 
@@ -22,11 +22,14 @@ cdef int sift(void *context, void *record, size_t size) noexcept nogil:
     if size != sizeof(core.event) or not is_known(e):
         s.seen.unreadable += 1
         return 0
-    if e.kind == core.EVENT_CLOSED and not e.isn and not e.established_ns:
+    if is_nameless(e):
         s.seen.unidentified += 1
         return 0
-    s.record[s.kept].event = e[0]
     s.record[s.kept].trace = c_trace_of(&s.key, e)
+    if not is_kept(s.record[s.kept].trace.low, s.traced):
+        s.seen.sampled_out += 1
+        return 0
+    s.record[s.kept].event = e[0]
     s.kept += 1
     return ENOUGH if s.kept == KEPT_MAX else 0
 
@@ -39,9 +42,10 @@ cdef inline bint is_known(const core.event *e) noexcept nogil:
 cdef class Sieve:
     """The agent's reader of struct event. Keeps nothing of a connection: a closing record carries all its times."""
 
-    def __init__(self, bytes key):
-        """ValueError when `key` has not 16 bytes."""
+    def __init__(self, bytes key, uint64_t traced):
+        """`key` and `traced` are what the programs decide by (pack_tracing). ValueError when `key` has not 16 bytes."""
         read_key(&self.state.key, key)
+        self.state.traced = traced
 
     def fill_from(self, Ring ring) -> bool:
         """Takes records of the ring until none is left, or the sieve is full: whether there may be more."""
@@ -63,7 +67,7 @@ cdef class Sieve:
         return 0
 
     def seen(self) -> dict:
-        """Records by what became of them, since the start. `unidentified`: the end of a connection whose beginning its server never saw (an
-        entry rebuilt in mid-stream), so that nobody can name its trace; `unreadable`: of another size, or with numbers that this version does
-        not know, as a ring buffer adopted from another version may hold."""
+        """Records by what became of them, since the start. `sampled_out`: told under other settings, before the agent's last start;
+        `unidentified`: the end of a connection whose beginning its server never saw; `unreadable`: of another size, or with numbers that this
+        version does not know, as a ring buffer adopted from another version may hold."""
         return self.state.seen

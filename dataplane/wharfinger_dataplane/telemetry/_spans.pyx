@@ -2,7 +2,7 @@
 """Records of the sample to spans, as the bytes that OTLP has for them (opentelemetry/proto/trace/v1/trace.proto, message Span).
 
 Rules:
-- The client's span is the root, the balancer's its child, the server's the balancer's child; each side computes all ids alone (_identity).
+- The client's span is the root, the balancer's its child, the server's the balancer's child; each side computes all ids alone (trace.h).
 - Times are the kernel's; only the offset from its monotonic clock to wall time is ours.
 - Attributes are OpenTelemetry's semantic conventions (client, server, network) as the role's application sees them, and wharfinger.*.
   What is not known is left out.
@@ -15,7 +15,7 @@ from libc.string cimport memcmp, memset
 
 from wharfinger_dataplane cimport core
 from wharfinger_dataplane._records import unpack_address
-from wharfinger_dataplane.telemetry._identity cimport c_span_of, trace_id
+from wharfinger_dataplane.telemetry._identity cimport c_span_of
 from wharfinger_dataplane.telemetry._sieve cimport Sieve, kept_record
 
 cdef extern from "endian.h" nogil:

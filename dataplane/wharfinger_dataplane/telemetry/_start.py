@@ -28,7 +28,7 @@ RING_S = 0.2
 class Telemetry:
     """All that the agent holds of telemetry. `key` and `sampling` are what the programs decide by (Kernel.trace)."""
 
-    key: bytes
+    key: bytes = field(repr=False)
     sampling: Sampling
     names: Names
     connections: ConnectionSpans
@@ -54,7 +54,7 @@ class Telemetry:
         counts, seen = self.queue.counts() if self.queue else Counts(), self.connections.seen()
         return {
             ("records", ""): seen["records"],
-            **{(f"records_{fate}", ""): seen[fate] for fate in ("unidentified", "unreadable")},
+            **{(f"records_{fate}", ""): seen[fate] for fate in ("sampled_out", "unidentified", "unreadable")},
             ("spans_exported", ""): counts.exported,
             **{("spans_dropped", reason): count for reason, count in counts.dropped.items()},
         }
@@ -77,4 +77,5 @@ def start(settings: TelemetrySettings, node: str, version: str) -> Telemetry:
         queue = SpanQueue(Collector(settings.collector), envelope.request, size=settings.queue_spans, batch=settings.batch_spans,
                           delay_ms=settings.delay_ms)
     names = Names()
-    return Telemetry(settings.key, settings.sampling, names, ConnectionSpans(settings.key, names, queue), TableSpans(envelope, queue), queue)
+    connections = ConnectionSpans(settings.key, settings.sampling, names, queue)
+    return Telemetry(settings.key, settings.sampling, names, connections, TableSpans(envelope, queue), queue)

@@ -3,7 +3,7 @@
 import pytest
 from support.otlp import role_of, running_collector, spans_of
 from unit.telemetry.packets import CLIENT, KEY, SECRET, Connection, make_slice
-from wharfinger_dataplane.telemetry import ConnectionSpans, Names, PodName, settings_from, start
+from wharfinger_dataplane.telemetry import ConnectionSpans, Names, PodName, Sampling, settings_from, start
 
 
 class Collected:
@@ -34,8 +34,8 @@ def names():
 
 @pytest.fixture
 def consumer(names):
-    """The agent's consumer of records; with no queue there is no collector."""
-    return lambda queue, names=names, **options: ConnectionSpans(KEY, names, queue, **options)
+    """The agent's consumer of records, at a ratio; with no queue there is no collector."""
+    return lambda queue, ratio=1.0, names=names, **options: ConnectionSpans(KEY, Sampling.of_ratio(ratio), names, queue, **options)
 
 
 @pytest.fixture

@@ -24,6 +24,18 @@ def test_records_of_establishment_make_no_span_of_their_own(consumer):
     assert [role_of(span) for span in queue.spans] == ["balancer"]
 
 
+def test_what_was_told_under_another_ratio_or_key_is_sampled_by_the_present_one_and_counted(consumer):
+    queue = Collected()
+    spans = consumer(queue, 0.5)
+    for port in range(40000, 40040):
+        spans.consume(Connection(client_port=port).open().close().records)
+    assert spans.seen()["sampled_out"] + len(queue.spans) == spans.seen()["records"] == 120
+    assert 15 < len(queue.spans) < 105
+    assert all(role_of(spans[0]) for spans in [queue.spans])
+    assert {tuple(sorted(role_of(span) for span in queue.spans if span.trace_id == trace)) for trace in {span.trace_id for span in queue.spans}} == {
+        ("balancer", "client", "server")}
+
+
 def test_without_a_collector_nothing_is_done(connection, consumer):
     spans = consumer(None)
     spans.consume(connection.records)

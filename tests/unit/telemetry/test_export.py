@@ -168,4 +168,4 @@ def test_a_key_file_that_is_missing_is_named(environment, tmp_path):
 
 def test_the_sampler_of_the_chart_is_understood(environment):
     settings = settings_from(environment(OTEL_TRACES_SAMPLER="parentbased_traceidratio", OTEL_TRACES_SAMPLER_ARG="0.25"))
-    assert settings.sampling.kept == 1 << 54
+    assert settings.sampling.traced == 1 << 54

@@ -1,7 +1,6 @@
 """docs/protocol.md, "Trace identity", against a model of it."""
 
 import struct
-from hashlib import blake2b
 from ipaddress import ip_address
 
 import pytest
@@ -11,9 +10,9 @@ from support.otlp import role_of
 from unit.telemetry.conftest import Collected
 from unit.telemetry.packets import CLIENT, KEY, SCOPE, SERVER, Connection, X, Y
 from unit.telemetry.siphash import PUBLISHED, siphash
-from wharfinger_dataplane._records import EventRole, pack_address, unpack_event
+from wharfinger_dataplane._records import TRACES_ALL, EventRole, pack_address, unpack_event
 from wharfinger_dataplane.telemetry import Sampling
-from wharfinger_dataplane.telemetry._identity import EVERY, SECRET_BYTES, is_traced, key_of, span_id, trace_of_connection, trace_of_record
+from wharfinger_dataplane.telemetry._identity import SECRET_BYTES, is_told, key_of, span_id, trace_of_connection, trace_of_record
 
 TCP = 6
 ports = st.integers(1, 65535)
@@ -33,7 +32,7 @@ def model_of_span_id(trace, role, server, port):
 
 
 def test_the_model_is_siphash():
-    assert [siphash(bytes(range(16)), bytes(size)).hex() for size in (0, 1)] == list(PUBLISHED)
+    assert {size: siphash(bytes(range(16)), bytes(range(size))).hex() for size in PUBLISHED} == PUBLISHED
 
 
 @given(st.tuples(keys, st.integers(0, 255), packed, ports, words, ports, words))
@@ -48,8 +47,15 @@ def test_span_ids_are_those_of_the_documented_hash(span):
 
 @pytest.mark.parametrize("size", [SECRET_BYTES.start, 32, SECRET_BYTES.stop - 1])
 def test_the_key_is_hashed_from_a_secret_of_any_length_that_blake2b_takes(size):
-    secret = bytes(range(size))
-    assert key_of(secret) == blake2b(digest_size=16, key=secret, person=b"wharfinger-trace").digest()
+    keys = {key_of(bytes(range(size))), key_of(bytes(range(1, size + 1)))}
+    assert [len(key) for key in keys] == [16, 16]
+
+
+def test_ids_of_the_release_before_are_those_of_this_one():
+    key = key_of(bytes(range(32)))
+    trace = trace_of_connection(key, TCP, pack_address(CLIENT), 40000, SCOPE, X, 1_000_000)
+    assert (key.hex(), f"{trace:032x}", f"{span_id(trace, EventRole.SERVER, pack_address(SERVER), Y):016x}") == (
+        "a7c038401118158394f98822a416cb7b", "9ea29985d3fb206e87c3aeae8695eeb4", "a55ba11bd319b677")
 
 
 def test_what_has_not_the_length_that_is_hashed_is_refused():
@@ -125,34 +131,34 @@ def test_a_connection_that_follows_on_the_same_ports_is_another_trace():
     assert trace_of_record(KEY, first.records[0]) != trace_of_record(KEY, second.records[0])
 
 
-shares = st.floats(0, 1).map(lambda ratio: Sampling.of_ratio(ratio).kept)
+shares = st.floats(0, 1).map(lambda ratio: Sampling.of_ratio(ratio).traced)
 
 
 @given(st.binary(min_size=RECORD_BYTES, max_size=RECORD_BYTES), shares)
 def test_sampling_looks_at_the_low_56_bits_alone_as_opentelemetry_does(record, kept):
-    assert is_traced(KEY, record, kept) == (trace_of_record(KEY, record) % EVERY >= EVERY - kept)
+    assert is_told(KEY, record, kept) == (trace_of_record(KEY, record) % TRACES_ALL >= TRACES_ALL - kept)
 
 
 @given(st.binary(min_size=RECORD_BYTES, max_size=RECORD_BYTES), shares, shares)
 def test_a_trace_kept_at_one_ratio_is_kept_at_any_greater(record, one, other):
     low, high = sorted((one, other))
-    assert not is_traced(KEY, record, low) or is_traced(KEY, record, high)
-    assert is_traced(KEY, record, EVERY)
-    assert not is_traced(KEY, record, 0)
+    assert not is_told(KEY, record, low) or is_told(KEY, record, high)
+    assert is_told(KEY, record, TRACES_ALL)
+    assert not is_told(KEY, record, 0)
 
 
 def test_sides_that_decide_alone_keep_or_leave_each_trace_whole():
-    half, kept = Sampling.of_ratio(0.5).kept, 0
+    half, kept = Sampling.of_ratio(0.5).traced, 0
     for port in range(40000, 40040):
-        decided = {is_traced(KEY, record, half) for record in Connection(client_port=port).open().close().records}
+        decided = {is_told(KEY, record, half) for record in Connection(client_port=port).open().close().records}
         assert len(decided) == 1
         kept += decided == {True}
     assert 5 < kept < 35
 
 
 def test_a_tenth_of_connections_is_about_a_tenth_of_traces():
-    tenth = Sampling.of_ratio(0.1).kept
-    kept = sum(trace_of_connection(KEY, TCP, pack_address(CLIENT), port, SCOPE, X, 1) % EVERY >= EVERY - tenth for port in range(1, 20001))
+    tenth = Sampling.of_ratio(0.1).traced
+    kept = sum(trace_of_connection(KEY, TCP, pack_address(CLIENT), port, SCOPE, X, 1) % TRACES_ALL >= TRACES_ALL - tenth for port in range(1, 20001))
     assert 1800 < kept < 2200
 
 

@@ -11,7 +11,7 @@ from support.otlp import attributes_of, spans_of
 from unit.telemetry.conftest import Collected
 from unit.telemetry.packets import CLIENT, KEY, MILLISECOND, SCOPE, SERVER, TARGET, VIRTUAL, Connection, X, Y, make_slice
 from wharfinger_dataplane._engine import REASONS
-from wharfinger_dataplane._records import pack_address
+from wharfinger_dataplane._records import TRACES_ALL, pack_address
 from wharfinger_dataplane.telemetry import Names, PodName
 from wharfinger_dataplane.telemetry._sieve import Sieve
 from wharfinger_dataplane.telemetry._spans import SpanWriter
@@ -130,7 +130,7 @@ def test_an_ipv6_end_point_has_brackets(connection, spans_from):
 
 
 def test_what_finds_no_room_in_a_span_is_left_out_and_counted(connection):
-    names, sieve = Names(), Sieve(KEY)
+    names, sieve = Names(), Sieve(KEY, TRACES_ALL)
     names.update([make_slice()], [PodName(CLIENT, "n" * 9000, "node-1")])
     writer = SpanWriter(sieve, names, [(reason.name, reason.words) for reason in REASONS])
     sieve.fill(connection.records)

@@ -1,0 +1,46 @@
+"""What the agent sets of the programs, in the kernel's map."""
+
+from contextlib import closing
+
+import pytest
+from support.lab import bpffs
+from wharfinger_dataplane import _records as records
+from wharfinger_dataplane.kernel import Kernel
+
+KEY, HALF = bytes(range(16)), records.TRACES_ALL // 2
+
+
+@pytest.fixture
+def kernel(tmp_path):
+    with bpffs(tmp_path / "bpf") as path, closing(Kernel.open(path, {"flows": 1024, "half_open": 1024})) as found:
+        yield found
+
+
+@pytest.fixture
+def writes(kernel, monkeypatch):
+    """What is put into the kernel's maps, which it does reach."""
+    found, put = [], kernel.put
+    monkeypatch.setattr(kernel, "put", lambda table, key, value: found.append((key, value)) or put(table, key, value))
+    return found
+
+
+def test_a_new_key_is_whole_before_anything_is_traced_by_it(kernel, writes):
+    kernel.trace(bytes(16), HALF)
+    writes.clear()
+    kernel.trace(KEY, HALF)
+    assert writes == [*records.pack_tracing(KEY, 0), records.pack_tracing(KEY, HALF)[0]]
+    assert [kernel.get("settings", setting) for setting, _ in writes[1:]] == [value for _, value in writes[1:]]
+
+
+def test_an_agent_that_restarts_with_the_same_settings_writes_nothing_and_so_misses_no_record(kernel, writes):
+    kernel.trace(KEY, HALF)
+    writes.clear()
+    kernel.trace(KEY, HALF)
+    assert writes == []
+
+
+def test_more_than_all_traces_or_another_key_are_refused():
+    with pytest.raises(ValueError, match="traces of"):
+        records.pack_tracing(KEY, records.TRACES_ALL + 1)
+    with pytest.raises(ValueError, match="16"):
+        records.pack_tracing(KEY[1:], 0)

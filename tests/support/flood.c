@@ -1,7 +1,7 @@
-/* Sends COUNT copies of the frame on stdin by INTERFACE as fast as it takes them, each from another source: the address counts up from the
+/* Sends COUNT copies of the frame on stdin by INTERFACE as fast as it takes them, from ADDRESSES sources in turn: the address counts up from the
  * frame's own, port and sequence number are scattered, checksums follow. For Ethernet, IPv4 without options, TCP.
  *
- *     flood INTERFACE COUNT < frame
+ *     flood INTERFACE COUNT ADDRESSES < frame
  *
  * Prints how many the kernel took and in how many seconds. Past the queueing discipline, by sendmmsg. */
 #define _GNU_SOURCE
@@ -62,8 +62,8 @@ int main(int argc, char **argv)
 	struct sockaddr_ll to = { .sll_family = AF_PACKET, .sll_protocol = htons(ETH_P_IP) };
 	struct timespec began, ended;
 
-	if (argc != 3 || length < TCP + 20 || model[IP] != 0x45) {
-		fprintf(stderr, "usage: flood INTERFACE COUNT < an IPv4 TCP frame\n");
+	if (argc != 4 || length < TCP + 20 || model[IP] != 0x45) {
+		fprintf(stderr, "usage: flood INTERFACE COUNT ADDRESSES < an IPv4 TCP frame\n");
 		return 2;
 	}
 	to.sll_ifindex = (int)if_nametoindex(argv[1]);
@@ -78,13 +78,13 @@ int main(int argc, char **argv)
 		message[i].msg_hdr = (struct msghdr){ .msg_iov = &part[i], .msg_iovlen = 1 };
 	}
 
-	uint32_t first = word(model + IP_SRC), count = (uint32_t)strtoul(argv[2], 0, 10), sent = 0;
+	uint32_t first = word(model + IP_SRC), count = (uint32_t)strtoul(argv[2], 0, 10), addresses = (uint32_t)strtoul(argv[3], 0, 10), sent = 0;
 	clock_gettime(CLOCK_MONOTONIC, &began);
 	while (sent < count) {
 		int batch = count - sent < BATCH ? (int)(count - sent) : BATCH, at = 0;
 
 		for (int i = 0; i < batch; i++)
-			dress(frame[i], first + sent + (uint32_t)i, sent + (uint32_t)i);
+			dress(frame[i], first + (sent + (uint32_t)i) % addresses, sent + (uint32_t)i);
 		while (at < batch) { /* a full backlog refuses: again, so that the count is the count */
 			int took = sendmmsg(fd, message + at, (unsigned)(batch - at), 0);
 			if (took < 0 && errno != ENOBUFS && errno != EAGAIN) {

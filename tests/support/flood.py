@@ -10,13 +10,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 
 from support.lab import Node, sh
 from support.traffic import Client
 
 SOURCE = Path(__file__).with_suffix(".c")
-FIRST = "100.64.0.1"
+FIRST = ip_address("100.64.0.1")
 """The first of the spoofed sources; they count up from it."""
 
 
@@ -32,14 +33,14 @@ def link_address(namespace: str, interface: str) -> str:
     return words[words.index("link/ether") + 1]
 
 
-def to_node(frame: bytes, node: Node) -> bytes:
-    """The frame as the wire's hosts would send it to the node."""
-    return bytes.fromhex(link_address(node.name, "uplink").replace(":", "")) + frame[6:]
+def to_node(frame: bytes, node: Node, interface: str) -> bytes:
+    """The frame as hosts at the node's interface would send it: `uplink` of the wire, `cni0` of its pods."""
+    return bytes.fromhex(link_address(node.name, interface).replace(":", "")) + frame[6:]
 
 
-def flood(program: Path, namespace: str, frame: bytes, count: int) -> float:
-    """`count` copies of the frame from as many sources, by eth0 of the namespace, as fast as it takes them. Packets a second."""
-    command = ["nsenter", f"--net=/run/netns/{namespace}", str(program), "eth0", str(count)]
+def flood(program: Path, namespace: str, frame: bytes, count: int, addresses: int) -> float:
+    """`count` copies of the frame from `addresses` sources, by eth0 of the namespace, as fast as it takes them. Packets a second."""
+    command = ["nsenter", f"--net=/run/netns/{namespace}", str(program), "eth0", str(count), str(addresses)]
     done = subprocess.run(command, input=frame, capture_output=True, check=True)
     sent, seconds = done.stdout.split()
     assert int(sent) == count

@@ -12,6 +12,7 @@ import random
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -79,12 +80,13 @@ def main(words: list[str]) -> None:
     load.remove()
     load.start()
     given = again = 0
+    kinds = in_any_order([*OWN, *KUBERNETES, SERVER, SERVER], chance)
     until = time.monotonic() + seconds
     recorder = Recorder(cluster)
     recorder.start()
     while time.monotonic() < until:
         time.sleep(chance.uniform(0, 5))
-        kind = chance.choice([*OWN, *KUBERNETES, SERVER, SERVER])
+        kind = next(kinds)
         print(f"{datetime.now(UTC):%H:%M:%S} {kind}", flush=True)
         if kind in ("kube-apiserver", "etcd"):  # watches end with the API server: a history is from one such end to the next
             given, again = _judged(recorder, given, again)
@@ -100,6 +102,12 @@ def main(words: list[str]) -> None:
         sys.exit(f"not every connection ended in order: {after}")
     load.remove()
     write(seconds, seed, done, load, before, after, (given, again))
+
+
+def in_any_order(kinds: list[str], chance: random.Random) -> Iterator[str]:
+    """All of them again and again, each time in another order: none is left out by chance."""
+    while True:
+        yield from chance.sample(kinds, len(kinds))
 
 
 def _judged(recorder: Recorder, given: int, again: int) -> tuple[int, int]:

@@ -26,6 +26,8 @@ from rich.table import Table  # noqa: E402
 from testbed import Cluster  # noqa: E402
 
 ROUNDS = 9
+TRACES_MOST = 0.01
+"""Of connections/s, at a tenth of the traces."""
 LOADS = {"connections": 3000, "latency": 4000, "bulk": 1_000_000_000}
 FIGURES = {"connections/s": ("connections", "per_second", 1), "latency p50 (µs)": ("latency", "p50_us", -1),
            "latency p99 (µs)": ("latency", "p99_us", -1), "bulk (Gb/s)": ("bulk", "gigabits_per_second", 1)}
@@ -198,6 +200,8 @@ def main() -> None:
     folder.mkdir(exist_ok=True)
     (folder / "latest.json").write_text(json.dumps(result, indent=2) + "\n")
     show(result, console)
+    if (share := result["traces"]["0.1"]["share"]) > TRACES_MOST:
+        sys.exit(f"a tenth of the traces costs {share:.1%} of connections/s: {TRACES_MOST:.0%} at most was the aim (bench/traces.py)")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.badwire import Wire, bad_wire
-from support.lab import Lab, Pod, Role, bpffs, fall_back, inside
+from support.lab import Lab, Pod, Role, Spares, bpffs, fall_back, inside
 from support.slices import VIRTUAL, pool_slice
 from support.traffic import offloads_off, server
 
@@ -20,9 +20,16 @@ def pins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield path
 
 
+@pytest.fixture(scope="session")
+def spares(pins: Path) -> Iterator[Spares]:
+    found = Spares(pins)
+    yield found
+    found.close()
+
+
 @pytest.fixture
-def lab(pins: Path) -> Iterator[Lab]:
-    lab = Lab(pins)
+def lab(pins: Path, spares: Spares) -> Iterator[Lab]:
+    lab = Lab(pins, spares=spares)
     try:
         lab.add_node()
         lab.add_node()
@@ -59,8 +66,8 @@ class Stage:
 
 
 @pytest.fixture(scope="module")
-def stage(pins: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    lab = Lab(pins)
+def stage(pins: Path, spares: Spares, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    lab = Lab(pins, spares=spares)
     try:
         lab.add_node()
         lab.add_node()

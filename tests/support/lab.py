@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from pyroute2 import netns
 from wharfinger_dataplane import _bpf, _engine, netlink
-from wharfinger_dataplane._records import TRACES_ALL, Role, pack_tracing
+from wharfinger_dataplane._records import TRACES_ALL, Role, pack_index, pack_tracing
 from wharfinger_dataplane.tables import Tables
 
 T = TypeVar("T")
@@ -93,6 +93,7 @@ class Node:
     number: int
     bpf: _bpf.Object
     tables: Tables
+    spare: bool
     links: list[_bpf.Link] = field(default_factory=list)
 
     @property
@@ -133,11 +134,42 @@ class Pod:
         return inside(self.name, work)
 
 
-class Lab:
-    """Builds it all under one prefix, and takes all of it away again."""
+class Spares:
+    """Loaded programs for one lab after the other: the verifier takes two seconds for each node's."""
 
-    def __init__(self, pins: Path, prefix: str = PREFIX) -> None:
-        self.prefix, self.pins = prefix, pins
+    def __init__(self, pins: Path) -> None:
+        self._pins, self._made, self._idle = pins, [], []
+
+    def take(self) -> _bpf.Object:
+        """Programs whose maps are as if new."""
+        if self._idle:
+            return self._idle.pop()
+        self._made.append(_bpf.Object(OBJECT, self._pins / f"spare{len(self._made)}"))
+        return self._made[-1]
+
+    def give_back(self, bpf: _bpf.Object) -> None:
+        """They are at no interface any more."""
+        for name in _engine.TABLES:
+            for key, _ in bpf.maps[name].items():
+                bpf.maps[name].delete(key)
+        for name in ("counters", "turns", "settings", "events_lost"):
+            for number in range(bpf.maps[name].max_entries):
+                key = pack_index(number)
+                if any(value := bpf.maps[name].get(key)):
+                    bpf.maps[name].put(key, bytes(len(value)))
+        _bpf.Ring(bpf.maps["events"]).drain()
+        self._idle.append(bpf)
+
+    def close(self) -> None:
+        for bpf in self._made:
+            bpf.close()
+
+
+class Lab:
+    """Builds it all under one prefix, and takes all of it away again; but for `spares`, which other labs have after it."""
+
+    def __init__(self, pins: Path, prefix: str = PREFIX, spares: Spares | None = None) -> None:
+        self.prefix, self.pins, self._spares = prefix, pins, spares
         self.nodes: list[Node] = []
         self.pods: dict[str, Pod] = {}
         self._namespaces: list[str] = []
@@ -177,8 +209,9 @@ class Lab:
         sh(f"ip -n {name} addr add 10.99.{number}.1/24 dev cni0")
         sh(f"ip -n {name} link set cni0 up")
         inside(name, lambda: Path("/proc/sys/net/ipv4/ip_forward").write_text("1"))
-        bpf = _bpf.Object(OBJECT, self.pins / name, capacity)
-        node = Node(name, number, bpf, Tables(Store(bpf.maps)))
+        spare = self._spares.take() if self._spares and capacity is None else None
+        bpf = spare or _bpf.Object(OBJECT, self.pins / name, capacity)
+        node = Node(name, number, bpf, Tables(Store(bpf.maps)), spare is not None)
         node.trace()
         for other in self.nodes:
             sh(f"ip -n {name} route add 10.99.{other.number}.0/24 via {other.address}")
@@ -225,6 +258,9 @@ class Lab:
         for node in self.nodes:
             for link in node.links:
                 link.close()
+            if self._spares and node.spare:
+                self._spares.give_back(node.bpf)
+                continue
             node.bpf.close()
             for pin in sorted((self.pins / node.name).rglob("*"), reverse=True):
                 pin.unlink() if not pin.is_dir() else pin.rmdir()

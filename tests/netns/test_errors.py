@@ -8,13 +8,17 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
-from support.lab import Node, Role, sh
+from support.lab import Node, Role, inside, sh
 from support.slices import VIRTUAL
-from support.traffic import Client, checksum, sockets
+from support.traffic import Client, checksum, offloads_off, sockets
 
 IP_RECVERR = 11  # linux/in.h
+NARROW, LENGTH = 1300, 2_000_000
+SEGMENTS = LENGTH // 1448
+"""Of `LENGTH` bytes at least, in packets of 1500 bytes."""
 
 
 @contextmanager
@@ -40,27 +44,73 @@ def rejecting(node: Node, address: str, how: str) -> Iterator[None]:
         subprocess.run([*nft, "delete table ip wall"], check=True)
 
 
-@pytest.fixture
-def narrow(stage) -> Iterator[None]:
-    """A link of 1300 bytes between the nodes, which the pods do not know of."""
+@contextmanager
+def narrow_uplinks(stage) -> Iterator[None]:
+    """The sender's own node has a link of `NARROW` bytes."""
     def set_mtu(mtu: int) -> None:
         for node in stage.lab.nodes:
             sh(f"ip -n {node.name} link set uplink mtu {mtu}")
             sh(f"ip -n {stage.lab.switch} link set port{node.number} mtu {mtu}")
-    set_mtu(1300)
+    set_mtu(NARROW)
+    try:
+        yield
+    finally:
+        set_mtu(1500)
+
+
+@pytest.fixture(scope="module")
+def router(stage) -> str:
+    """A host on the nodes' wire that forwards by ways of `NARROW` bytes. It tells nobody that there is a shorter one."""
+    name = stage.lab.add_outside()
+    for node in stage.lab.nodes:
+        sh(f"ip -n {name} route add 10.99.{node.number}.0/24 via {node.address} mtu lock {NARROW}")
+    for setting, value in (("ip_forward", 1), ("conf/all/send_redirects", 0), ("conf/eth0/send_redirects", 0)):
+        inside(name, lambda setting=setting, value=value: Path("/proc/sys/net/ipv4", setting).write_text(str(value)))
+    return name
+
+
+@contextmanager
+def narrow_further_on(stage) -> Iterator[None]:
+    """The nodes send to each other's pods by the router."""
+    def lead(*gateways: str) -> None:
+        for node, other, gateway in zip(stage.lab.nodes, stage.lab.nodes[::-1], gateways, strict=True):
+            sh(f"ip -n {node.name} route replace 10.99.{other.number}.0/24 via {gateway}")
+    lead(*["172.31.0.254"] * 2)
+    try:
+        yield
+    finally:
+        lead(*(node.address for node in stage.lab.nodes[::-1]))
+
+
+@pytest.fixture
+def forgetful(stage) -> None:
+    """The pods' stacks know nothing of what they learnt in another test."""
     for pod in (stage.client, stage.pod):
-        sh(f"ip -n {pod.name} route flush cache")  # what it learnt in another test
-    yield
-    set_mtu(1500)
+        sh(f"ip -n {pod.name} route flush cache")
+
+
+@pytest.fixture(params=["off", "on"])
+def offloads(stage, request) -> Iterator[str]:
+    """Segmentation by the pods' stacks, or by a device below them, as is their default."""
+    if request.param == "on":
+        for pod in (stage.client, stage.pod):
+            sh(f"nsenter --net=/run/netns/{pod.name} ethtool -K eth0 tx on tso on gso on")
+    yield request.param
+    offloads_off(stage.client, stage.pod)
 
 
 @pytest.mark.parametrize("way", ["get", "put"])
-@pytest.mark.usefixtures("narrow")
-def test_a_smaller_mtu_is_discovered_by_whoever_sends(stage, way):
-    told = stage.counting({"get": 1, "put": 0}[way])
-    with Client(stage.client, VIRTUAL, 80, timeout=60) as connection:
-        assert getattr(connection, way)(2_000_000) == checksum(2_000_000)
+@pytest.mark.parametrize("where", [narrow_uplinks, narrow_further_on], ids=lambda where: where.__name__)
+@pytest.mark.usefixtures("forgetful", "router")
+def test_a_smaller_mtu_is_discovered_by_whoever_sends(stage, offloads, where, way):
+    number, pod, peer, sends = {"get": (1, stage.pod, stage.client.address, "server_sends"), "put": (0, stage.client, VIRTUAL, "client_sends")}[way]
+    told = stage.counting(number)
+    with where(stage), Client(stage.client, VIRTUAL, 80, timeout=60) as connection:
+        assert getattr(connection, way)(LENGTH) == checksum(LENGTH)
     assert told()["to_pod", "icmp_translated"] >= 1
+    assert bool(told()["from_pod", "stack_too_big"]) == (where is narrow_uplinks)
+    assert f" mtu {NARROW} " in sh(f"ip -n {pod.name} route get {peer}")
+    assert (told()["from_pod", sends] < SEGMENTS) == (offloads == "on")
 
 
 @pytest.mark.parametrize("where", [0, 1])

@@ -6,7 +6,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TypeVar
 
 import pytest
@@ -15,7 +15,7 @@ from support.lab import inside
 from support.slices import VIRTUAL
 from support.traffic import Client, checksum, sockets
 from wharfinger_dataplane import netlink
-from wharfinger_dataplane._records import unpack_flow_key
+from wharfinger_dataplane._records import Side, unpack_flow_key
 from wharfinger_dataplane.agent.flows import FLOWS, Collector
 
 T = TypeVar("T")
@@ -60,6 +60,30 @@ def ends(stage, near: socket.socket) -> list[tuple]:
     port = near.getsockname()[1]
     return [(node.bpf.maps[FLOWS], {key for key, _ in node.bpf.maps[FLOWS].items()
                                     if port in (unpack_flow_key(key).local_port, unpack_flow_key(key).peer_port)}) for node in stage.lab.nodes]
+
+
+def stacks(found: list[tuple]) -> tuple[netlink.Connection, netlink.Connection]:
+    """The connection of `ends` as the client's stack knows it, and as the server's does."""
+    by_side = {key.side: (key.local, key.local_port, key.peer, key.peer_port) for _, keys in found for key in map(unpack_flow_key, keys)}
+    return by_side[Side.CLIENT_STACK], by_side[Side.SERVER_STACK]
+
+
+def sizes(found: list[tuple]) -> list[int]:
+    """How many of the entries that `ends` found are there now, at each end."""
+    return [sum(flows.get(key) is not None for key in keys) for flows, keys in found]
+
+
+def state(pod, connection: netlink.Connection) -> str:
+    """What the pod's stack says of it; "" when it has no such socket."""
+    local, local_port, peer, peer_port = connection
+    return " ".join(line.split()[0] for line in sockets(pod, f"( src {local}:{local_port} and dst {peer}:{peer_port} )").splitlines())
+
+
+def end_of_waiting(pod, connection: netlink.Connection) -> None:
+    """TIME_WAIT is over at once (SOCK_DESTROY)."""
+    with closing(Diag(pod).diag(pod.address)) as channel:
+        assert netlink.end(channel, connection)
+    assert state(pod, connection) == ""
 
 
 def collect(stage, hours: int) -> list:
@@ -156,17 +180,52 @@ def test_a_half_closed_connection_carries_what_the_other_side_still_says(stage, 
         assert one.recv(1) == b""
 
 
-def test_both_sides_may_close_at_once(stage):
+@sides
+def test_each_ends_entries_go_when_its_own_socket_is_gone_after_an_orderly_end(stage, side):
+    """The end that closes first has FIN_WAIT and TIME_WAIT to go through, the other LAST_ACK."""
     with pair(stage) as both:
-        port = both[0].getsockname()[1]
-        stage.wire.obey(*directions(stage, both, flags="FA"))  # neither sees the other's in time
-        for each in both:
-            each.shutdown(socket.SHUT_WR)
-        for each in both:
-            assert each.recv(1) == b""
+        found = ends(stage, both[0])
+        one, other = either_way(both, side)
+        (first, last), (pod, peer) = either_way(stacks(found), side), either_way((stage.client, stage.pod), side)
+        one.shutdown(socket.SHUT_WR)
+        assert other.recv(1) == b""
+        wait_for(lambda: (state(pod, first), state(peer, last)) == ("FIN-WAIT-2", "CLOSE-WAIT"))
+        collect(stage, hours=30)
+        assert sizes(found) == [3, 1]
+        other.close()
+        assert one.recv(1) == b""
+        wait_for(lambda: (state(pod, first), state(peer, last)) == ("TIME-WAIT", ""))
+        for hours in (0, 30):
+            collect(stage, hours)
+            assert sizes(found) == ([3, 0] if side == "client" else [0, 1])
+        end_of_waiting(pod, first)
+        collect(stage, hours=0)
+        assert sizes(found) == [0, 0]
+
+
+def close_at_once(stage, both: tuple[socket.socket, socket.socket]) -> None:
+    stage.wire.obey(*directions(stage, both, flags="FA"))  # neither sees the other's in time
+    for each in both:
+        each.shutdown(socket.SHUT_WR)
+    for each in both:
+        assert each.recv(1) == b""
     assert stage.wire.done(0) == stage.wire.done(1) == 1
-    for pod in (stage.client, stage.pod):
-        wait_for(lambda pod=pod: sockets(pod, "state", "time-wait", f"( sport = :{port} or dport = :{port} )") != "")
+
+
+def test_when_both_close_at_once_each_ends_entries_go_after_its_own_time_wait(stage):
+    with pair(stage) as both:
+        found = ends(stage, both[0])
+        near, far = stacks(found)
+        close_at_once(stage, both)
+        wait_for(lambda: state(stage.client, near) == state(stage.pod, far) == "TIME-WAIT")
+        collect(stage, hours=30)
+        assert sizes(found) == [3, 1]
+        end_of_waiting(stage.client, near)
+        collect(stage, hours=0)
+        assert sizes(found) == [0, 1]
+        end_of_waiting(stage.pod, far)
+        collect(stage, hours=0)
+        assert sizes(found) == [0, 0]
 
 
 @sides

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 from support.flood import link_address, to_node
-from support.lab import Lab, Pod, Role
+from support.lab import Lab, Node, Pod, Role
 from support.packets import CONFIRM, PORT, REDIRECT, option, tcp
 from support.slices import VIRTUAL, pool_slice
-from support.traffic import Client, checksum, server
+from support.traffic import Client, checksum, server, sockets
 from support.wire import numbers, send
 from wharfinger_dataplane import _bpf
 from wharfinger_dataplane._records import EventKind, unpack_event
@@ -58,6 +60,31 @@ def spoofs(src: str, dst: str, flags: str) -> list[bytes]:
     return [tcp(src, dst, flags, seq=seq, ack=ack, options=each, payload=payload) for seq in WILD for ack in WILD for each in options]
 
 
+def taken_for(number: int, port: int, flags: str) -> Counter[str]:
+    """As what the hook of the pod on that node counts each packet of `spoofs` that has the server's `port`, by reason."""
+    every, scoped = len(WILD) ** 2 * (len(NAMES) + 1 if flags in ("S", "SA", "A") else 1), len(WILD) ** 2
+    if number == 0:
+        return Counter({{80: "client_left_port", 20_001: "client_receives", 8080: "not_ours"}[port]: every})
+    if flags != "S":
+        return Counter({"server_receives" if port == 20_001 else "not_ours": every})
+    return {
+        80: Counter(server_syn=scoped, not_ours=every - scoped),
+        20_001: Counter(server_syn_service=every),
+        8080: Counter(server_direct=every - scoped, not_ours=scoped),
+    }[port]
+
+
+def at_pods(node: Node, reasons: Iterable[str]) -> Counter[str]:
+    """What the hook of the node's pods has counted by these reasons."""
+    counts = node.counts()
+    return Counter({reason: counts.get(("to_pod", reason), 0) for reason in reasons})
+
+
+def is_quiet(*pods: Pod) -> bool:
+    """Whether all that the stacks have sent is acknowledged, so that neither has more to say."""
+    return all(line.split()[2] == "0" for pod in pods for line in sockets(pod).splitlines() if line.startswith("ESTAB"))
+
+
 @pytest.mark.parametrize("flags", ["R", "RA", "FA", "S", "SA", "A", "PA"])
 def test_spoofed_packets_with_wild_numbers_change_nothing(lab, client, pod, flags):
     outside = lab.add_outside()
@@ -66,11 +93,14 @@ def test_spoofed_packets_with_wild_numbers_change_nothing(lab, client, pod, flag
         assert connection.get(100_000) == checksum(100_000)
         told(lab, rings)
         before, here = flows(lab), f"{client.address}:{connection.socket.getsockname()[1]}"
-        for node, src, dst in (
-            *((lab.nodes[0], f"{pod.address}:{port}", here) for port in (80, 20_001, 8080)),
-            *((lab.nodes[1], here, f"{pod.address}:{port}") for port in (80, 20_001, 8080)),
-        ):
-            send(outside, [to_node(frame, node) for frame in spoofs(src, dst, flags)])
+        until(lambda: is_quiet(client, pod))
+        for number, port in itertools.product((0, 1), (80, 20_001, 8080)):
+            node, ends = lab.nodes[number], (f"{pod.address}:{port}", here)
+            expected = taken_for(number, port, flags)
+            expected += at_pods(node, expected)
+            send(outside, [to_node(frame, node, "uplink") for frame in spoofs(*(ends if number == 0 else ends[::-1]), flags)])
+            until(lambda node=node, expected=expected: at_pods(node, expected) >= expected)
+            assert at_pods(node, expected) == expected
         assert connection.get(100_000) == checksum(100_000)
         assert connection.ask()[0] == "a"
         assert flows(lab) == before
@@ -82,11 +112,14 @@ def test_a_direct_connection_is_not_taken_by_packets_to_a_service_port(lab, clie
     outside = lab.add_outside()
     with Client(client, pod.address, 8080, timeout=20) as connection:
         assert connection.get(100_000) == checksum(100_000)
-        here = f"{client.address}:{connection.socket.getsockname()[1]}"
+        here, strays = f"{client.address}:{connection.socket.getsockname()[1]}", Counter(server_stray=0)
         for flags in ("A", "PA", "FA", "R"):
-            send(outside, [to_node(frame, lab.nodes[1]) for frame in spoofs(here, f"{pod.address}:20001", flags)])
+            until(lambda: is_quiet(client, pod))
+            frames = spoofs(here, f"{pod.address}:20001", flags)
+            strays["server_stray"] += len(frames)
+            send(outside, [to_node(frame, lab.nodes[1], "uplink") for frame in frames])
+            until(lambda: at_pods(lab.nodes[1], strays) == strays)
             assert connection.get(100_000) == checksum(100_000)
-    assert lab.nodes[1].counts()["to_pod", "server_stray"] >= 3 * len(WILD)
     assert flows(lab) == [{}, {}]
 
 
@@ -97,22 +130,32 @@ def test_the_redirect_port_cannot_end_what_has_left_it(lab, client, pod):
         here = f"{client.address}:{connection.socket.getsockname()[1]}"
         expects, sends = client.run(lambda: numbers(connection.socket))
         frames = [tcp(f"{pod.address}:80", here, flags, seq=expects, ack=sends) for flags in ("RA", "R", "FA")]
-        send(outside, [to_node(frame, lab.nodes[0]) for frame in frames])
+        send(outside, [to_node(frame, lab.nodes[0], "uplink") for frame in frames])
         until(lambda: lab.nodes[0].counts().get(("to_pod", "client_left_port"), 0) == len(frames))
         assert connection.ask()[0] == "a"
 
 
-def test_a_reset_with_the_number_that_the_stack_expects_is_told_as_the_end(lab, client, pod):
+@pytest.mark.parametrize("side", ["client", "server"])
+def test_a_reset_with_the_number_that_the_stack_expects_is_told_as_the_end(lab, client, pod, side):
     outside, rings = lab.add_outside(), [_bpf.Ring(node.bpf.maps["events"]) for node in lab.nodes]
     with Client(client, VIRTUAL, 80, timeout=20) as connection:
         assert connection.ask()[0] == "a"
+        until(lambda: is_quiet(client, pod))
         told(lab, rings)
-        here = f"{client.address}:{connection.socket.getsockname()[1]}"
-        expects, _ = client.run(lambda: numbers(connection.socket))
-        send(outside, [to_node(tcp(f"{pod.address}:20001", here, "R", seq=expects), lab.nodes[0])])
+        here, there = f"{client.address}:{connection.socket.getsockname()[1]}", f"{pod.address}:20001"
+        expects, sends = client.run(lambda: numbers(connection.socket))
+        number, victim, frame = {
+            "client": (0, client, tcp(there, here, "R", seq=expects)),
+            "server": (1, pod, tcp(here, there, "R", seq=sends)),
+        }[side]
+        send(outside, [to_node(frame, lab.nodes[number], "uplink")])
+        until(lambda: "ESTAB" not in sockets(victim))
+        assert told(lab, rings[number:number + 1]) == [EventKind.CLOSED]
+        assert told(lab, rings) == []
+        if side == "server":
+            connection.socket.sendall(b"hello\n")
         with pytest.raises(ConnectionResetError):
             connection.socket.recv(1)
-        assert told(lab, rings[:1]) == [EventKind.CLOSED]
 
 
 def own(pod: Pod, frames: list[bytes]) -> list[bytes]:
@@ -164,7 +207,7 @@ def test_headers_that_lie_about_their_lengths_disturb_no_live_connection(lab, cl
             (lab.nodes[0], f"{pod.address}:20001", here, expects, sends),
             (lab.nodes[1], here, f"{pod.address}:20001", sends, expects),
         ):
-            frame = to_node(tcp(src, dst, "PA", seq=seq, ack=ack, options=option(CONFIRM | PORT, 80) + b"\x01" * 4, payload=b"lies"), node)
+            frame = to_node(tcp(src, dst, "PA", seq=seq, ack=ack, options=option(CONFIRM | PORT, 80) + b"\x01" * 4, payload=b"lies"), node, "uplink")
             lies = [frame[:at] + bytes([value]) + frame[at + 1 :] for at in (14, 17, 46, 55) for value in range(256) if value != frame[at]]
             send(outside, [*lies, *(frame[:length] for length in range(34, len(frame)))])
         assert connection.get(100_000) == checksum(100_000)

@@ -1,5 +1,5 @@
 /* A bad wire: what its rules say happens to the n-th packet that matches, and to no other. At the ports of the lab's switch, outside of
- * everything that is under test. */
+ * everything that is under test. And, of a pod's own interface, a stack that fills its SYNs' option space. */
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
 #include <bpf/bpf_helpers.h>
@@ -152,6 +152,33 @@ SEC("tcx/ingress") int bad_wire(struct __sk_buff *skb)
 			return strip(skb, &s);
 		}
 	}
+	return NEXT;
+}
+
+#define TCP_LEN_MAX 60
+#define FOREIGN 0xfd /* with the experiment id 0xf00d, which is nobody's (RFC 6994) */
+
+/* SYNs leave with a TCP header that is full, by an option that no stack knows. */
+SEC("tcx/egress") int full_options(struct __sk_buff *skb)
+{
+	struct segment s = {};
+	__u32 was, is, option;
+	__be16 total, longer, length, full = __builtin_bswap16(TCP_LEN_MAX);
+
+	if (!read_segment(skb, &s) || (s.flags & 0x12) != 0x02 || s.payload || s.header > TCP_LEN_MAX - 4)
+		return NEXT;
+	__u32 grown = TCP_LEN_MAX - s.header;
+	if (bpf_skb_load_bytes(skb, 16, &total, 2) || bpf_skb_load_bytes(skb, s.l4 + 12, &was, 4) || bpf_skb_change_tail(skb, skb->len + grown, 0))
+		return TC_ACT_SHOT;
+	longer = __builtin_bswap16(__builtin_bswap16(total) + grown);
+	length = __builtin_bswap16(s.header);
+	is = was | 0xf0;
+	option = __builtin_bswap32((__u32)FOREIGN << 24 | grown << 16 | 0xf00d);
+	if (bpf_l3_csum_replace(skb, 24, total, longer, 2) || bpf_skb_store_bytes(skb, 16, &longer, 2, 0) ||
+	    bpf_l4_csum_replace(skb, s.l4 + 16, length, full, BPF_F_PSEUDO_HDR | 2) ||
+	    bpf_l4_csum_replace(skb, s.l4 + 16, was, is, 4) || bpf_skb_store_bytes(skb, s.l4 + 12, &is, 4, 0) ||
+	    bpf_l4_csum_replace(skb, s.l4 + 16, 0, option, 4) || bpf_skb_store_bytes(skb, s.l4 + s.header, &option, 4, 0))
+		return TC_ACT_SHOT;
 	return NEXT;
 }
 

@@ -1,6 +1,6 @@
 """The lab's wire made bad on purpose: rules that lose, repeat, hold back or strip the packets that a test names (badwire.bpf.c).
 
-It stands at the switch's ports, so it sees what goes from node to node, once, and nothing that stays on a node.
+It stands at the switch's ports, so it sees what goes from node to node, once, and nothing that stays on a node. Only `full_options` is a pod's.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from wharfinger_dataplane import _bpf
 
-from support.lab import Lab, inside, sh
+from support.lab import Lab, Pod, inside, sh
 
 SOURCE = Path(__file__).with_name("badwire.bpf.c")
 SHAPE = struct.Struct("=4s4s2s2sBBBBIIIIII2048s")
@@ -65,6 +65,7 @@ class Wire:
 
     def __init__(self, lab: Lab, loaded: _bpf.Object) -> None:
         self._rules = loaded.maps["rules"]
+        self._full_options = loaded.programs["full_options"]
         ports = [int(sh(f"ip -n {lab.switch} -o link show port{number}").split(":")[0]) for number in (1, 2)]
         for arrives, leaves in (ports, ports[::-1]):
             loaded.maps["ways"].put(arrives.to_bytes(4, "little"), leaves.to_bytes(4, "little"))
@@ -82,6 +83,15 @@ class Wire:
     def seen(self, number: int = 0) -> int:
         """How many packets the rule named, whether it was their turn or not."""
         return SHAPE.unpack(self._rules.get(number.to_bytes(4, "little")))[11]
+
+    @contextmanager
+    def full_options(self, pod: Pod) -> Iterator[None]:
+        """The pod's SYNs leave it with all 40 bytes of options, by one that is unknown to everybody. It has no segmentation offload."""
+        link = inside(pod.name, lambda: _bpf.Link.create(self._full_options, socket.if_nametoindex("eth0")))
+        try:
+            yield
+        finally:
+            link.close()
 
     def close(self) -> None:
         for link in self._links:

@@ -31,12 +31,13 @@ SERVER = "server deleted by force"
 
 def harm(load: Load, kind: str, number: int, chance: random.Random) -> None:
     """One failure, and all that must hold after it."""
-    before, gone = load.seen(), ()
+    before, gone, until = load.seen(), (), {}
     if kind == SERVER:
         victim = chance.choice([pod for pod in load.servers.values() if before.servers.get(pod.name)])
         gone, since = (victim.name,), time.time()
         delete_by_force(load, victim.name)
         told(load, before, since, AT_ONCE_S, victim.name)
+        until = dict.fromkeys(load.clients, since + AT_ONCE_S)
         load.lose(victim.name)
         load.add_server(f"server-{number}", victim.node)
         load.add_client(f"client-{number}", chance.choice(load.cluster.nodes).name, before.servers[victim.name])
@@ -44,7 +45,7 @@ def harm(load: Load, kind: str, number: int, chance: random.Random) -> None:
         (kill_own if kind in OWN else kill_kubernetes)(load.cluster, kind)
     load.goes_on()
     load.programs_a_change()
-    unharmed(load, before, *gone)
+    unharmed(load, before, *gone, until=until)
 
 
 def write(seconds: float, seed: int, done: Counter[str], load: Load, before, after, verdicts: tuple[int, int]) -> None:

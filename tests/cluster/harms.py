@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Mapping
 
 from load import Load
 from release import NAMESPACE, wait_for
@@ -11,6 +13,8 @@ from testbed import Cluster, containers
 OWN = ("agent", "operator", "injector")
 KUBERNETES = ("kube-apiserver", "etcd", "containerd")
 BACK_S = 120.0
+STUCK_S = 30.0
+"""A fresh connection that takes longer is one that fails, only later."""
 
 
 def standing(cluster: Cluster, component: str) -> dict[str, tuple[int, bool, str]]:
@@ -29,6 +33,13 @@ def kill_own(cluster: Cluster, component: str) -> None:
         count > before[pod][0] and ready for pod, (count, ready, _) in now.items()), f"the {component} to be back", seconds=BACK_S, every=0.5)
 
 
+def kill_lives(cluster: Cluster, node: str, pod: str, component: str) -> None:
+    """`kill -9` of whatever container of this pod runs on its node now, whether or not the API server knows of it yet."""
+    labels = f'labels."io.kubernetes.pod.name"=={pod},labels."io.kubernetes.container.name"=={component}'
+    for identity in cluster.exec(node, *containers.CTR, "containers", "list", "--quiet", labels).split():
+        cluster.exec(node, *containers.CTR, "task", "kill", "--signal", "SIGKILL", identity, check=False)
+
+
 def kill_kubernetes(cluster: Cluster, component: str) -> None:
     """`kill -9` of a daemon of Kubernetes, containerd on every node; returns when it answers and all nodes are Ready."""
     if component == "containerd":
@@ -42,15 +53,23 @@ def kill_kubernetes(cluster: Cluster, component: str) -> None:
     wait_for(cluster.healthy, "all nodes to be Ready", seconds=BACK_S)
 
 
-def unharmed(load: Load, before, *gone: str):
-    """What is seen now: since `before` no connection ended but to the servers `gone`, no byte was wrong, no new connection failed."""
-    seen = load.seen()
+def unharmed(load: Load, before, *gone: str, until: Mapping[str, float] | None = None):
+    """What is seen now: since `before` no connection ended but to the servers `gone`, no byte was wrong, no new connection failed or waits in vain.
+
+    `until`: client -> the moment from which on it must know that those are gone. A fresh connection that it began earlier may have been meant for
+    one of them: before a server's name is read, nobody can say.
+    """
+    seen, now = load.seen(), time.time()
     ended = [end for end in seen.ended_but_of(*gone) if end not in before.ended]
     assert ended == [], f"{len(ended)} connections ended, such as {ended[:3]}"
     assert seen.wrong == ()
-    # Before a server's name is read, nobody can say whose the connection was.
-    failed = [end for end in seen.failed if end not in before.failed and not (gone and end["server"] in ("", *gone))]
+    must_know = (until or {}).get
+    failed = [end for end in seen.failed if end not in before.failed
+              and not (end["server"] in ("", *gone) and end["at"] - end["age_s"] < must_know(end["client"], 0.0))]
     assert failed == [], f"{len(failed)} fresh connections failed, such as {failed[:3]}"
+    stuck = [each for each in seen.pending if each not in before.pending
+             and must_know(each["client"], 0.0) <= each["began"] < now - STUCK_S]
+    assert stuck == [], f"{len(stuck)} fresh connections wait for an answer, such as {stuck[:3]}"
     assert load.wrong_at_servers() == []
     return seen
 

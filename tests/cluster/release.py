@@ -18,6 +18,8 @@ from testbed.images import archive_digest
 TOP = Path(__file__).resolve().parents[2]
 NAMESPACE = "wharfinger-system"
 OTLP = "http://{address}:4318"
+COMMAND = ("crds", "dataplane", "cli")
+"""Where the command line's packages are."""
 SOURCES = ("pyproject.toml", "setup.py", "crds", "operator", "dataplane", "cli")
 BUILT = {".so", ".o", ".pyc"}
 IMAGES = {
@@ -99,6 +101,15 @@ class Release:
             return self.cluster.helm("upgrade", "--install", "wharfinger", str(TOP / "charts" / "wharfinger"), "--namespace", NAMESPACE,
                                      "--set", "image.tag=dev", *[word for setting in settings for word in ("--set", setting)],
                                      "--wait", "--timeout", "180s", program=program)
+
+    def command(self, *words: str) -> tuple[int, dict]:
+        """What `wharfinger` of this checkout answers: its exit code and its JSON."""
+        environment = {**self.cluster.environment(), "PYTHONPATH": os.pathsep.join(str(TOP / root) for root in COMMAND)}
+        done = subprocess.run([sys.executable, "-m", "wharfinger_cli", *words, "-o", "json"], env=environment, capture_output=True, text=True,
+                              timeout=60)
+        if done.stderr:
+            raise ReleaseError(f"`wharfinger {' '.join(words)}` complains:\n{done.stderr}")
+        return done.returncode, json.loads(done.stdout)
 
     def shop(self) -> None:
         """examples/shop, ready: its pods run and its pools are Programmed."""

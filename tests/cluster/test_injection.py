@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from harms import kill_lives, standing
 from testbed import ClusterError
 from wharfinger_operator.injector._cluster import ApiServer
 from wharfinger_operator.injector._cluster import Cluster as InjectorCluster
@@ -21,6 +22,8 @@ TOP = Path(__file__).parents[2]
 RELEASE, NAMESPACE, TESTS = "wharfinger", "wharfinger-system", "injection-tests"
 CERTIFICATES = "wharfinger-injector-certificates"
 GATE_TIMEOUT_S = 10
+DEAD_S, WITHDRAWN_S = 10.0, 4.0
+"""How long an injector is kept dead, and within what time the API server asks it no more."""
 
 
 @pytest.fixture(scope="module")
@@ -251,20 +254,43 @@ def scale(cluster, replicas):
         eventually(lambda: not injectors(cluster))
 
 
-def test_one_injector_killed_of_two_costs_no_pod_its_sidecar(cluster, namespace):
-    """With policy Fail, so that a review which nobody answers is an error and not a pod without a sidecar."""
+def review(cluster):
+    """What becomes of a pod: `injected`, `left alone` or `refused` by the webhook."""
+    try:
+        return "injected" if sidecars(created(cluster, pod("candidate"))) else "left alone"
+    except ClusterError as error:
+        assert ".inject.wharfinger.io" in str(error)
+        return "refused"
+
+
+def reviews(cluster, name, seconds):
+    """How many pods this injector says to have reviewed in the last seconds."""
+    return cluster.kubectl("--namespace", NAMESPACE, "logs", name, f"--since={seconds:.0f}s").count('"pod reviewed"')
+
+
+def test_while_one_injector_of_two_is_dead_the_other_injects_every_pod(cluster, namespace):
+    """`kill -9` of the one that the API server asked last, again as soon as it is back. With policy Fail, so that a review which nobody answers is a
+    refusal; such there may be until the kubelet has told of the death."""
     set_injector(cluster, failurePolicy="Fail")
     try:
-        former = injectors(cluster)
-        cluster.kubectl("--namespace", NAMESPACE, "delete", sorted(former)[0], "--wait=false")
-        reviewed = []
-
-        def replaced():
-            reviewed.append(sidecars(created(cluster, pod("candidate"))))
-            return len(injectors(cluster)) == len(former) and sorted(former)[0] not in injectors(cluster)
-
-        eventually(replaced)
-        assert all(reviewed)
+        before = standing(cluster, "injector")
+        assert review(cluster) == "injected"
+        other, victim = sorted(before, key=lambda name: reviews(cluster, name, 2))
+        began, reviewed = time.monotonic(), []
+        while (after_s := time.monotonic() - began) < DEAD_S:
+            kill_lives(cluster, before[victim][2], victim, "injector")
+            reviewed.append((after_s, review(cluster)))
+        now = standing(cluster, "injector")
+        assert now.keys() == before.keys()
+        assert (now[victim][0] > before[victim][0], now[victim][1]) == (True, False)
+        assert now[other] == before[other]
+        alone = [word for after_s, word in reviewed if after_s > WITHDRAWN_S]
+        answered = reviews(cluster, other, DEAD_S - WITHDRAWN_S)
+        print(f"reviews while one of two injectors was dead: {reviewed}")
+        assert "left alone" not in [word for _, word in reviewed]
+        assert set(alone) == {"injected"}
+        assert answered >= len(alone) - 1 > 4
+        eventually(lambda: standing(cluster, "injector")[victim][1])
     finally:
         set_injector(cluster, failurePolicy="Ignore")
 

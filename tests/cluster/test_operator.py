@@ -2,12 +2,19 @@
 
 import json
 import time
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import yaml
-from space import Space, changed, eventually, servers
+from agents import counters
+from held import Held
+from space import Space, changed, eventually, server_pod, servers
 
-NAMESPACE, SYSTEM = "operator-tests", "wharfinger-system"
+NAMESPACE, OTHER, SYSTEM = "operator-tests", "operator-tests-other", "wharfinger-system"
+COUNT = 20
+GRACE_S, TOLD_S, LEARNED_S = 60, 10.0, 5.0
+"""operator.poolGracePeriodSeconds; within what time after it the last client is told; within what time everybody knows of a Service."""
 POOL = {
     "apiVersion": "wharfinger.io/v1alpha1", "kind": "ServicePortPool", "metadata": {"name": "web", "namespace": NAMESPACE},
     "spec": {"virtualAddresses": {"service": {"name": "web"}}, "portRanges": [{"from": 21000, "to": 21015}],
@@ -170,14 +177,115 @@ def test_outgrown_pool_goes_on_running_and_heals_when_room_returns(space):
     space.scale(2)
 
 
-def test_pool_in_use_is_deleted_at_once_and_its_servers_have_a_grace_beside_those_of_a_new_one(space):
-    before = space.ports()
+@pytest.fixture(scope="module")
+def client(space):
+    """An aware client's pod, and the number of connections that it opens."""
+    pod = server_pod(**{"wharfinger.io/inject": "true"})
+    pod["spec"]["containers"][0] |= {"name": "client", "args": ["/shop/client.py", "idle"], "ports": [], "readinessProbe": None}
+    space.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "client", "namespace": NAMESPACE, **pod["metadata"]}, "spec": pod["spec"]})
+    space.kubectl("wait", "--for=condition=Ready", "pod/client", "--timeout=90s")
+    return "pod/client"
+
+
+@contextmanager
+def connections(space, client, address):
+    """COUNT connections to port 80 of the pool's address, each of them aware: the programs counted that."""
+    before = redirected(space)
+    with Held(space.cluster, [(address, 80)], COUNT, NAMESPACE, client) as held:
+        others = held.opened()["new"]
+        assert redirected(space) - before >= COUNT + others
+        yield held
+
+
+def redirected(space):
+    return counters(space.cluster)["to_pod", "client_redirected"]
+
+
+def address_of(space):
+    return space.get("service", "web")["spec"]["clusterIP"]
+
+
+def two(space):
+    """The ports of the two servers, once no third is there."""
+    return eventually(lambda: ports if len(ports := space.ports()) == 2 and not space.ports("Draining") else None)
+
+
+def service(namespace, name, address, **spec):
+    """A Service at this address."""
+    return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": namespace},
+            "spec": {"clusterIP": address, "ports": [{"name": "http", "port": 80, "targetPort": "http"}], **spec}}
+
+
+def test_when_a_pools_service_is_deleted_its_connections_and_new_ones_go_on_and_it_is_said(space, client):
+    address, before = address_of(space), two(space)
+    with connections(space, client, address) as held:
+        space.kubectl("delete", "service", "web")
+        eventually(lambda: space.condition("spp", "web", "ResolvedRefs")[:2] == ("False", "ServiceNotFound"))
+        eventually(lambda: "ServiceNotFound" in space.reasons("web"))
+        held.unbroken()
+        assert space.ports() == before
+        space.apply(service(NAMESPACE, "web", address, selector={"app": "web"}))
+        eventually(lambda: space.condition("spp", "web", "ResolvedRefs")[0] == "True")
+        held.unbroken()
+        assert space.ports() == before
+
+
+def test_an_address_that_another_namespaces_service_has_by_now_is_not_the_pools_any_more(space, client):
+    """docs/architecture.md, "Whose traffic": never another Service's cluster IP."""
+    address = address_of(space)
+    other = Space(space.cluster, OTHER)
+    other.create()
+    _, deployment = servers(OTHER, replicas=1)
+    other.apply(deployment)
+    other.kubectl("rollout", "status", "deployment/web", "--timeout=90s")
+    space.kubectl("delete", "service", "web")
+    try:
+        other.apply(service(OTHER, "theirs", address, selector={"app": "web"}))
+        eventually(lambda: any(piece["endpoints"] for piece in other.get("endpointslices")))
+        time.sleep(LEARNED_S)
+        assert reached(space, address) == {pod["metadata"]["name"] for pod in other.get("pods")}
+    finally:
+        other.cluster.kubectl("delete", "namespace", OTHER, "--wait=true")
+        space.apply(service(NAMESPACE, "web", address, selector={"app": "web"}))
+        eventually(lambda: len(space.ports()) == 2 and space.condition("spp", "web", "ResolvedRefs")[0] == "True", within_s=60)
+
+
+def reached(space, address):
+    """The names of the pods that the client reaches."""
+    words = ("exec", "client", "-c", "client", "--", "python3", "/shop/client.py", "burst", f"http://{address}/", "10")
+    return set(json.loads(space.kubectl(*words, check=False))["servers"])
+
+
+def test_pool_in_use_is_deleted_at_once_and_its_connections_have_a_grace_beside_a_new_pool(space, client):
+    before, address = two(space), address_of(space)
     former = space.get("spp", "web")["metadata"]["uid"]
-    space.kubectl("delete", "spp", "web", "--timeout=10s")
-    eventually(lambda: space.ports("Draining") == before)
-    assert {piece["spec"]["pool"]["uid"] for piece in space.get("serviceportslices") if "deletedAt" in piece["spec"]["pool"]} == {former}
-    eventually(lambda: space.condition("rpp", "web", "ResolvedRefs")[:2] == ("False", "PoolNotFound"))
-    space.apply(POOL)
-    eventually(lambda: len(space.ports()) == 2)
-    assert space.ports("Draining") == before
-    assert not {port for ports in before.values() for port in ports} & {port for ports in space.ports().values() for port in ports}
+
+    def left():
+        return [piece for piece in space.get("serviceportslices") if piece["spec"]["pool"]["uid"] == former]
+
+    with connections(space, client, address) as held:
+        space.kubectl("delete", "spp", "web", "--timeout=10s")
+        eventually(lambda: space.ports("Draining") == before)
+        assert left() and all("deletedAt" in piece["spec"]["pool"] for piece in left())
+        eventually(lambda: space.condition("rpp", "web", "ResolvedRefs")[:2] == ("False", "PoolNotFound"))
+        aware = redirected(space)
+        held.unbroken()
+        assert redirected(space) - aware <= 1, "new connections are unaware; one may have begun before"
+        space.apply(POOL)
+        eventually(lambda: len(space.ports()) == 2)
+        assert space.ports("Draining") == before
+        assert not {port for ports in before.values() for port in ports} & {port for ports in space.ports().values() for port in ports}
+        eventually(lambda: redirected(space) > aware + 1)
+        held.unbroken()
+        # The grace's beginning is in the slice; moved back, it is over. Everything else goes its way.
+        began = datetime.now(UTC) - timedelta(seconds=GRACE_S)
+        for piece in left():
+            space.kubectl("patch", "serviceportslice", piece["metadata"]["name"], "--type=merge",
+                          "--patch", json.dumps({"spec": {"pool": {"deletedAt": began.strftime("%Y-%m-%dT%H:%M:%SZ")}}}))
+        over = time.time()
+        seen = eventually(lambda: not (now := held.look())["held"] and now)
+        assert len(seen["ended"]) == COUNT
+        assert max(moment for moment, _ in seen["ended"]) - over < TOLD_S
+        assert [how for _, how in seen["ended"] if "TimeoutError" in how] == []
+        assert seen["failed"] == []
+        assert space.ports("Resting") == before

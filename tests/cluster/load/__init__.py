@@ -47,6 +47,8 @@ class Seen:
     ended: tuple[dict, ...]
     wrong: tuple[dict, ...]
     failed: tuple[dict, ...]
+    pending: tuple[dict, ...]
+    """Fresh connections that have neither gone well nor failed yet: client, began."""
 
     def ended_of(self, *servers: str) -> list[dict]:
         """The ends of connections to these servers."""
@@ -59,7 +61,8 @@ class Seen:
 
 @dataclass
 class Load:
-    """The load in `namespace` on `cluster`: `connections` in all, `fresh_per_s` of new short ones besides, by each client."""
+    """The load in `namespace` on `cluster`: `connections` in all, rounded up to as many for each client, and `fresh_per_s` new short ones besides, by
+    each client."""
 
     cluster: Cluster
     namespace: str = "load"
@@ -84,8 +87,7 @@ class Load:
         before = counters(self.cluster)["to_pod", "client_redirected"]
         self.apply(*(self._client(pod) for pod in self.clients.values()))
         self.clients = self._ready(self.clients)
-        share = self.connections // len(self.cluster.nodes)
-        wait_for(lambda: (seen := self.seen()).opened == share * len(self.clients) and seen, "all connections open", seconds=120)
+        wait_for(lambda: (seen := self.seen()).opened == self.share * len(self.clients) and seen, "all connections open", seconds=120)
         seen = self.seen()
         redirected = counters(self.cluster)["to_pod", "client_redirected"] - before
         if redirected < seen.opened + seen.fresh or seen.open != seen.opened or seen.failed or seen.wrong:
@@ -113,8 +115,12 @@ class Load:
             self.clients.pop(name, None)
 
     def seen(self) -> Seen:
-        """What the clients say, all of them."""
-        found = self._ask(self.clients.values(), "/")
+        """What the clients say, all of them; of each end also who says it."""
+        clients = tuple(self.clients.values())
+        found = self._ask(clients, "/")
+        for client, status in zip(clients, found, strict=True):
+            for end in (*status["ended"], *status["wrong"], *status["fresh"]["failed"]):
+                end["client"] = client.name
         servers: dict[str, int] = {}
         for status in found:
             for name, count in status["servers"].items():
@@ -124,7 +130,9 @@ class Load:
             fresh=sum(status["fresh"]["ok"] for status in found), messages=sum(status["messages"] for status in found),
             slowest_s=max((status["slowest_s"] for status in found), default=0.0), servers=servers,
             ended=tuple(end for status in found for end in status["ended"]), wrong=tuple(wrong for status in found for wrong in status["wrong"]),
-            failed=tuple(end for status in found for end in status["fresh"]["failed"]))
+            failed=tuple(end for status in found for end in status["fresh"]["failed"]),
+            pending=tuple({"client": client.name, "began": began} for client, status in zip(clients, found, strict=True)
+                          for began in status["fresh"]["pending"]))
 
     def wrong_at_servers(self) -> list[dict]:
         """Bytes that the servers found wrong."""
@@ -166,6 +174,11 @@ class Load:
         """Server -> its assignment's state."""
         return {record["server"].partition("/")[2]: record["state"] for record in self.records()}
 
+    def ports(self, *names: str) -> set[int]:
+        """The service ports that these servers have, or had and that rest."""
+        return {port for record in self.records() if record["server"].partition("/")[2] in names
+                for target in record["targets"] for port in target["servicePorts"]}
+
     def wait_for_servers(self, *names: str, seconds: float = 60) -> None:
         """Until these are Ready and their pools Programmed."""
         wait_for(lambda: all(self.states().get(name) == "Ready" for name in names), f"{', '.join(names)} to be Ready", seconds=seconds)
@@ -200,6 +213,11 @@ class Load:
                 "servicePortPool": {"name": "load"}, "target": "load", "ports": [{"from": PORT, "to": PORT}]}})
 
     @property
+    def share(self) -> int:
+        """Connections of each client that is there from the start."""
+        return -(-self.connections // len(self.cluster.nodes))
+
+    @property
     def address(self) -> str:
         """The Service's cluster IP."""
         return self.kubectl("get", "service", "load", "-o", "jsonpath={.spec.clusterIP}").strip()
@@ -211,7 +229,7 @@ class Load:
         return self._pod(pod, labels, ["serve", str(PORT), str(STATUS_PORT)], probe)
 
     def _client(self, pod: Pod, connections: int | None = None) -> dict:
-        count = self.connections // len(self.cluster.nodes) if connections is None else connections
+        count = self.share if connections is None else connections
         words = ["hold", self.address, str(PORT), str(STATUS_PORT), str(count), str(self.interval_s), str(self.fresh_per_s)]
         return self._pod(pod, {"app": "load-client"}, words, {})
 

@@ -9,7 +9,7 @@ connections talk (a message there, as many bytes back), a third listen (the serv
 `hold` opens COUNT of them and besides FRESH_PER_S short ones a second. Its status, as JSON by HTTP on STATUS_PORT:
 
 GET /            open, servers {name: open connections}, ended [one object each: id, kind, server, how, at, age_s], wrong [what, where],
-                 messages, slowest_s, fresh {ok, failed: [...]}, done
+                 messages, slowest_s, fresh {ok, failed: [...], pending: [when each began]}, done
 GET /finish      ends the load: one more checked message on every connection, then FIN both ways
 
 `how` a connection ended: `reset` (RST), `aborted` (its own stack ended it), `end` (FIN), `silent` (no answer for SILENT_S), else the errno.
@@ -119,13 +119,14 @@ class Holder:
         self.gate = asyncio.Semaphore(32)
         self.servers: Counter[str] = Counter()
         self.ended, self.wrong, self.failed = [], [], []
+        self.pending: dict[int, float] = {}
         self.messages, self.fresh, self.opened, self.slowest_s = 0, 0, 0, 0.0
         self.done = False
 
     def status(self) -> dict:
         return {"opened": self.opened, "open": sum(self.servers.values()), "servers": +self.servers, "ended": self.ended, "wrong": self.wrong,
-                "messages": self.messages, "slowest_s": round(self.slowest_s, 3), "fresh": {"ok": self.fresh, "failed": self.failed},
-                "done": self.done}
+                "messages": self.messages, "slowest_s": round(self.slowest_s, 3), "done": self.done,
+                "fresh": {"ok": self.fresh, "failed": self.failed, "pending": list(self.pending.values())}}
 
     async def run(self) -> None:
         held = [asyncio.create_task(self.watch(n, n % 3)) for n in range(self.count)]
@@ -147,6 +148,8 @@ class Holder:
         told = {"id": n, "kind": WORDS[kind], "server": ""}
         began = time.time()
         how = ""
+        if kind == FRESH:
+            self.pending[n] = began
         try:
             await self.connection(self.base + n, kind, told)
         except Wrong as error:
@@ -156,6 +159,8 @@ class Holder:
             how = "end"
         except OSError as error:  # asyncio's time-out is one without a number
             how = HOW.get(error.errno, errno.errorcode.get(error.errno or 0, "silent" if isinstance(error, TimeoutError) else repr(error)))
+        finally:
+            self.pending.pop(n, None)
         if how:
             (self.failed if kind == FRESH else self.ended).append({**told, "how": how, "at": time.time(), "age_s": round(time.time() - began, 3)})
 

@@ -202,13 +202,12 @@ def _advance(entry: Resolved, redirects: list[RedirectPortPool], view: View, boo
              reserved: frozenset[int]) -> Advanced:
     """The next state of the pool's slices.
 
-    A pool that is not accepted is not begun; one that runs gets new numbers, unless they are disputed.
+    A pool that is not accepted is not begun; one that runs gets new numbers, unless they are disputed or it has no address left to have them on.
     """
-    begun = bool(entry.virtual_addresses) and (running or fault is None)
-    if not begun:
+    if not running and (fault is not None or not entry.virtual_addresses):
         return Advanced([])
     disputed = fault is not None and fault.reason == "Conflicted"
-    allocator = None if disputed else Allocator(entry.pool, entry.virtual_addresses, book, reserved)
+    allocator = None if disputed or not entry.virtual_addresses else Allocator(entry.pool, entry.virtual_addresses, book, reserved)
     advanced = advance(entry, redirects, view, book, allocator)
     at_least_one(entry, view, advanced.drafts)
     return advanced

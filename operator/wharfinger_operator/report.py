@@ -83,6 +83,9 @@ def pool_report(entry: Resolved, fault: Fault | None, advanced: Advanced, specs:
     if not advanced.drafts:
         reason = "the pool is not accepted" if fault else "it has no virtual address yet"
         programmed = Verdict("Programmed", False, "NotAccepted" if fault else "Pending", f"nothing is programmed: {reason}")
+    elif not entry.virtual_addresses:
+        programmed = Verdict("Programmed", False, "NoAddress", "the pool has no virtual address any more: connections that stand go on, new ones "
+                             "are not its own; see the condition ResolvedRefs")
     else:
         programmed = _programmed(pool, standing, advanced, view)
     left_out = "".join(f"; {fault.message}" for fault in entry.skipped)

@@ -99,7 +99,7 @@ def members(redirect: RedirectPortPool, server: Server) -> bool:
 def _virtual_addresses(pool: ServicePortPool, view: View, faults: list[Fault], skipped: list[Fault]) -> tuple[str, ...]:
     literal, named = pool.spec.virtual_addresses.literal, pool.spec.virtual_addresses.service
     if literal is not None:
-        return _literal(literal, view, faults)
+        return _literal(pool, literal, view, faults)
     name = named.name if named else ""
     service = _service(pool, name, "spec.virtualAddresses.service", view, faults)
     addresses = tuple(address for address in service.cluster_ips if ":" not in address) if service is not None else ()
@@ -115,22 +115,37 @@ def _virtual_addresses(pool: ServicePortPool, view: View, faults: list[Fault], s
         faults.append(Fault("NoClusterIP", f"spec.virtualAddresses.service: Service {name} is headless; "
                             "name a Service with a cluster IP, or give literal addresses"))
     slices = view.slices_of(pool.metadata.uid)
-    return slices[0].spec.virtual_addresses if slices else ()
+    return _still_its_own(slices[0].spec.virtual_addresses if slices else (), name, view, faults)
 
 
-def _literal(addresses: tuple[str, ...], view: View, faults: list[Fault]) -> tuple[str, ...]:
-    """The addresses, or none: whoever may write a pool shall not take other namespaces' traffic with it, nor that to the world outside."""
+def _still_its_own(addresses: tuple[str, ...], name: str, view: View, faults: list[Fault]) -> tuple[str, ...]:
+    """Of the addresses that a Service had which is gone: those that no other has by now."""
+    kept = []
+    for address in addresses:
+        services = view.services_at(address)
+        if services:
+            faults.append(Fault("AddressOfService", f"spec.virtualAddresses.service: {address}, which Service {name} had, is the cluster IP of "
+                                f"Service {'/'.join(min(services))} now: new connections to it are not this pool's, those that stand go on"))
+        else:
+            kept.append(address)
+    return tuple(kept)
+
+
+def _literal(pool: ServicePortPool, addresses: tuple[str, ...], view: View, faults: list[Fault]) -> tuple[str, ...]:
+    """The addresses, or none, but for a pool that runs: those that are right. Whoever may write a pool shall not take other namespaces' traffic
+    with it, nor that to the world outside."""
+    kept = []
     for address in addresses:
         services = view.services_at(address)
         if services:
             faults.append(Fault("AddressOfService", f"spec.virtualAddresses.literal: {address} is the cluster IP of Service "
                                 f"{'/'.join(min(services))}; a pool in its namespace can name it by spec.virtualAddresses.service"))
-            return ()
-        if not view.may_be_literal(address):
+        elif not view.may_be_literal(address):
             faults.append(Fault("AddressNotPermitted", f"spec.virtualAddresses.literal: {address} is not among the addresses that pools may give "
                                 "literally; name a Service instead, or have operator.literalAddresses in the chart's values include it"))
-            return ()
-    return addresses
+        else:
+            kept.append(address)
+    return tuple(kept) if len(kept) == len(addresses) or view.slices_of(pool.metadata.uid) else ()
 
 
 def _service(pool: ServicePortPool, name: str, where: str, view: View, faults: list[Fault]) -> Service | None:
@@ -196,10 +211,10 @@ def _target_port(target: Target, pod: Pod) -> int | None:
 
 
 def _matching(addresses: tuple[str, ...], virtual_addresses: tuple[str, ...]) -> str | None:
-    """The server's address in the family of the first virtual address that it has one in."""
-    for virtual in virtual_addresses:
+    """The server's address in the family of the first virtual address that it has one in; of IPv4 when the pool has none left."""
+    for family in [":" in virtual for virtual in virtual_addresses] or [False]:
         for address in addresses:
-            if (":" in address) == (":" in virtual):
+            if (":" in address) == family:
                 return address
     return None
 

@@ -236,7 +236,7 @@ def test_a_literal_address_that_is_another_services_cluster_ip_takes_none_of_its
     assert world.records() == []
 
 
-def test_a_literal_address_that_becomes_a_services_cluster_ip_goes_on_and_the_condition_says_so():
+def test_a_literal_address_that_becomes_a_services_cluster_ip_is_the_pools_no_more_and_its_connections_go_on():
     world = World()
     world.pool("lab", addresses={"literal": ["192.0.2.7"]}, **STATIC)
     world.settle()
@@ -244,7 +244,46 @@ def test_a_literal_address_that_becomes_a_services_cluster_ip_goes_on_and_the_co
     world.service("bank", addresses=("192.0.2.7",), namespace="bank")
     world.settle()
     assert world.condition("ServicePortPool", "lab", "ResolvedRefs")[1] == "AddressOfService"
+    assert world.condition("ServicePortPool", "lab", "Programmed")[:2] == ("False", "NoAddress")
     assert world.ports("Ready") == {"a": [20000]}
+    assert virtual_addresses(world) == [()]
+
+
+def test_a_running_pool_keeps_the_literal_addresses_that_are_right():
+    world = World()
+    world.pool("lab", addresses={"literal": ["192.0.2.7", "192.0.2.8"]}, **STATIC)
+    world.settle()
+    world.service("bank", addresses=("192.0.2.7",), namespace="bank")
+    world.settle()
+    assert virtual_addresses(world) == [("192.0.2.8",)]
+
+
+def test_an_address_that_another_service_has_after_the_pools_was_deleted_is_the_pools_no_more():
+    world = shop()
+    world.settle()
+    before = world.ports("Ready")
+    world.delete("Service", "shop", "web")
+    world.settle()
+    assert virtual_addresses(world) == [("10.96.0.10",)]  # as long as nobody else has it
+    world.service("bank", addresses=("10.96.0.10",), namespace="bank")
+    world.step()
+    assert [event for event in world.events if event.reason == "AddressOfService"
+            and "10.96.0.10, which Service web had, is the cluster IP of Service bank/bank now" in event.message]
+    world.settle()
+    assert (world.ports("Ready"), virtual_addresses(world)) == (before, [()])
+    world.delete("Pod", "shop", "a")
+    world.pod("d")
+    world.settle()
+    assert world.ports("Resting") == {"shop/a": before["shop/a"]}
+    assert "shop/d" not in world.ports()
+    world.service(addresses=("10.96.0.77",))
+    world.settle()
+    assert virtual_addresses(world) == [("10.96.0.77",)]
+    assert {"shop/b", "shop/c", "shop/d"} <= world.ports("Ready").keys()
+
+
+def virtual_addresses(world):
+    return sorted({tuple(raw["spec"]["virtualAddresses"]) for raw in world.slices().values()})
 
 
 def test_a_static_server_that_is_another_namespaces_pod_gets_no_service_port():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections import Counter
+from contextlib import ExitStack
 
 import pytest
 from support.capture import Capture
@@ -100,13 +101,12 @@ def test_no_connection_tracking_entry_is_made(lab, client, servers):
     for node in lab.nodes:
         track(node)
     serve(lab, [pool_slice(addresses(servers))])
-    connections = [Client(client, VIRTUAL, 80) for _ in range(12)]
-    assert {connection.ask()[0] for connection in connections} >= {"a", "c"}
-    assert [tracked(node) for node in lab.nodes] == [0, 0]
-    with Client(client, servers[0].address, 8080):
-        assert [tracked(node) for node in lab.nodes] == [1, 1]
-    for connection in connections:
-        connection.close()
+    with ExitStack() as live:
+        connections = [live.enter_context(Client(client, VIRTUAL, port)) for port in (20_001, 20_003, *[80] * 10)]
+        assert {connection.ask()[0] for connection in connections} >= {"a", "c"}
+        assert [tracked(node) for node in lab.nodes] == [0, 0]
+        with Client(client, servers[0].address, 8080):
+            assert [tracked(node) for node in lab.nodes] == [1, 1]
 
 
 def track(node: Node) -> None:

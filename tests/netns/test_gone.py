@@ -78,7 +78,7 @@ def test_the_clients_of_other_servers_feel_nothing(lab: Lab, client: Pod):
     pods = [lab.add_pod(lab.nodes[1], name, Role.SERVER) for name in ("a", "b")]
     with server(pods[0]), server(pods[1]):
         serve(lab, pool_slice({pod.short: pod.address for pod in pods}))
-        connections = [Client(client, VIRTUAL, 80) for _ in range(12)]
+        connections = [Client(client, VIRTUAL, 80) for _ in range(30)]
         owners = [connection.ask()[0] for connection in connections]
         assert set(owners) == {"a", "b"}
         serve(lab, pool_slice({pod.short: pod.address for pod in pods}, states={"a": "Resting"}, generation=2))

@@ -1,5 +1,5 @@
 # distutils: language = c
-"""Records of the ring buffer, read where they lie: told apart and identified.
+"""Records of the ring buffer, read where they lie: told apart, identified, and left if another setting had them told.
 
 Rules:
 - No interpreter's lock while records are read: it costs about 0.3 µs a record, whatever else the process does.

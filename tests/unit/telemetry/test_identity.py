@@ -51,7 +51,7 @@ def test_the_key_is_hashed_from_a_secret_of_any_length_that_blake2b_takes(size):
     assert [len(key) for key in keys] == [16, 16]
 
 
-def test_ids_of_the_release_before_are_those_of_this_one():
+def test_ids_are_what_they_were():
     key = key_of(bytes(range(32)))
     trace = trace_of_connection(key, TCP, pack_address(CLIENT), 40000, SCOPE, X, 1_000_000)
     assert (key.hex(), f"{trace:032x}", f"{span_id(trace, EventRole.SERVER, pack_address(SERVER), Y):016x}") == (

@@ -12,6 +12,7 @@
 /* TABLE(name, key type, value type, capacity, kind): SPARSE tables allocate as they fill; LIVE ones are allocated beforehand, for packets
  * fill them; BOUNDED ones forget the least recently used. */
 #define WHARFINGER_TABLES(TABLE) \
+	TABLE(interfaces, u32, struct interface, 8192, SPARSE) \
 	TABLE(pods, struct addr, struct pod, 4096, SPARSE) \
 	TABLE(addresses, struct address_key, struct address, 16384, SPARSE) \
 	TABLE(pages, u32, struct page, 65536, SPARSE) \
@@ -20,6 +21,15 @@
 	TABLE(server_ports, struct server_port_key, struct server_port, 524288, SPARSE) \
 	TABLE(flows, struct flow_key, struct flow, 262144, LIVE) \
 	TABLE(half_open, struct flow_key, struct flow, 65536, BOUNDED)
+
+/* DIRECT: packets may be sent to it past the stack: it bears wharf_from_net, or leads to this node's pods alone, and nobody's queueing or
+ * filters are passed by. STRICT: what comes in by it must have a source that a route by it leads to (rp_filter = 1). */
+enum interface_bit { INTERFACE_DIRECT = 1, INTERFACE_STRICT = 2 };
+/* An interface of the node, by its index; one that is not listed has no bits. */
+struct interface {
+	u32 bits;                 /* enum interface_bit */
+};
+ASSERT_SIZE(struct interface, 4);
 
 /* A pod whose connections in one direction a NetworkPolicy selects may be neither client nor server of ours. */
 enum pod_role { POD_CLIENT = 1, POD_SERVER = 2, POD_INGRESS_SELECTED = 4, POD_EGRESS_SELECTED = 8 };

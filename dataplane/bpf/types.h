@@ -22,7 +22,14 @@ INLINE be32 to_be32(u32 n) { return (be32)__builtin_bswap32(n); }
 INLINE be16 to_be16(u16 n) { return (be16)n; }
 INLINE be32 to_be32(u32 n) { return (be32)n; }
 #endif
-INLINE u16 from_be16(be16 n) { return (u16)to_be16((u16)n); }
+/* The empty statement keeps clang from dropping the mask as superfluous: verifiers before 6.18 take a byte swap's result for a number of 64 bits. */
+INLINE u16 from_be16(be16 n)
+{
+	u32 number = to_be16((u16)n);
+
+	__asm__ volatile("" : "+r"(number));
+	return number & 0xffff;
+}
 INLINE u32 from_be32(be32 n) { return (u32)to_be32((u32)n); }
 
 /* An IPv6 address, or an IPv4 address mapped into it (::ffff:a.b.c.d): one shape for both families. */

@@ -18,6 +18,8 @@ enum setting {
 	SETTING_HELD_UNTIL,        /* kernel's monotonic clock, ns */
 	SETTING_TRACE_KEY_LOW,
 	SETTING_TRACE_KEY_HIGH,
+	SETTING_GENERATION,        /* raised when routes, interfaces or tables change: what connections remember of them is looked up again */
+	SETTING_LEFT_TO_STACK,     /* not 0: no packet goes past the stack (xfrm policies) */
 	SETTING_COUNT,
 };
 

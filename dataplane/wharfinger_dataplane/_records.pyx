@@ -21,6 +21,8 @@ TCP = core.PROTO_TCP
 END_RESET, END_RESET_SAID = core.END_RESET, core.END_RESET_SAID
 COUNTER_REASONS = core.COUNTER_REASONS
 SETTING_HELD_UNTIL = core.SETTING_HELD_UNTIL
+SETTING_GENERATION = core.SETTING_GENERATION
+SETTING_LEFT_TO_STACK = core.SETTING_LEFT_TO_STACK
 TRACES_ALL = core.TRACES_ALL
 GATE = str(ipaddress.IPv4Address(core.GATE_ADDRESS)), core.GATE_PORT
 """Whom the start gate's question is addressed to."""
@@ -39,6 +41,13 @@ class Role(IntFlag):
     SERVER = core.POD_SERVER
     INGRESS_SELECTED = core.POD_INGRESS_SELECTED
     EGRESS_SELECTED = core.POD_EGRESS_SELECTED
+
+
+class InterfaceBit(IntFlag):
+    """What holds of an interface of the node (tables.h, enum interface_bit)."""
+
+    DIRECT = core.INTERFACE_DIRECT
+    STRICT = core.INTERFACE_STRICT
 
 
 class Policy(IntEnum):
@@ -227,6 +236,18 @@ def pack_tracing(bytes key, uint64_t traced) -> list[tuple[bytes, bytes]]:
         raise ValueError(f"{traced} traces of {core.TRACES_ALL}")
     return [pack_setting(core.SETTING_TRACED, traced), pack_setting(core.SETTING_TRACE_KEY_LOW, int.from_bytes(key[:8], "little")),
             pack_setting(core.SETTING_TRACE_KEY_HIGH, int.from_bytes(key[8:], "little"))]
+
+
+def pack_interface(bits) -> bytes:
+    """`bits`: of InterfaceBit."""
+    cdef core.interface out
+    out.bits = int(bits)
+    return (<const char *>&out)[:sizeof(out)]
+
+
+def unpack_interface(bytes record) -> InterfaceBit:
+    check(record, sizeof(core.interface))
+    return InterfaceBit((<const core.interface *><const char *>record).bits)
 
 
 def pack_pod(uint32_t ifindex, roles, netns=-1) -> bytes:

@@ -142,6 +142,17 @@ class Tables:
         self._store.put("pods", records.pack_address(address), records.pack_pod(ifindex, roles, netns))
         self._pods.add(address)
 
+    def put_interfaces(self, bits: Mapping[int, records.InterfaceBit]) -> int:
+        """The node's interfaces are these (index -> bits), and no others; the number of values written or removed."""
+        wanted = {records.pack_index(index): records.pack_interface(each) for index, each in bits.items() if each}
+        found = dict(self._store.items("interfaces"))
+        changed = {key: value for key, value in wanted.items() if found.get(key) != value}
+        for key, value in changed.items():
+            self._store.put("interfaces", key, value)
+        for key in found.keys() - wanted.keys():
+            self._store.delete("interfaces", key)
+        return len(changed) + len(found.keys() - wanted.keys())
+
     def remove_pod(self, address: str) -> None:
         self._store.delete("pods", records.pack_address(address))
         self._pods.discard(address)

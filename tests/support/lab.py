@@ -17,7 +17,16 @@ from typing import TypeVar
 
 from pyroute2 import netns
 from wharfinger_dataplane import _bpf, _engine, netlink
-from wharfinger_dataplane._records import TRACES_ALL, Role, pack_index, pack_tracing
+from wharfinger_dataplane._records import (
+    SETTING_GENERATION,
+    TRACES_ALL,
+    Batch,
+    InterfaceBit,
+    Role,
+    pack_index,
+    pack_setting,
+    pack_tracing,
+)
 from wharfinger_dataplane.tables import Tables
 
 T = TypeVar("T")
@@ -75,14 +84,18 @@ class Store:
     def capacity(self, table: str) -> int:
         return self.maps[table].max_entries
 
-    def batches(self, table: str) -> Iterator[list[tuple[bytes, bytes]]]:
-        return self.maps[table].batches()
+    def batches(self, table: str) -> Iterator[Batch]:
+        return (Batch(*found) for found in self.maps[table].buffers())
 
     def take(self, table: str, key: bytes) -> bytes | None:
         return self.maps[table].take(key)
 
-    def put_new(self, table: str, key: bytes, value: bytes) -> bool:
-        return self.maps[table].put_new(key, value)
+    def set(self, setting: int, value: int) -> None:
+        self.maps["settings"].put(*pack_setting(setting, value))
+
+    def outdate(self) -> None:
+        generation = int.from_bytes(self.maps["settings"].get(pack_index(SETTING_GENERATION)), "little")
+        self.set(SETTING_GENERATION, generation + 1)
 
 
 @dataclass
@@ -219,6 +232,8 @@ class Lab:
         self.nodes.append(node)
         if attach:
             self._attach(node, "uplink", "wharf_from_net")
+        direct = ("uplink", "cni0") if attach else ("cni0",)
+        node.tables.put_interfaces({_ifindex(name, interface): InterfaceBit.DIRECT for interface in direct})
         return node
 
     def uplink(self, node: Node) -> int:

@@ -95,7 +95,7 @@ class Agent:
         self._watcher = Watcher(self._namespaces, self._uplinks, lambda: self._worker.claimed, self._wake,
                                 self._worker.suspect)
         self._last = Pass()
-        self._collected = {"removed": 0, "restored": 0}
+        self._collected = {"moved": 0, "removed": 0}
         self._stop = threading.Event()
         self._roused = threading.Event()
 
@@ -181,8 +181,8 @@ class Agent:
             except OSError as error:
                 self._log.warning("flows not collected", error=str(error))
                 continue
-            self._collected = {"removed": self._collected["removed"] + self._last.removed,
-                               "restored": self._collected["restored"] + self._last.restored}
+            self._collected = {"moved": self._collected["moved"] + self._last.moved,
+                               "removed": self._collected["removed"] + self._last.removed}
 
 
 def end_with_thread(failure: threading.ExceptHookArgs) -> None:

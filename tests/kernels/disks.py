@@ -1,0 +1,201 @@
+"""What a guest boots from: an initial file system with the kernel's modules, a disk with this machine's own
+Python and tools, a disk with the checkout. The first two are kept in the cache under a name made of what went
+into them; the third is made for each run."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sysconfig
+from collections.abc import Iterable
+from pathlib import Path
+
+from kernels.debian import Unpacked
+from testbed.cache import building, keep_newest, key_of
+from testbed.errors import BuildError
+from testbed.progress import Reporter, run_logged
+
+TOP = Path(__file__).parents[2]
+GUEST = Path(__file__).parent / "guest"
+MODULES = (
+    "virtio_pci",
+    "virtio_blk",
+    "veth",
+    "bridge",
+    "cls_bpf",
+    "sch_ingress",
+    "nf_tables",
+    "nft_chain_nat",
+    "nft_nat",
+    "nft_masq",
+    "tcp_diag",
+    "inet_diag",
+)
+TOOLS = ("ip", "tc", "ss", "nft", "nsenter", "ethtool", "mount", "umount")
+BUSYBOX = Path("/usr/bin/busybox")
+TREE = ("crds", "dataplane", "tests", "pyproject.toml")
+"""What of the checkout tests need."""
+PACKAGES_LEFT_OUT = ("kubernetes", "pip", "Cython", "setuptools", "ruff", "kopf", "aiohttp", "cryptography")
+"""Of the virtual environment: large, and of no use to these tests."""
+MERGED = ("bin", "sbin", "lib", "lib64")
+SLACK = 1.3
+"""Room for a file system's own tables, of what its files take."""
+
+
+def initial(kernel: Unpacked, cache: Path) -> Path:
+    """The initial file system of a kernel."""
+    target = cache / "kernels" / f"initial-{key_of(kernel.release, *MODULES, GUEST / 'init', BUSYBOX)}"
+    with building(target) as scratch:
+        if scratch is not None:
+            tree = scratch / "tree"
+            for name in ("bin", "modules", "proc", "sys", "dev", "new"):
+                (tree / name).mkdir(parents=True)
+            shutil.copy2(BUSYBOX, tree / "bin" / "busybox")
+            shutil.copy2(GUEST / "init", tree / "init")
+            for number, (name, data) in enumerate(kernel.modules(MODULES).items()):
+                (tree / "modules" / f"{number:02}-{name}.ko").write_bytes(data)
+            with (scratch / "initial.cpio").open("wb") as out:
+                names = "\n".join(str(path.relative_to(tree)) for path in sorted(tree.rglob("*")))
+                subprocess.run(
+                    [BUSYBOX, "cpio", "-o", "-H", "newc"],
+                    cwd=tree,
+                    input=names.encode(),
+                    stdout=out,
+                    stderr=subprocess.PIPE,
+                    check=True,
+                )
+            shutil.rmtree(tree)
+    keep_newest(target.parent, "initial-*[0-9a-f]", 4)
+    return target / "initial.cpio"
+
+
+def system(cache: Path, reporter: Reporter) -> Path:
+    """The disk with Python, the packages of this virtual environment, and the tools that tests call."""
+    tools = [_tool(name) for name in TOOLS]
+    interpreter = (
+        Path(sysconfig.get_path("stdlib")).parents[1] / "bin" / f"python{sysconfig.get_python_version()}"
+    )
+    installed = Path(sysconfig.get_path("purelib"))
+    libraries = [Path(sysconfig.get_path("stdlib"))]
+    packages = sorted(path.name for path in installed.glob("*.dist-info"))
+    key = key_of(Path(__file__), BUSYBOX, interpreter, *tools, *packages)
+    target = cache / "kernels" / f"system-{key}"
+    with building(target) as scratch:
+        if scratch is not None:
+            with reporter.task("kernels-system", "Making the guests' disk", 15):
+                _fill(scratch / "tree", [interpreter, *tools], libraries, installed)
+                _disk(scratch / "tree", scratch / "system.ext4", cache / "logs" / "kernels-system.log")
+                shutil.rmtree(scratch / "tree")
+    keep_newest(target.parent, "system-*[0-9a-f]", 2)
+    return target / "system.ext4"
+
+
+def checkout(target: Path) -> Path:
+    """The disk with this checkout, as built."""
+    tree = target.with_suffix(".tree")
+    for name in TREE:
+        source, copy = TOP / name, tree / name
+        if source.is_dir():
+            shutil.copytree(
+                source,
+                copy,
+                symlinks=True,
+                ignore=shutil.ignore_patterns("__pycache__", "*.c", "go", "node_modules"),
+            )
+        else:
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, copy)
+    _disk(tree, target, target.with_suffix(".log"))
+    shutil.rmtree(tree)
+    return target
+
+
+def _tool(name: str) -> Path:
+    found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+    if not found:
+        raise BuildError(f"{name} is not installed: run `make packages`")
+    return Path(found)
+
+
+def _fill(tree: Path, programs: list[Path], folders: Iterable[Path], installed: Path) -> None:
+    for name in (
+        "proc",
+        "sys",
+        "dev",
+        "run",
+        "tmp",
+        "etc",
+        "var/tmp",
+        "root",
+        "usr/bin",
+        "usr/sbin",
+        "usr/lib",
+        "usr/lib64",
+        "wharfinger",
+    ):
+        (tree / name).mkdir(parents=True)
+    (tree / "var/run").symlink_to("/run")
+    for name in MERGED:
+        (tree / name).symlink_to(f"usr/{name}")
+    for folder in folders:
+        shutil.copytree(
+            folder,
+            tree / folder.relative_to("/"),
+            symlinks=True,
+            ignore=shutil.ignore_patterns(
+                "test", "tests", "idlelib", "ensurepip", "lib2to3", "config-*", "dist-packages"
+            ),
+        )
+    out = {installed / name for name in PACKAGES_LEFT_OUT}
+    shutil.copytree(
+        installed,
+        tree / "packages",
+        symlinks=True,
+        ignore=lambda folder, names: [
+            name for name in names if Path(folder, name) in out or name.startswith("__editable__")
+        ],
+    )
+    for applet in subprocess.run(
+        [BUSYBOX, "--list"], capture_output=True, text=True, check=True
+    ).stdout.split():
+        (tree / "usr/bin" / applet).symlink_to("busybox")
+    for program in programs:
+        _copy(program, tree)
+    _copy(BUSYBOX, tree)
+    (tree / "usr/bin/python3").unlink(missing_ok=True)
+    (tree / "usr/bin/python3").symlink_to(programs[0].name)
+    extensions = [
+        path
+        for folder in (tree / "packages", *(tree / folder.relative_to("/") for folder in folders))
+        for path in folder.rglob("*.so")
+    ]
+    built = sorted((TOP / "dataplane").rglob("*.so"))
+    for library in needed([*programs, *extensions, *built]):
+        _copy(library, tree)
+
+
+def needed(files: Iterable[Path]) -> set[Path]:
+    """The shared libraries that programs and libraries are linked with, the loader among them."""
+    said = subprocess.run(["ldd", *files], capture_output=True, text=True, check=False).stdout
+    return {Path(found) for found in re.findall(r"^\s+(?:\S+ => )?(/\S+) \(0x", said, re.M)}
+
+
+def _copy(file: Path, tree: Path) -> None:
+    """The file that a name leads to, under that name; folders as this machine has them, behind /bin and its
+    like."""
+    target = tree / (file.parent.resolve() / file.name).relative_to("/")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    shutil.copy2(file.resolve(), target)
+
+
+def _disk(tree: Path, target: Path, log: Path) -> None:
+    size = sum(4096 + path.lstat().st_size for path in tree.rglob("*"))
+    mebibytes = int(size * SLACK / 2**20) + 16
+    run_logged(
+        ["/sbin/mke2fs", "-q", "-F", "-t", "ext4", "-O", "^has_journal", "-d", tree, target, f"{mebibytes}M"],
+        log,
+        what=f"Making the disk {target.name}",
+    )

@@ -104,17 +104,23 @@ def sources(targets: str, own: str, suite: str) -> str:
 
 
 def unpacked(kernel: Kernel, cache: Path, reporter: Reporter) -> Unpacked:
-    """The newest package of that kernel, as of a week ago at most."""
-    folder = cache / "kernels"
+    """The newest package of that kernel, as of a week ago. An older one does while the mirror is away."""
+    folder, pattern = cache / "kernels", f"{kernel.suite}-[0-9]*[0-9]"
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / f"{kernel.suite}.fetch.lock"):
-        kept = sorted(folder.glob(f"{kernel.suite}-*[0-9a-z]"), key=lambda path: path.stat().st_mtime)
+        kept = sorted(folder.glob(pattern), key=lambda path: path.stat().st_mtime)
         if kept and time.time() - kept[-1].stat().st_mtime < WEEK_S:
             return Unpacked(kept[-1])
-        with reporter.task(f"kernel-{kernel.suite}", f"Fetching Debian's kernel {kernel.version}", 12):
-            target = _fetch(kernel, folder, cache / "logs" / f"kernel-{kernel.suite}.log")
+        try:
+            with reporter.task(f"kernel-{kernel.suite}", f"Fetching Debian's kernel {kernel.version}", 12):
+                target = _fetch(kernel, folder, cache / "logs" / f"kernel-{kernel.suite}.log")
+        except BuildError as error:
+            if not kept:
+                raise
+            reporter.say(f"{error}\nGoing on with {kept[-1].name} of the cache.")
+            return Unpacked(kept[-1])
         target.touch()
-        keep_newest(folder, f"{kernel.suite}-*[0-9a-z]", 1)
+        keep_newest(folder, pattern, 2)  # a run that began earlier may be at work with the former one
         return Unpacked(target)
 
 
@@ -123,42 +129,26 @@ def _fetch(kernel: Kernel, folder: Path, log: Path) -> Path:
     for name in ("lists/partial", "cache/archives/partial"):
         (apt / name).mkdir(parents=True, exist_ok=True)
     own = re.search(r"^VERSION_CODENAME=(\w+)", Path("/etc/os-release").read_text(), re.M)
-    listed = sources(_said(*TARGETS), own[1] if own else "", kernel.suite)
-    (apt / "sources.list").write_text(listed)
-    options = [
-        f"-o{name}={value}"
-        for name, value in (
-            ("Dir::Etc::sourcelist", apt / "sources.list"),
-            ("Dir::Etc::sourceparts", "/dev/null"),
-            ("Dir::State::lists", apt / "lists"),
-            ("Dir::State::status", "/dev/null"),
-            ("Dir::Cache", apt / "cache"),
-            ("Acquire::Languages", "none"),
-            ("APT::Sandbox::User", "root"),
-            ("Acquire::http::Timeout", "30"),
-            ("Acquire::Retries", "3"),
-        )
-    ]
-    run_logged(
-        ["timeout", "300", "apt-get", *options, "update", "-q"],
-        log,
-        what=f"Reading Debian {kernel.suite}'s package lists",
-    )
-    found = re.search(
-        r"Depends: (linux-image-\d\S+)", _said("apt-cache", *options, "depends", kernel.package)
-    )
+    (apt / "sources.list").write_text(sources(_said(*TARGETS), own[1] if own else "", kernel.suite))
+    settings = {"Dir::Etc::sourcelist": apt / "sources.list", "Dir::Etc::sourceparts": "/dev/null",
+                "Dir::State::lists": apt / "lists", "Dir::State::status": "/dev/null",
+                "Dir::Cache": apt / "cache", "Acquire::Languages": "none", "APT::Sandbox::User": "root",
+                "Acquire::http::Timeout": "30", "Acquire::Retries": "3"}
+    options = [f"-o{name}={value}" for name, value in settings.items()]
+    run_logged(["timeout", "300", "apt-get", *options, "update", "-q", "--error-on=any"], log,
+               what=f"Reading Debian {kernel.suite}'s package lists")
+    found = re.search(r"Depends: (linux-image-\d\S+)",
+                      _said("apt-cache", *options, "depends", kernel.package))
     if not found:
         raise BuildError(f"{kernel.package} of Debian {kernel.suite} names no kernel")
-    version = re.search(r"Candidate: (\S+)", _said("apt-cache", *options, "policy", found[1]))
-    target = folder / f"{kernel.suite}-{version[1] if version else ''}"
+    version = re.search(r"Candidate: (\d\S+)", _said("apt-cache", *options, "policy", found[1]))
+    if not version:
+        raise BuildError(f"Debian {kernel.suite} has no {found[1]}")
+    target = folder / f"{kernel.suite}-{version[1]}"
     with building(target) as scratch:
         if scratch is not None:
-            run_logged(
-                ["timeout", "300", "apt-get", *options, "download", found[1]],
-                log,
-                cwd=scratch,
-                what=f"Fetching {found[1]}",
-            )
+            run_logged(["timeout", "300", "apt-get", *options, "download", found[1]], log, cwd=scratch,
+                       what=f"Fetching {found[1]}")
             (package,) = scratch.glob("*.deb")
             run_logged(["dpkg", "-x", package, scratch], log, what=f"Unpacking {package.name}")
             package.unlink()

@@ -16,10 +16,13 @@ from testbed.progress import tail
 
 BOUND_S = 900
 """A guest that takes longer hangs. It takes a quarter of that on a quiet machine."""
-MEMORY_MB = 1536
 RESULTS_MB = 16
 CONSOLE_LINES = 60
 QEMU = "qemu-system-x86_64"
+MACHINE = "-accel tcg -cpu max -m 1536 -display none -monitor none -nic none -no-reboot"
+COMPLETE = "wharfinger-guest: complete"
+TIMED_OUT = 124
+"""timeout(1)'s exit code."""
 
 
 class GuestError(BuildError):
@@ -61,92 +64,51 @@ class Results:
         return tuple(case for case in self.cases if case.file == module or case.file.startswith(f"{module}."))
 
 
-def boot(disks: Disks, folder: Path, tests: Sequence[str], **words: str) -> Results:
-    """Runs the tests in a guest, and gives what it found. `folder`: where the console and the results are
-    kept."""
+def boot(disks: Disks, folder: Path, tests: Sequence[str], bound_s: int = BOUND_S, **words: str) -> Results:
+    """Runs the tests in a guest, and gives what it found; GuestError when it does not come to its end.
+    `folder`: where the console and the results are kept; `words`: what tests read as WHARFINGER_<WORD>."""
     folder.mkdir(parents=True, exist_ok=True)
     console, results = folder / "console.log", folder / "results.tar"
     with results.open("wb") as made:
         made.truncate(RESULTS_MB << 20)
-    given = {"tests": ",".join(tests), **words}
-    line = " ".join(
-        (
-            "console=ttyS0",
-            "quiet",
-            "panic=-1",
-            "oops=panic",
-            "net.ifnames=0",
-            *(f"wharfinger.{name}={word}" for name, word in given.items()),
-        )
-    )
-    command = [
-        QEMU,
-        "-accel",
-        "tcg",
-        "-cpu",
-        "max",
-        "-m",
-        str(MEMORY_MB),
-        "-display",
-        "none",
-        "-no-reboot",
-        "-nic",
-        "none",
-        "-kernel",
-        disks.kernel,
-        "-initrd",
-        disks.initial,
-        "-append",
-        line,
-        *_disk(disks.system, "snapshot=on"),
-        *_disk(disks.checkout, "snapshot=on"),
-        *_disk(results, "cache=unsafe"),
-        "-serial",
-        f"file:{console}",
-        "-monitor",
-        "none",
-    ]
     console.write_bytes(b"")
-    try:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=BOUND_S, check=False
-        )
-    except subprocess.TimeoutExpired as hang:
-        raise GuestError(
-            f"the guest did not end within {BOUND_S} s. Its console:\n{tail(console, CONSOLE_LINES)}"
-        ) from hang
+    # timeout(1) ends the guest even when this process was killed before.
+    command = ["timeout", str(bound_s), QEMU, *MACHINE.split(), "-serial", f"file:{console}"]
+    command += ["-kernel", disks.kernel, "-initrd", disks.initial]
+    command += ["-append", kernel_line({"tests": ",".join(tests), **words})]
+    command += [*_disk(disks.system, "snapshot=on"), *_disk(disks.checkout, "snapshot=on")]
+    command += _disk(results, "cache=unsafe")
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    said = f"Its console:\n{tail(console, CONSOLE_LINES)}"
+    if done.returncode == TIMED_OUT:
+        raise GuestError(f"the guest did not end within {bound_s} s. {said}")
     if done.returncode:
-        raise GuestError(
-            f"{QEMU} failed with exit code {done.returncode}: {done.stderr.strip()}\n"
-            f"{tail(console, CONSOLE_LINES)}"
-        )
-    if "wharfinger-guest: complete" not in console.read_text(errors="replace"):
-        raise GuestError(
-            f"the guest ended before its tests did. Its console:\n{tail(console, CONSOLE_LINES)}"
-        )
-    return read(results, console)
+        raise GuestError(f"{QEMU} failed with exit code {done.returncode}: {done.stderr.strip()}. {said}")
+    if COMPLETE not in console.read_text(errors="replace"):
+        raise GuestError(f"the guest ended before its tests did. {said}")
+    try:
+        return read(results)
+    except (tarfile.TarError, KeyError, ValueError, Xml.ParseError) as error:
+        raise GuestError(f"pytest left no results that can be read ({error!r}). {said}") from error
+
+
+def kernel_line(words: Mapping[str, str]) -> str:
+    """The kernel's command line. A panic or an oops ends the guest."""
+    return " ".join(("console=ttyS0 quiet panic=-1 oops=panic net.ifnames=0",
+                     *(f"wharfinger.{name}={word}" for name, word in words.items())))
 
 
 def _disk(file: Path, *more: str) -> list[str]:
     return ["-drive", ",".join((f"file={file}", "format=raw", "if=virtio", *more))]
 
 
-def read(results: Path, console: Path) -> Results:
-    """What the archive says; GuestError when something is missing in it."""
-    try:
-        with tarfile.open(results) as archive:
-            files = {
-                Path(member.name).name: archive.extractfile(member).read().decode(errors="replace")
-                for member in archive
-                if member.isfile()
-            }
-        return Results(
-            tuple(cases(files["junit.xml"])), files["output.txt"], json.loads(files.get("facts.json", "{}"))
-        )
-    except (tarfile.TarError, KeyError, ValueError, Xml.ParseError) as error:
-        raise GuestError(
-            f"the guest's results cannot be read ({error!r}). Its console:\n{tail(console, CONSOLE_LINES)}"
-        ) from error
+def read(archive: Path) -> Results:
+    """What the guest's archive says."""
+    with tarfile.open(archive) as opened:
+        files = {Path(member.name).name: opened.extractfile(member).read().decode(errors="replace")
+                 for member in opened if member.isfile()}
+    facts = json.loads(files.get("facts.json", "{}"))
+    return Results(tuple(cases(files["junit.xml"])), files["output.txt"], facts)
 
 
 def cases(junit: str) -> list[Case]:

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from kernels import debian, disks
@@ -27,6 +28,7 @@ AT_ONCE = 2
 """Guests, each of which keeps a processor busy."""
 
 Outcome = Results | BuildError
+Work = Callable[[], Results]
 
 
 def run_all(cache: Path, reporter: Reporter) -> Mapping[str, Outcome]:
@@ -34,87 +36,53 @@ def run_all(cache: Path, reporter: Reporter) -> Mapping[str, Outcome]:
     is an outcome too."""
     with tempfile.TemporaryDirectory(prefix="wharfinger-kernels-") as folder:
         made = prepare(cache, Path(folder), reporter)
-        works: dict[str, Callable[[], Results]] = {
-            kernel.version: lambda kernel=kernel: boot(
-                made[kernel],
-                Path(folder, kernel.version),
-                (GUEST_TESTS, *VECTORS),
-                modes="+".join(kernel.modes),
-            )
-            for kernel in KERNELS
-        }
+
+        def guest(kernel: Kernel) -> Results:
+            modes = "+".join(kernel.modes)
+            return boot(made[kernel], Path(folder, kernel.version), (GUEST_TESTS, *VECTORS), modes=modes)
+
+        works: dict[str, Work] = {kernel.version: partial(guest, kernel) for kernel in KERNELS}
         works[OWN] = lambda: here(Path(folder, "own"))
-        with (
-            reporter.task("kernels-run", f"Testing in the kernels {', '.join(works)}", 240),
-            ThreadPoolExecutor(AT_ONCE) as pool,
-        ):
-            return dict(
-                zip(works, pool.map(lambda name: _told(name, works[name], reporter), works), strict=True)
-            )
+        title = f"Testing in the kernels {', '.join(works)}"
+        with reporter.task("kernels-run", title, 240), ThreadPoolExecutor(AT_ONCE) as pool:
+            outcomes = pool.map(lambda name: _told(name, works[name], reporter), works)
+            return dict(zip(works, outcomes, strict=True))
 
 
-def prepare(
-    cache: Path, folder: Path, reporter: Reporter, kernels: Sequence[Kernel] = KERNELS
-) -> Mapping[Kernel, Disks]:
+def prepare(cache: Path, folder: Path, reporter: Reporter,
+            kernels: Sequence[Kernel] = KERNELS) -> Mapping[Kernel, Disks]:
     """Everything that guests boot from; what is not in the cache is fetched and made."""
     system, checkout = disks.system(cache, reporter), disks.checkout(folder / "checkout.ext4")
-    out = {}
-    for kernel in kernels:
-        unpacked = debian.unpacked(kernel, cache, reporter)
-        out[kernel] = Disks(unpacked.image, disks.initial(unpacked, cache), system, checkout)
-    return out
+    unpacked = {kernel: debian.unpacked(kernel, cache, reporter) for kernel in kernels}
+    return {kernel: Disks(found.image, disks.initial(found, cache), system, checkout)
+            for kernel, found in unpacked.items()}
 
 
 def here(folder: Path) -> Results:
     """The same tests in this machine's kernel, by a pytest of their own as in a guest."""
     folder.mkdir()
+    junit, facts = folder / "junit.xml", folder / "facts.json"
     release = tuple(int(part) for part in os.uname().release.split(".")[:2])
-    environment = {
-        **os.environ,
-        "WHARFINGER_RESULTS": str(folder),
-        "WHARFINGER_MODES": "tcx+clsact" if release >= TCX_SINCE else "clsact",
-    }
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-p",
-        "no:cacheprovider",
-        f"--junit-xml={folder / 'junit.xml'}",
-        GUEST_TESTS,
-    ]
+    environment = {**os.environ, "WHARFINGER_RESULTS": str(folder),
+                   "WHARFINGER_MODES": "tcx+clsact" if release >= TCX_SINCE else "clsact"}
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--junit-xml={junit}", GUEST_TESTS]
     try:
-        done = subprocess.run(
-            command,
-            cwd=disks.TOP,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=BOUND_S,
-            check=False,
-        )
-        facts = folder / "facts.json"
-        return Results(
-            tuple(cases((folder / "junit.xml").read_text())),
-            done.stdout,
-            json.loads(facts.read_text()) if facts.exists() else {},
-        )
+        done = subprocess.run(command, cwd=disks.TOP, env=environment, capture_output=True, text=True,
+                              timeout=BOUND_S, check=False)
+        known = json.loads(facts.read_text()) if facts.exists() else {}
+        return Results(tuple(cases(junit.read_text())), done.stdout, known)
     except (subprocess.TimeoutExpired, OSError) as error:
-        raise GuestError(
-            f"the tests in this machine's own kernel did not come to their end: {error}"
-        ) from error
+        raise GuestError(f"the tests in this machine's kernel did not come to their end: {error}") from error
 
 
-def _told(name: str, work: Callable[[], Results], reporter: Reporter) -> Outcome:
+def _told(name: str, work: Work, reporter: Reporter) -> Outcome:
     began = time.monotonic()
     try:
         results = work()
     except BuildError as error:
         reporter.say(f"Kernel {name}: {str(error).splitlines()[0]}")
         return error
-    passed = sum(case.outcome == "passed" for case in results.cases)
-    reporter.say(
-        f"Kernel {name} ({results.facts.get('release', 'unknown')}): {passed} of {len(results.cases)} tests "
-        f"passed after {spell(time.monotonic() - began)}"
-    )
+    passed, count = sum(case.outcome == "passed" for case in results.cases), len(results.cases)
+    release, took = results.facts.get("release", "its release is not known"), spell(time.monotonic() - began)
+    reporter.say(f"Kernel {name} ({release}): {passed} of {count} tests passed after {took}")
     return results

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from kernels import table
 from kernels.debian import KERNELS
 from kernels.disks import TOP
-from kernels.guests import BOUND_S, Results
-from kernels.runs import OWN, VECTORS, Outcome, run_all
+from kernels.guests import BOUND_S, Disks, GuestError, Results, boot
+from kernels.runs import OWN, VECTORS, Outcome, prepare, run_all
 from testbed.cache import Durations
 from testbed.progress import Reporter
 from testbed.settings import cache_directory
@@ -20,15 +22,25 @@ pytestmark = pytest.mark.timeout(2 * BOUND_S + 600)
 
 
 @pytest.fixture(scope="session")
-def outcomes(request: pytest.FixtureRequest) -> Mapping[str, Outcome]:
+def reporter() -> Reporter:
+    return Reporter(Durations(cache_directory() / "durations.json"))
+
+
+@pytest.fixture(scope="session")
+def outcomes(request: pytest.FixtureRequest, reporter: Reporter) -> Mapping[str, Outcome]:
     """By the kernel's version. What is going on is shown all the while: it takes minutes."""
-    cache = cache_directory()
     with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
         print(flush=True)
-        return run_all(cache, Reporter(Durations(cache / "durations.json")))
+        return run_all(cache_directory(), reporter)
 
 
-def results(outcomes, kernel: str) -> Results:
+@pytest.fixture(scope="session")
+def disks(tmp_path_factory: pytest.TempPathFactory, reporter: Reporter) -> Disks:
+    """Of the first kernel."""
+    return prepare(cache_directory(), tmp_path_factory.mktemp("disks"), reporter, KERNELS[:1])[KERNELS[0]]
+
+
+def results(outcomes: Mapping[str, Outcome], kernel: str) -> Results:
     if isinstance(outcomes[kernel], Exception):
         pytest.fail(str(outcomes[kernel]), pytrace=False)
     return outcomes[kernel]
@@ -40,10 +52,8 @@ def assert_passed(found: Results, path: str) -> None:
     bad = [case for case in cases if case.outcome != "passed"]
     if bad or not cases:
         said = "\n\n".join(f"{case.name}: {case.outcome}\n{case.text[-4000:]}" for case in bad[:3])
-        pytest.fail(
-            f"{path}: {len(bad)} of {len(cases)} tests did not pass\n{said or found.output[-4000:]}",
-            pytrace=False,
-        )
+        pytest.fail(f"{path}: {len(bad)} of {len(cases)} tests did not pass\n{said or found.output[-4000:]}",
+                    pytrace=False)
 
 
 @pytest.mark.parametrize("kernel", [*GUESTS, OWN])
@@ -66,7 +76,20 @@ def test_a_connection_lives_through_a_change_of_agents(outcomes, kernel):
 def test_the_verifier_has_no_more_to_look_at_than_the_documents_say(outcomes, kernel):
     """Of this machine's kernel the page need not know."""
     facts = results(outcomes, kernel).facts
+    assert "instructions" in facts, "the programs were not loaded"
     written = table.read(PAGE.read_text()).get(table.series(facts["release"]))
     if written is None and kernel == OWN:
         return
     assert table.differences(written or {}, facts["instructions"]) == [], "run `make kernels-table`"
+
+
+def test_a_guest_that_panics_is_a_failure_and_its_console_is_shown(disks: Disks, tmp_path: Path):
+    nothing = tmp_path / "nothing"
+    nothing.write_bytes(bytes(1 << 20))
+    with pytest.raises(GuestError, match=r"(?s)ended before its tests did.*Kernel panic"):
+        boot(replace(disks, checkout=nothing), tmp_path, ["tests/vectors"], bound_s=120)
+
+
+def test_a_guest_that_hangs_is_a_failure(disks: Disks, tmp_path: Path):
+    with pytest.raises(GuestError, match="did not end within 1 s"):
+        boot(disks, tmp_path, ["tests/vectors"], bound_s=1)

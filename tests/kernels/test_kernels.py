@@ -21,23 +21,22 @@ PAGE = TOP / "docs" / "kernels.md"
 pytestmark = pytest.mark.timeout(2 * BOUND_S + 600)
 
 
-@pytest.fixture(scope="session")
 def reporter() -> Reporter:
     return Reporter(Durations(cache_directory() / "durations.json"))
 
 
 @pytest.fixture(scope="session")
-def outcomes(request: pytest.FixtureRequest, reporter: Reporter) -> Mapping[str, Outcome]:
+def outcomes(request: pytest.FixtureRequest) -> Mapping[str, Outcome]:
     """By the kernel's version. What is going on is shown all the while: it takes minutes."""
     with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
         print(flush=True)
-        return run_all(cache_directory(), reporter)
+        return run_all(cache_directory(), reporter())
 
 
 @pytest.fixture(scope="session")
-def disks(tmp_path_factory: pytest.TempPathFactory, reporter: Reporter) -> Disks:
+def disks(tmp_path_factory: pytest.TempPathFactory) -> Disks:
     """Of the first kernel."""
-    return prepare(cache_directory(), tmp_path_factory.mktemp("disks"), reporter, KERNELS[:1])[KERNELS[0]]
+    return prepare(cache_directory(), tmp_path_factory.mktemp("disks"), reporter(), KERNELS[:1])[KERNELS[0]]
 
 
 def results(outcomes: Mapping[str, Outcome], kernel: str) -> Results:

@@ -1,13 +1,16 @@
 """What the tests of other kernels are made of, without a guest: sources, modules, results, the documents' table."""
 
 import lzma
+import re
 import tarfile
 
 import pytest
 from kernels import table
-from kernels.debian import Unpacked, dependencies, sources
+from kernels.debian import KERNELS, Unpacked, dependencies, sources
+from kernels.disks import TOP
 from kernels.guests import cases, kernel_line, read
 from testbed.errors import BuildError
+from wharfinger_cli.check import KERNEL, SHOWN
 
 TARGETS = """Debian|bookworm|main|https://mirror.example/debian/
 Debian|bookworm|contrib|https://mirror.example/debian/
@@ -119,3 +122,32 @@ def test_only_what_is_more_than_a_tenth_above_the_table_or_not_in_it_is_a_differ
 
 def test_a_kernels_series_is_its_first_two_numbers():
     assert table.series("6.12.117+deb13-cloud-amd64") == "6.12"
+
+
+DOCUMENT = (TOP / "docs" / "kernels.md").read_text()
+BPF = [*(TOP / "dataplane" / "bpf").glob("*.h"), *(TOP / "dataplane" / "bpf").glob("*.c")]
+
+
+def features():
+    """(feature, since which kernel, what is done without) as the page has them."""
+    rows = re.findall(r"^\| ([^|]+) \| (?:after )?(\d+)\.(\d+) \| ([^|]+) \|$", DOCUMENT, re.M)
+    return [(feature, (int(major), int(minor)), without) for feature, major, minor, without in rows]
+
+
+def test_the_page_names_every_helper_that_the_programs_call():
+    called = {name for file in BPF for name in re.findall(r"\b(bpf_[a-z0-9_]+)\(", file.read_text())}
+    assert "bpf_fib_lookup" in called
+    assert {name for name in called if f"`{name}`" not in DOCUMENT} == set()
+
+
+def test_what_the_oldest_kernel_has_not_is_done_without():
+    assert len(features()) > 15
+    assert [feature for feature, since, without in features() if since > KERNEL and without == "–"] == []
+    assert [feature for feature, since, without in features() if since <= KERNEL and without != "–"] == []
+
+
+def test_the_kernels_that_are_tried_are_those_of_the_page_and_of_check():
+    for kernel in KERNELS:
+        assert f"| {kernel.version} (Debian" in DOCUMENT
+    assert ".".join(map(str, SHOWN)) == KERNELS[0].version
+    assert f"Linux **{'.'.join(map(str, KERNEL))} or later**" in DOCUMENT

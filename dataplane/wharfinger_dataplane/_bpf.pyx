@@ -20,6 +20,9 @@ cdef int LINK_CREATE = 28
 cdef int LINK_UPDATE = 29
 cdef int LINK_DETACH = 34
 cdef int OBJ_GET_INFO_BY_FD = 15
+cdef int PROG_QUERY = 16
+cdef uint32_t LOOPBACK = 1  # its index, in every network namespace
+NO_TCX = (errno.EINVAL, errno.EOPNOTSUPP)
 cdef int BEFORE = 8  # BPF_F_BEFORE
 ATTACH_TYPES = {"tcx/ingress": TCX_INGRESS, "tcx/egress": TCX_EGRESS}
 BATCH = 4096
@@ -67,6 +70,18 @@ def statistics():
         yield
     finally:
         libbpf.close(fd)
+
+
+def has_tcx() -> bool:
+    """Whether this kernel attaches programs by tcx links: Linux from 6.6 on, unless it was built without."""
+    cdef uint32_t attr[16]
+    memset(attr, 0, sizeof(attr))
+    attr[0], attr[1] = LOOPBACK, TCX_INGRESS
+    if libbpf.syscall(libbpf.SYS_bpf, PROG_QUERY, attr, sizeof(attr)) == 0:
+        return True
+    if c_errno in NO_TCX:
+        return False
+    raise failed(c_errno, "asking the kernel for tcx links")
 
 
 cdef class Map:

@@ -17,7 +17,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from wharfinger_dataplane import netlink
-from wharfinger_dataplane._bpf import TCX_INGRESS, Link, Program
+from wharfinger_dataplane._bpf import TCX_INGRESS, Link, Program, has_tcx
 
 POD_PROGRAMS = frozenset({"wharf_from_pod", "wharf_to_pod"})
 UPLINK_PROGRAMS = frozenset({"wharf_from_net"})
@@ -26,9 +26,6 @@ HOLDING = {"wharf_from_pod": "wharf_hold_from_pod", "wharf_to_pod": "wharf_hold_
 PRIORITY = 22342
 """Of our classic filters: "WF", late, as tcx links are appended behind those of others."""
 HOLD_PRIORITY = PRIORITY - 1
-NO_TCX = (errno.EINVAL, errno.EOPNOTSUPP)
-"""What BPF_LINK_CREATE answers for an attach type that the kernel does not know (kernel before 6.6)."""
-
 GONE = (errno.ENODEV, errno.ENOLINK, errno.ENXIO)
 
 Wanted = Mapping[int, frozenset[str]]
@@ -52,12 +49,13 @@ class Outcome:
 
 
 class Attacher:
-    """What is attached where by this node's agent. `links` is a directory of a bpffs."""
+    """What is attached where by this node's agent. `links` is a directory of a bpffs; `mode`: how what is not attached yet is attached,
+    AUTO being decided at once."""
 
     def __init__(self, programs: Mapping[str, Program], links: Path, mode: Mode = Mode.AUTO) -> None:
         self._programs = programs
         self._links = links
-        self._mode = mode
+        self.mode = mode if mode is not Mode.AUTO else Mode.TCX if has_tcx() else Mode.CLSACT
         self._attached: dict[tuple[int, str], Mode] = {}
         links.mkdir(parents=True, exist_ok=True)
 
@@ -172,17 +170,10 @@ class Attacher:
         return gone
 
     def _attach(self, index: int, name: str) -> None:
-        if self._mode is not Mode.CLSACT:
-            try:
-                self._create_link(index, name)
-            except OSError as error:
-                if self._mode is Mode.TCX or error.errno not in NO_TCX:
-                    raise
-                self._mode = Mode.CLSACT
-            else:
-                self._mode = Mode.TCX
-                return
-        self._put_filter(index, name)
+        if self.mode is Mode.TCX:
+            self._create_link(index, name)
+        else:
+            self._put_filter(index, name)
 
     def _create_link(self, index: int, name: str) -> None:
         pin = self._pin(index, name)

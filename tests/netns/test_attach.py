@@ -183,12 +183,7 @@ def test_an_interface_that_is_gone_fails_alone(kernel, pod):
 
 
 def test_a_kernel_without_tcx_gets_classic_filters(kernel, pod, monkeypatch):
-    class NoTcx(attach_module.Link):
-        @staticmethod
-        def create(program, index):
-            raise OSError(errno.EINVAL, "no such attach type")
-
-    monkeypatch.setattr(attach_module, "Link", NoTcx)
+    monkeypatch.setattr(attach_module, "has_tcx", lambda: False)
     attach(kernel, pod)
     assert "wharf_from_pod" in sh(f"tc -n {NODE} filter show dev v0 ingress")
     assert list(kernel.links.iterdir()) == []

@@ -26,7 +26,7 @@ from wharfinger_dataplane.agent.log import configure
 from wharfinger_dataplane.agent.metrics import agent_metrics, kernel_metrics
 from wharfinger_dataplane.agent.namespaces import Namespaces
 from wharfinger_dataplane.agent.reflector import Misread, Reflector
-from wharfinger_dataplane.agent.report import Reporter
+from wharfinger_dataplane.agent.report import About, Reporter
 from wharfinger_dataplane.agent.settings import SettingError, Settings, settings_from
 from wharfinger_dataplane.agent.watcher import Uplinks, Watcher
 from wharfinger_dataplane.agent.worker import Sources, Worker
@@ -88,7 +88,8 @@ class Agent:
         self._markers: Reflector[Marker] = Reflector(cluster, f"/api/v1/namespaces/{settings.namespace}/configmaps",
                                                      {"fieldSelector": f"metadata.name={UNINSTALL_MARKER}"}, read_marker, self._wake)
         self._ender = Ender(self.kernel, self._namespaces)
-        self._worker = Worker(settings.node, agent_version(), settings.late_s,
+        about = About(agent_version(), os.uname().release, settings.attach_mode, self._attacher.mode)
+        self._worker = Worker(settings.node, about, settings.late_s,
                               Sources(self._slices, self._pods, self._policies, self._namespaces, self._uplinks, self._markers), self.kernel,
                               self._attacher, self._collector, Leave(self.kernel, self._attacher, self._namespaces), self._reporter, tracing,
                               self._say_gone)

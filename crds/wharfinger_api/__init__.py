@@ -49,7 +49,7 @@ from ._pools import (
     VirtualAddresses,
     seconds,
 )
-from ._reports import AttachedPod, NodeReport, NodeReportStatus, PoolFault, ProgrammedSlices, SliceVersion
+from ._reports import AttachedPod, Effect, Finding, NodeReport, NodeReportStatus, PoolFault, ProgrammedSlices, SliceVersion
 from ._slices import Assignment, AssignmentState, PoolRef, Redirect, ServicePortSlice, ServicePortSliceSpec, TargetPorts
 
 __all__ = [
@@ -73,6 +73,8 @@ __all__ = [
     "AssignmentState",
     "AttachedPod",
     "Condition",
+    "Effect",
+    "Finding",
     "LabelSelector",
     "MalformedObject",
     "MatchExpression",

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing
@@ -23,7 +24,7 @@ from typing import NamedTuple
 
 from wharfinger_dataplane import _bpf
 from wharfinger_dataplane._engine import HOOKS, REASONS
-from wharfinger_dataplane._records import COUNTER_REASONS, FLOW_SEEN_AT, SETTING_HELD_UNTIL, pack_setting, pack_tracing
+from wharfinger_dataplane._records import COUNTER_REASONS, FLOW_SEEN_AT, SETTING_GENERATION, SETTING_HELD_UNTIL, pack_setting, pack_tracing
 
 OBJECT = Path(__file__).parent / "wharfinger.bpf.o"
 LAYOUT = 1
@@ -63,6 +64,7 @@ class Kernel:
         self._root = root
         self._maps = maps
         self._held_until = 0
+        self._generations = threading.Lock()
         self.programs: Mapping[str, _bpf.Program] = loaded.programs
 
     @classmethod
@@ -116,6 +118,21 @@ class Kernel:
         if any(self.get("settings", setting) != value for setting, value in wanted):
             for setting, value in (*pack_tracing(key, 0), wanted[0]):
                 self.put("settings", setting, value)
+
+    def tell(self, setting: int, value: int) -> bool:
+        """Has the programs know a setting (work.h); whether it was another before."""
+        key, packed = pack_setting(setting, value)
+        changed = self.get("settings", key) != packed
+        if changed:
+            self.put("settings", key, packed)
+        return changed
+
+    def new_generation(self) -> None:
+        """Has the programs look up again what connections remember of routes and interfaces. May be called from any thread."""
+        with self._generations:
+            key, _ = pack_setting(SETTING_GENERATION, 0)
+            former = int.from_bytes(self.get("settings", key) or b"", "little")
+            self.put("settings", *pack_setting(SETTING_GENERATION, former + 1))
 
     def ring(self) -> _bpf.Ring:
         """The reading end of the ring buffer of events."""

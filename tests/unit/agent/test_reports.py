@@ -12,7 +12,7 @@ from wharfinger_dataplane.agent.desired import Attachment, LocalPod
 from wharfinger_dataplane.agent.events import LATE, MISSING, untimely
 from wharfinger_dataplane.agent.heartbeat import addresses_of, lease
 from wharfinger_dataplane.agent.reflector import Copy
-from wharfinger_dataplane.agent.report import event, node_report, programmed_slices
+from wharfinger_dataplane.agent.report import Troubles, event, node_report, programmed_slices
 
 NOW = datetime(2026, 11, 21, 10, 0, tzinfo=UTC)
 A, B = AttachedPod(pod="test/a", uid="uid-a", address="10.0.0.1"), AttachedPod(pod="test/b", uid="uid-b", address="10.0.0.2")
@@ -24,8 +24,8 @@ ATTACHMENTS = {
 }
 
 
-def report(faults=(), before=None, now=NOW, pool_faults=()):
-    return node_report("0.1.0", ProgrammedSlices(version="4"), ATTACHMENTS, faults, pool_faults, before, now)
+def report(faults=(), before=None, now=NOW, pool_faults=(), findings=()):
+    return node_report("0.1.0", ProgrammedSlices(version="4"), ATTACHMENTS, Troubles(faults, pool_faults, findings), before, now)
 
 
 def said(seen, programmed, version="9", misread=()):

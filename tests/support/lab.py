@@ -174,6 +174,19 @@ def attached(programs: Iterable[_bpf.Program]) -> dict[int, frozenset[str]]:
     return {index: each for index, each in found.items() if each}
 
 
+def clear(maps: Mapping[str, _bpf.Map]) -> None:
+    """Makes the programs' maps as if they were new."""
+    for name in _engine.TABLES:
+        for key, _ in maps[name].items():
+            maps[name].delete(key)
+    for name in ("counters", "turns", "settings", "events_lost"):
+        for number in range(maps[name].max_entries):
+            key = pack_index(number)
+            if any(value := maps[name].get(key)):
+                maps[name].put(key, bytes(len(value)))
+    _bpf.Ring(maps["events"]).drain()
+
+
 class Spares:
     """Loaded programs for one lab after the other: the verifier takes two seconds for each node's."""
 
@@ -189,15 +202,7 @@ class Spares:
 
     def give_back(self, bpf: _bpf.Object) -> None:
         """They are at no interface any more."""
-        for name in _engine.TABLES:
-            for key, _ in bpf.maps[name].items():
-                bpf.maps[name].delete(key)
-        for name in ("counters", "turns", "settings", "events_lost"):
-            for number in range(bpf.maps[name].max_entries):
-                key = pack_index(number)
-                if any(value := bpf.maps[name].get(key)):
-                    bpf.maps[name].put(key, bytes(len(value)))
-        _bpf.Ring(bpf.maps["events"]).drain()
+        clear(bpf.maps)
         self._idle.append(bpf)
 
     def close(self) -> None:

@@ -23,9 +23,12 @@ cdef int OBJ_GET_INFO_BY_FD = 15
 cdef int PROG_QUERY = 16
 cdef uint32_t LOOPBACK = 1  # its index, in every network namespace
 NO_TCX = (errno.EINVAL, errno.EOPNOTSUPP)
+cdef uint32_t LINK_TYPE_TCX = 11
 cdef int BEFORE = 8  # BPF_F_BEFORE
 ATTACH_TYPES = {"tcx/ingress": TCX_INGRESS, "tcx/egress": TCX_EGRESS}
 BATCH = 4096
+QUERIED_MAX = 64
+"""The kernel takes no more programs at one place (BPF_MPROG_MAX)."""
 
 cdef list complaints = []
 cdef char complaint[1 << 20]
@@ -288,6 +291,13 @@ cdef class Program:
             raise failed(code, f"program {self.name}: test run of {len(packet)} bytes")
         return <int>opts.retval, out[:opts.data_size_out], opts.duration
 
+    @property
+    def number(self) -> int:
+        """The kernel's id of it."""
+        cdef uint32_t info[64]
+        info_of(self.fd, info, sizeof(info), f"reading the id of program {self.name}")
+        return info[1]  # struct bpf_prog_info: type, id
+
     def totals(self) -> tuple[int, int]:
         """(nanoseconds, runs) since it was loaded, as the kernel counts them while `statistics` is on."""
         cdef uint64_t info[32]
@@ -388,6 +398,27 @@ def layout(path) -> list:
         libbpf.bpf_object__close(handle)
 
 
+def queried(uint32_t ifindex, uint32_t attach_type) -> list[tuple[int, int]]:
+    """(program's id, link's id) of whatever is attached by tcx to an interface of this namespace, in the order in which it runs. A link's id is 0
+    for a program that was attached without one; a kernel without tcx has none of them."""
+    cdef uint32_t attr[16]
+    cdef uint32_t programs[64]
+    cdef uint32_t links[64]
+    cdef uint64_t where
+    memset(attr, 0, sizeof(attr))
+    memset(links, 0, sizeof(links))
+    attr[0], attr[1], attr[6] = ifindex, attach_type, QUERIED_MAX
+    where = <uint64_t>&programs[0]
+    memcpy(&attr[4], &where, 8)
+    where = <uint64_t>&links[0]
+    memcpy(&attr[10], &where, 8)
+    if libbpf.syscall(libbpf.SYS_bpf, PROG_QUERY, attr, sizeof(attr)) < 0:
+        if c_errno in (errno.EINVAL, errno.EOPNOTSUPP):
+            return []
+        raise failed(c_errno, f"asking what is attached to interface {ifindex}")
+    return [(programs[n], links[n]) for n in range(attr[6])]
+
+
 cdef class Link:
     """A program attached to an interface by tcx. It lasts while it is open or pinned."""
 
@@ -433,9 +464,16 @@ cdef class Link:
     @property
     def ifindex(self) -> int:
         """The interface it is attached to; 0 when that interface is gone."""
+        return self.place[0]
+
+    @property
+    def place(self) -> tuple[int, int, int, int]:
+        """Where it is attached, as the kernel says it: interface (0: it is gone), attach type, the program's id, its own id."""
         cdef uint32_t[16] info
-        info_of(self.fd, info, sizeof(info), "reading a link's interface")
-        return info[4]  # struct bpf_link_info: type, id, prog_id, (padding to 8), tcx.ifindex
+        info_of(self.fd, info, sizeof(info), "reading what a link holds")
+        if info[0] != LINK_TYPE_TCX:
+            raise OSError(errno.EMEDIUMTYPE, f"a link is of type {info[0]}, not of tcx")
+        return info[4], info[5], info[2], info[1]  # struct bpf_link_info: type, id, prog_id, (padding to 8), tcx.ifindex, tcx.attach_type
 
     def detach(self):
         cdef uint32_t attr[16]

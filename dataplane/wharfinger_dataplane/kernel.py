@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing
@@ -72,6 +73,7 @@ class Kernel:
         self._root = root
         self._maps = maps
         self._held_until = 0
+        self._generations = threading.Lock()
         self.programs: Mapping[str, _bpf.Program] = loaded.programs
 
     @classmethod
@@ -126,14 +128,19 @@ class Kernel:
             for setting, value in (*pack_tracing(key, 0), wanted[0]):
                 self.put("settings", setting, value)
 
-    def set(self, setting: int, value: int) -> None:
-        """A setting of the programs (work.h, enum setting)."""
-        self.put("settings", *pack_setting(setting, value))
+    def set(self, setting: int, value: int) -> bool:
+        """A setting of the programs (work.h, enum setting); whether it was another before."""
+        key, packed = pack_setting(setting, value)
+        changed = self.get("settings", key) != packed
+        if changed:
+            self.put("settings", key, packed)
+        return changed
 
     def outdate(self) -> None:
-        """What connections remember of routes and tables is looked up again (clock.h)."""
-        generation = int.from_bytes(self.get("settings", pack_index(SETTING_GENERATION)) or b"", "little")
-        self.set(SETTING_GENERATION, generation + 1)
+        """What connections remember of routes, interfaces and tables is looked up again (clock.h). May be called from any thread."""
+        with self._generations:
+            generation = int.from_bytes(self.get("settings", pack_index(SETTING_GENERATION)) or b"", "little")
+            self.set(SETTING_GENERATION, generation + 1)
 
     def ring(self) -> _bpf.Ring:
         """The reading end of the ring buffer of events."""

@@ -220,7 +220,7 @@ def test_what_somebody_else_took_away_is_noticed_and_put_back(kernel, pod, mode,
 def test_the_kernel_tells_at_once_that_filters_were_taken_away(kernel, pod, namespaces):
     made = attach(kernel, pod, Mode.CLSACT)
     touched = threading.Event()
-    watcher = Watcher(namespaces, SimpleNamespace(changed=lambda: None), frozenset, lambda: None, touched.set)
+    watcher = Watcher(namespaces, SimpleNamespace(changed=lambda: None), frozenset, lambda: None, touched.set, lambda: None)
     inside(NODE, watcher.start)
     try:
         deadline = time.monotonic() + 30

@@ -18,6 +18,8 @@ from wharfinger_dataplane import _records as records
 from wharfinger_dataplane import netlink
 from wharfinger_dataplane._bpf import Map
 from wharfinger_dataplane._records import FlowState, Side
+from wharfinger_dataplane.agent.surroundings import look
+from wharfinger_dataplane.agent.ways import ways
 from wharfinger_dataplane.attach import POD_PROGRAMS, UPLINK_PROGRAMS, Attacher, Mode
 from wharfinger_dataplane.kernel import Carried, Kernel, layout_name
 from wharfinger_dataplane.tables import Tables
@@ -185,6 +187,7 @@ class Agents:
         tables.apply(slices)
         carried = kernel.replace_former(attacher.hold, attacher.renew) if kernel.has_former else None
         assert attacher.attach(self._wanted).failed == {}
+        tables.put_interfaces(ways(look(), attacher.attached()).bits)
         return carried
 
     def held(self) -> int:

@@ -1,0 +1,33 @@
+"""What of the node decides which ways packets may take, as the kernel says it: read in the calling thread's network namespace."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from wharfinger_dataplane import netlink, netlink_node
+from wharfinger_dataplane.netlink import Interface, Route
+from wharfinger_dataplane.netlink_node import Filter, Rule
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """`interfaces` by index; `qdiscs`: interface -> `clsact` or `ingress`; `filters`: all classic ones in these, ours too; `strict`: interfaces
+    whose reverse-path filter is strict; `ipsec_policies`: how many the node has."""
+
+    interfaces: Mapping[int, Interface] = field(default_factory=dict)
+    routes: tuple[Route, ...] = ()
+    rules: tuple[Rule, ...] = ()
+    qdiscs: Mapping[int, str] = field(default_factory=dict)
+    filters: tuple[Filter, ...] = ()
+    strict: frozenset[int] = frozenset()
+    ipsec_policies: int = 0
+
+
+def look() -> Surroundings:
+    """The node as it is now. OSError when the kernel does not tell."""
+    qdiscs = netlink_node.qdiscs()
+    return Surroundings(
+        interfaces={found.index: found for found in netlink.interfaces()}, routes=tuple(netlink.routes()), rules=tuple(netlink_node.rules()),
+        qdiscs=qdiscs, filters=tuple(found for index, kind in qdiscs.items() for found in netlink_node.filters(index, kind)),
+        strict=netlink_node.strict(), ipsec_policies=netlink_node.ipsec_policies())

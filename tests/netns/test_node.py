@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from support.agents import NodeAgent
 from support.lab import Lab, Node, Pod, Role, Spares, fall_back, inside, sh
-from support.layouts import limited, macvlan_pod, tc
+from support.layouts import limited, macvlan_pod, nft, tc
 from support.packets import tcp
 from support.slices import VIRTUAL, pool_slice
 from support.traffic import Client, checksum, server, sockets
@@ -90,6 +90,16 @@ def test_a_pod_with_a_bandwidth_limit_is_refused_and_told_and_its_limit_holds(ba
         began = time.monotonic()
         assert connection.put(2_000_000) == checksum(2_000_000)
         assert 2_000_000 * 8 / (time.monotonic() - began) < LIMIT_BITS * 1.2
+
+
+def test_a_pod_with_a_chain_of_nftables_at_its_ingress_is_refused(bare, agent):
+    client, node = bare.add_pod(bare.nodes[0], "client"), bare.nodes[0]
+    agent.knows(client)
+    nft(node, 'add table netdev guard; add chain netdev guard in { type filter hook ingress device "v-client" priority 0; }')
+    [refusal] = agent.round().findings
+    assert refusal.message.startswith("nftables' chain guard in is at the ingress of its interface v-client")
+    nft(node, "delete table netdev guard")
+    assert found(agent.round()) == set()
 
 
 def test_a_pod_whose_limit_goes_is_attached_to(bare, agent):

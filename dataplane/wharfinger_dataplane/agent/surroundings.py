@@ -13,7 +13,7 @@ from wharfinger_dataplane.netlink_node import Filter, Rule
 @dataclass(frozen=True)
 class Surroundings:
     """`interfaces` by index; `qdiscs`: interface -> `clsact` or `ingress`; `filters`: all classic ones in these, ours too; `strict`: interfaces
-    whose reverse-path filter is strict; `ipsec_policies`: how many the node has."""
+    whose reverse-path filter is strict; `ipsec_policies`: how many the node has; `chains`: interface's name -> nftables' chain at its ingress."""
 
     interfaces: Mapping[int, Interface] = field(default_factory=dict)
     routes: tuple[Route, ...] = ()
@@ -22,6 +22,7 @@ class Surroundings:
     filters: tuple[Filter, ...] = ()
     strict: frozenset[int] = frozenset()
     ipsec_policies: int = 0
+    chains: Mapping[str, str] = field(default_factory=dict)
 
 
 def look() -> Surroundings:
@@ -30,4 +31,5 @@ def look() -> Surroundings:
     return Surroundings(
         interfaces={found.index: found for found in netlink.interfaces()}, routes=tuple(netlink.routes()), rules=tuple(netlink_node.rules()),
         qdiscs=qdiscs, filters=tuple(found for index, kind in qdiscs.items() for found in netlink_node.filters(index, kind)),
-        strict=netlink_node.strict(), ipsec_policies=netlink_node.ipsec_policies())
+        strict=netlink_node.strict(), ipsec_policies=netlink_node.ipsec_policies(),
+        chains=netlink_node.ingress_chains())

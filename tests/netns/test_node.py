@@ -285,6 +285,17 @@ def test_what_a_policy_of_ipsec_blocks_is_blocked_for_aware_connections_too(lab,
         connection.ask()
 
 
+def test_connection_tracking_that_takes_nothing_in_the_middle_is_a_failure_where_packets_take_the_stack(bare, agent):
+    client, node = bare.add_pod(bare.nodes[0], "client"), bare.nodes[0].name
+    agent.knows(client)
+    inside(node, lambda: Path("/proc/sys/net/netfilter/nf_conntrack_tcp_loose").write_text("0"))
+    assert agent.round().conditions[0].status == "True"
+    blocked(bare.nodes[0], client)
+    [ready] = agent.round().conditions
+    assert ready.status == "False"
+    assert "nf_conntrack_tcp_loose to 1" in ready.message
+
+
 # reverse-path filters
 
 UNUSED = "10.99.2.200"

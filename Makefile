@@ -16,7 +16,7 @@ EXTRAS := operator,dataplane,cli,dev
 PACKAGES := tests/cluster/debian-packages.txt
 
 .PHONY: help demo down test packages build setup cluster bench chaos bench-scale lint clean \
-	test-unit test-vectors test-bpf test-netns test-cluster
+	test-unit test-vectors test-bpf test-netns test-kernels test-cluster kernels-table
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
@@ -27,7 +27,7 @@ demo: setup ## the main job on a three-node cluster, step by step; leaves it up
 down: ## ends the cluster and all that it started
 	$(TESTBED) down
 
-test: setup lint test-unit test-vectors test-bpf test-netns test-cluster ## everything, as CI runs it
+test: setup lint test-unit test-vectors test-bpf test-netns test-kernels test-cluster ## everything, as CI runs it
 
 test-unit: build ## pure parts: seconds
 	$(PYTEST) tests/unit tests/cluster/testbed
@@ -40,6 +40,12 @@ test-bpf: build ## the programs in the kernel
 
 test-netns: build ## real TCP between namespaces, no Kubernetes
 	$(PYTEST) tests/netns
+
+test-kernels: build ## the programs in Debian's kernels, emulated
+	$(PYTEST) tests/kernels
+
+kernels-table: build ## writes what the verifier counts in each kernel into docs/kernels.md
+	cd tests && $(SUDO) env PYTHONPATH=cluster ../$(PYTHON) -m kernels table
 
 test-cluster: setup ## the three-node cluster
 	$(PYTEST) tests/cluster --ignore tests/cluster/testbed

@@ -7,7 +7,7 @@ DUMP_KEYS = "JSON: file, pieces, missing."
 STATUS_KEYS = (
     "JSON: problems[] {where, what, remedy}, notes[] {where, what, remedy}, "
     "components[] {component, namespace, name, version, ready, wanted}, nodes[] {node, agent, "
-    "version, lease, leaseAgeS, slicesCurrent, slices, servers, clients}, poolsProgrammed, pools."
+    "version, kernel, attachMode, lease, leaseAgeS, slicesCurrent, slices, servers, clients}, poolsProgrammed, pools."
 )
 POOLS_KEYS = (
     "JSON: problems[] {where, what, remedy}, servicePortPools[] {namespace, name, virtualAddresses[], portRanges[], scope, total, used, "

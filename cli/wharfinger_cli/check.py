@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 
 KUBERNETES = (1, 30)
 """Native sidecars, and match conditions of webhooks."""
-KERNEL = (6, 3)
-"""bpf_fib_lookup that asks for no neighbour: without it packets take the stack, and connection tracking sees half of a connection."""
+KERNEL = (5, 15)
+"""The first long-term release that has everything the programs call (docs/kernels.md)."""
+SHOWN = (6, 1)
+"""The oldest in which the programs were run; that they load in those before is argued only."""
 ENFORCE = "pod-security.kubernetes.io/enforce"
 RENEWED = timedelta(days=30)
 """The injector renews its authority 120 days before its end; with less than this left, it does not."""
@@ -60,7 +62,7 @@ def build_check(seen: Surroundings, installation: Installation, pools: Pools | N
         (f"every Linux node has a kernel {_dotted(KERNEL)} or later and an IPv4 address", list(_nodes(seen))),
         (f"namespace {namespace} admits agents", list(_namespace(seen, namespace))),
     ]
-    notes = [*_neighbours(seen), *misspelt(seen)]
+    notes = [*_untried(seen), *_neighbours(seen), *misspelt(seen)]
     if not installed:
         asked += [("you may install", list(_rights(seen))), ("nothing of a former release is in the way", list(_leftovers(seen)))]
     else:
@@ -75,7 +77,7 @@ def build_check(seen: Surroundings, installation: Installation, pools: Pools | N
             ("pods selected for injection are injected", list(missed(seen))),
             ("injected pods have their translator", list(unattached(seen, reports, installation.now))),
         ]
-        notes += [*noted(reports), *_skew(installation, version), *outdated(seen, _release_version(installation))]
+        notes += [*_fallbacks(pools or Pools()), *noted(reports), *_skew(installation, version), *outdated(seen, _release_version(installation))]
     return CheckView(installed, tuple(problem for _, found in asked for problem in found), tuple(notes),
                      tuple(Question(question, not found) for question, found in asked))
 
@@ -107,6 +109,28 @@ def _nodes(seen: Surroundings) -> Iterator[Problem]:
                           "upgrade its kernel, or keep agents off it (agent.nodeSelector) and pods that are to be aware too")
         if node.addresses and not any("." in address for address in node.addresses):
             yield Problem(f"node {node.name}", "has no internal IPv4 address; only IPv4 is redirected so far", "give it one, or wait for IPv6")
+
+
+def _untried(seen: Surroundings) -> Iterator[Problem]:
+    for node in seen.nodes:
+        if node.system in ("", "linux") and KERNEL <= node.kernel < SHOWN:
+            yield Problem(f"node {node.name}", f"has kernel {_dotted(node.kernel)}, which has all that is needed; the oldest that was tried "
+                          f"is {_dotted(SHOWN)}", "see that its NodeReport is Ready after the installation")
+
+
+def _fallbacks(pools: Pools) -> Iterator[Problem]:
+    """What the nodes' agents do without: nodes that say the same are one note."""
+    said: dict[str, list[str]] = {}
+    for report in pools.reports:
+        for fallback in report.status.fallbacks:
+            said.setdefault(fallback.message, []).append(report.metadata.name)
+    for message, nodes in sorted(said.items()):
+        yield Problem(_named(sorted(nodes)), message, "nothing need be done; a newer kernel has it")
+
+
+def _named(nodes: list[str]) -> str:
+    more = f" and {len(nodes) - NAMED} more" if len(nodes) > NAMED else ""
+    return f"{'nodes' if len(nodes) > 1 else 'node'} {', '.join(nodes[:NAMED])}{more}"
 
 
 def _namespace(seen: Surroundings, namespace: str) -> Iterator[Problem]:

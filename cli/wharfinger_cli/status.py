@@ -40,12 +40,15 @@ class ComponentView:
 
 @dataclass(frozen=True)
 class NodeView:
-    """One node. `agent`: ready, a reason such as CrashLoopBackOff, not ready, or none; `lease`: live, late or none; `lease_age_s` in
-    seconds; `slices_current` of `slices` are programmed in their latest generation; `servers` and `clients`: pods with a translator."""
+    """One node. `agent`: ready, a reason such as CrashLoopBackOff, not ready, or none; `kernel` and `attach_mode` (tcx or clsact) as its
+    agent reports them; `lease`: live, late or none; `lease_age_s` in seconds; `slices_current` of `slices` are programmed in their latest
+    generation; `servers` and `clients`: pods with a translator."""
 
     node: str
     agent: str
     version: str
+    kernel: str
+    attach_mode: str
     lease: str
     lease_age_s: int | None
     slices_current: int
@@ -91,9 +94,9 @@ def print_status(view: StatusView, out: Console | None = None) -> None:
     out.print(table(("component", "namespace", "ready", "version"),
                     ((found.component, found.namespace, f"{found.ready}/{found.wanted}", found.version) for found in view.components)))
     out.print()
-    out.print(table(("node", "agent", "version", "lease", "slices", "servers", "clients"),
-                    ((node.node, node.agent, node.version or "-", _lease_text(node), f"{node.slices_current}/{node.slices}", node.servers,
-                      node.clients) for node in view.nodes)))
+    out.print(table(("node", "agent", "version", "kernel", "attach", "lease", "slices", "servers", "clients"),
+                    ((node.node, node.agent, node.version or "-", node.kernel or "-", node.attach_mode or "-", _lease_text(node),
+                      f"{node.slices_current}/{node.slices}", node.servers, node.clients) for node in view.nodes)))
     out.print()
     out.print(f"{view.pools_programmed} of {view.pools} pools are Programmed." if view.pools else "No pools.", soft_wrap=True)
     if not view.problems:
@@ -105,7 +108,8 @@ def _node(name: str, seen: Installation, pools: Pools) -> NodeView:
     state, age_s = _lease_state(lease, seen)
     status = report.status if report else None
     return NodeView(
-        node=name, agent=_agent_state(pod), version=status.agent_version if status else "", lease=state, lease_age_s=age_s,
+        node=name, agent=_agent_state(pod), version=status.agent_version if status else "", kernel=status.kernel if status else "",
+        attach_mode=status.attach_mode if status else "", lease=state, lease_age_s=age_s,
         slices_current=len(pools.slices) - len(_behind(report, pools.slices)), slices=len(pools.slices),
         servers=len(status.servers) if status else 0, clients=len(status.clients) if status else 0)
 

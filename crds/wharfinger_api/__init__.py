@@ -49,7 +49,17 @@ from ._pools import (
     VirtualAddresses,
     seconds,
 )
-from ._reports import AttachedPod, Effect, Finding, NodeReport, NodeReportStatus, PoolFault, ProgrammedSlices, SliceVersion
+from ._reports import (
+    AttachedPod,
+    Effect,
+    Fallback,
+    Finding,
+    NodeReport,
+    NodeReportStatus,
+    PoolFault,
+    ProgrammedSlices,
+    SliceVersion,
+)
 from ._slices import Assignment, AssignmentState, PoolRef, Redirect, ServicePortSlice, ServicePortSliceSpec, TargetPorts
 
 __all__ = [
@@ -74,6 +84,7 @@ __all__ = [
     "AttachedPod",
     "Condition",
     "Effect",
+    "Fallback",
     "Finding",
     "LabelSelector",
     "MalformedObject",

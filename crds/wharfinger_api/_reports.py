@@ -50,6 +50,13 @@ class PoolFault(Model):
     message: str
 
 
+class Fallback(Model):
+    """Something that the node's kernel has not, and what the agent does without it. `message`: also what that means."""
+
+    name: str
+    message: str
+
+
 class Effect(StrEnum):
     """What follows from a finding: pods without a translator, packets that take the stack, or nothing but that it is so."""
 
@@ -70,9 +77,12 @@ class Finding(Model):
 
 
 class NodeReportStatus(Model):
-    """What the node's data plane holds."""
+    """What the node's data plane holds. `attach_mode` is empty in reports of agents that did not say it yet."""
 
     agent_version: str = ""
+    kernel: str = ""
+    attach_mode: str = ""
+    fallbacks: tuple[Fallback, ...] = ()
     slices: ProgrammedSlices = ProgrammedSlices()
     servers: tuple[AttachedPod, ...] = ()
     clients: tuple[AttachedPod, ...] = ()

@@ -21,6 +21,8 @@ cdef int LINK_UPDATE = 29
 cdef int LINK_DETACH = 34
 cdef int OBJ_GET_INFO_BY_FD = 15
 cdef int PROG_QUERY = 16
+cdef uint32_t LOOPBACK = 1  # its index, in every network namespace
+NO_TCX = (errno.EINVAL, errno.EOPNOTSUPP)
 cdef uint32_t LINK_TYPE_TCX = 11
 cdef int BEFORE = 8  # BPF_F_BEFORE
 ATTACH_TYPES = {"tcx/ingress": TCX_INGRESS, "tcx/egress": TCX_EGRESS}
@@ -71,6 +73,18 @@ def statistics():
         yield
     finally:
         libbpf.close(fd)
+
+
+def has_tcx() -> bool:
+    """Whether this kernel attaches programs by tcx links: Linux from 6.6 on, unless it was built without."""
+    cdef uint32_t attr[16]
+    memset(attr, 0, sizeof(attr))
+    attr[0], attr[1] = LOOPBACK, TCX_INGRESS
+    if libbpf.syscall(libbpf.SYS_bpf, PROG_QUERY, attr, sizeof(attr)) == 0:
+        return True
+    if c_errno in NO_TCX:
+        return False
+    raise failed(c_errno, "asking the kernel for tcx links")
 
 
 cdef class Map:
@@ -185,15 +199,15 @@ cdef class Map:
             keys = [int(n).to_bytes(4, "little") for n in range(self.max_entries)]
             yield [(key, self.get(key)) for key in keys]
             return
-        for count, keys, values in self._buffers():
+        for count, keys, values in self.buffers():
             yield [(bytes(keys[n * self.key_size:(n + 1) * self.key_size]), bytes(values[n * self.stride:(n + 1) * self.stride]))
                    for n in range(count)]
 
-    def absorb(self, Map other, uint32_t moment_at):
-        """Copies what the other hash table has, whose keys are like this one's, by batches, and yields how many records each wrote. Values are
-        cut, or filled up with zeros, to this table's size; the 64-bit number at byte `moment_at` says when a record was last changed: one that
-        is here already and changed later stays."""
-        if other.key_size != self.key_size or moment_at + 8 > self.stride:
+    def absorb(self, Map other, uint32_t seen_at):
+        """Copies what the other hash table has, whose keys are like this one's, by batches, and yields how many records each
+        wrote. Values are cut, or filled up with zeros, to this table's size; the 32-bit stamp at byte `seen_at` says when a
+        record was last used (clock.h): one that is here already and was used later stays."""
+        if other.key_size != self.key_size or seen_at + 4 > self.stride:
             raise ValueError(f"map {self.name}: cannot take what {other.name} has")
         cdef uint32_t n, written, common = min(self.stride, other.stride)
         cdef bytearray mine = bytearray(self.stride), theirs = bytearray(self.stride), keys, values
@@ -201,18 +215,19 @@ cdef class Map:
         cdef char *comes = theirs
         cdef char *key
         cdef char *value
-        cdef uint64_t changed, changes
+        cdef uint32_t seen, sees, later
         cdef int code
-        for count, keys, values in other._buffers():
+        for count, keys, values in other.buffers():
             key, value, written = keys, values, 0
             for n in range(<uint32_t>count):
                 memcpy(comes, value + n * other.stride, common)
                 code = libbpf.bpf_map_update_elem(self.fd, key + n * self.key_size, comes, libbpf.BPF_NOEXIST)
                 if code == -errno.EEXIST:
                     code = libbpf.bpf_map_lookup_elem(self.fd, key + n * self.key_size, was)
-                    memcpy(&changed, was + moment_at, 8)
-                    memcpy(&changes, comes + moment_at, 8)
-                    if code == 0 and changed > changes:
+                    memcpy(&seen, was + seen_at, 4)
+                    memcpy(&sees, comes + seen_at, 4)
+                    later = (seen - sees) & 0xffffff
+                    if code == 0 and 0 < later < 0x800000:
                         continue
                     code = libbpf.bpf_map_update_elem(self.fd, key + n * self.key_size, comes, 0)
                 if code:
@@ -220,8 +235,8 @@ cdef class Map:
                 written += 1
             yield written
 
-    def _buffers(self):
-        """A hash table's (count, keys, values) by batches, as the kernel writes them."""
+    def buffers(self):
+        """A hash table's (count, keys, values) by batches, as the kernel writes them: no object for each record."""
         cdef uint32_t count
         cdef uint32_t size = min(BATCH, self.max_entries)
         cdef bytearray keys, values

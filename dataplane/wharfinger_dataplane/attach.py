@@ -21,7 +21,7 @@ from pathlib import Path
 import structlog
 
 from wharfinger_dataplane import netlink, netlink_node
-from wharfinger_dataplane._bpf import TCX_INGRESS, Link, Program, queried
+from wharfinger_dataplane._bpf import TCX_INGRESS, Link, Program, has_tcx, queried
 from wharfinger_dataplane.netlink_node import Filter
 
 POD_PROGRAMS = frozenset({"wharf_from_pod", "wharf_to_pod"})
@@ -31,9 +31,6 @@ HOLDING = {"wharf_from_pod": "wharf_hold_from_pod", "wharf_to_pod": "wharf_hold_
 PRIORITY = 22342
 """Of our classic filters: "WF", late, as tcx links are appended behind those of others."""
 HOLD_PRIORITY = PRIORITY - 1
-NO_TCX = (errno.EINVAL, errno.EOPNOTSUPP)
-"""What BPF_LINK_CREATE answers for an attach type that the kernel does not know (kernel before 6.6)."""
-
 GONE = (errno.ENODEV, errno.ENOLINK, errno.ENXIO)
 
 Wanted = Mapping[int, frozenset[str]]
@@ -57,16 +54,17 @@ class Outcome:
 
 
 class Attacher:
-    """What is attached where by this node's agent. `links` is a directory of a bpffs."""
+    """What is attached where by this node's agent. `links` is a directory of a bpffs; `mode`: how what is not attached yet is attached,
+    AUTO being decided at once."""
 
     def __init__(self, programs: Mapping[str, Program], links: Path, mode: Mode = Mode.AUTO) -> None:
         self._programs = programs
         self._links = links
-        self._mode = mode
+        self.mode = mode if mode is not Mode.AUTO else Mode.TCX if has_tcx() else Mode.CLSACT
         self._attached: dict[tuple[int, str], Mode] = {}
         self._numbers: dict[tuple[int, str], int] = {}
         """Ids of the programs that this process attached or renewed: what was adopted has a former process's until then."""
-        self._fell_back = False
+        self._fell_back = mode is Mode.AUTO and self.mode is Mode.CLSACT
         self._log = structlog.get_logger()
         self.fallbacks = 0
         """Programs that became classic filters because the kernel has no tcx."""
@@ -227,19 +225,10 @@ class Attacher:
         return gone
 
     def _attach(self, index: int, name: str) -> None:
-        if self._mode is not Mode.CLSACT:
-            try:
-                self._create_link(index, name)
-            except OSError as error:
-                if self._mode is Mode.TCX or error.errno not in NO_TCX:
-                    raise
-                self._mode, self._fell_back = Mode.CLSACT, True
-                self._log.warning("the kernel has no tcx: programs become classic filters", error=str(error))
-            else:
-                self._mode = Mode.TCX
-                self._read_back(index, name)
-                return
-        self._put_filter(index, name)
+        if self.mode is Mode.TCX:
+            self._create_link(index, name)
+        else:
+            self._put_filter(index, name)
         self._read_back(index, name)
         self.fallbacks += self._fell_back
 

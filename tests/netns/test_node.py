@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.agents import NodeAgent
-from support.lab import Lab, Node, Pod, Role, Spares, fall_back, inside, sh
+from support.lab import SMALL, Lab, Node, Pod, Role, Spares, fall_back, inside, sh
 from support.layouts import limited, macvlan_pod, nft, tc
 from support.packets import tcp
 from support.slices import VIRTUAL, pool_slice
@@ -24,7 +24,6 @@ from wharfinger_dataplane._records import SETTING_GENERATION, SETTING_LEFT_TO_ST
 from wharfinger_dataplane.attach import POD_PROGRAMS, Mode
 from wharfinger_dataplane.kernel import Kernel
 
-SMALL = {"flows": 1024, "half_open": 1024}
 BYTES = 300_000
 BOUND_S = 30
 LIMIT_BITS = 8_000_000

@@ -56,7 +56,7 @@ class NodeAgent:
             node.name, "0", 10.0, Sources(self._slices, self._pods, Told(), self._namespaces, self.reader, Told()), self.kernel, self.attacher,
             SimpleNamespace(pod_gone=lambda *_: None), Leave(self.kernel, self.attacher, self._namespaces),
             SimpleNamespace(report=self._reports.append, tell=self.events.append), SimpleNamespace(names=nothing, tables=nothing), lambda _: None)
-        self._watcher = Watcher(self._namespaces, self.reader, frozenset, self._wake, self.worker.suspect, self.kernel.new_generation)
+        self._watcher = Watcher(self._namespaces, self.reader, frozenset, self._wake, self.worker.suspect, self.kernel.outdate)
         self.wakes = 0
 
     def knows(self, pod: Pod, *, injected: bool = True) -> None:

@@ -21,6 +21,7 @@ from wharfinger_dataplane._records import (
     SETTING_GENERATION,
     SETTING_LEFT_TO_STACK,
     TRACES_ALL,
+    Batch,
     InterfaceBit,
     Role,
     pack_index,
@@ -31,9 +32,12 @@ from wharfinger_dataplane._records import (
 from wharfinger_dataplane.agent.surroundings import look
 from wharfinger_dataplane.agent.ways import Ways, ways
 from wharfinger_dataplane.attach import POD_PROGRAMS, UPLINK_PROGRAMS
+from wharfinger_dataplane.kernel import CONNECTION_TABLES
 from wharfinger_dataplane.tables import Tables
 
 T = TypeVar("T")
+SMALL = dict.fromkeys(CONNECTION_TABLES, 1024)
+"""Capacities of tables of connections that are quickly made."""
 OBJECT = Path(_bpf.__file__).with_name("wharfinger.bpf.o")
 PREFIX = os.environ.get("WHARFINGER_LAB", "wharf-lab")
 """Of the namespaces' names, so that two checkouts' tests can run at the same time."""
@@ -88,14 +92,18 @@ class Store:
     def capacity(self, table: str) -> int:
         return self.maps[table].max_entries
 
-    def batches(self, table: str) -> Iterator[list[tuple[bytes, bytes]]]:
-        return self.maps[table].batches()
+    def batches(self, table: str) -> Iterator[Batch]:
+        return (Batch(*found) for found in self.maps[table].buffers())
 
     def take(self, table: str, key: bytes) -> bytes | None:
         return self.maps[table].take(key)
 
-    def put_new(self, table: str, key: bytes, value: bytes) -> bool:
-        return self.maps[table].put_new(key, value)
+    def set(self, setting: int, value: int) -> None:
+        self.maps["settings"].put(*pack_setting(setting, value))
+
+    def outdate(self) -> None:
+        generation = int.from_bytes(self.maps["settings"].get(pack_index(SETTING_GENERATION)), "little")
+        self.set(SETTING_GENERATION, generation + 1)
 
 
 @dataclass

@@ -9,7 +9,7 @@ import struct
 from pathlib import Path
 
 SYS_BPF = 321  # x86-64
-BPF_MAP_CREATE, BPF_OBJ_PIN, BPF_PROG_QUERY, BPF_PROG_GET_FD_BY_ID, BPF_MAP_GET_FD_BY_ID = 0, 6, 16, 13, 14
+BPF_MAP_CREATE, BPF_OBJ_PIN, BPF_PROG_QUERY, BPF_PROG_GET_FD_BY_ID, BPF_MAP_GET_FD_BY_ID, BPF_OBJ_GET_INFO_BY_FD = 0, 6, 16, 13, 14, 15
 BPF_MAP_TYPE_HASH = 1
 TCX = {"ingress": 46, "egress": 47}
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -31,6 +31,24 @@ def attached(ifindex: int) -> list[int]:
         _bpf(BPF_PROG_QUERY, attributes)
         found += ids[:struct.unpack_from("=I", attributes, 24)[0]]
     return found
+
+
+def number(program: int) -> int:
+    """The id of a program, of which `program` is a descriptor."""
+    return struct.unpack_from("=I", _program_info(program), 4)[0]
+
+
+def instructions(program: int) -> int:
+    """How many instructions the verifier looked at before it took the program: what a kernel bounds at a million. 0 before Linux 5.16, which
+    does not say it."""
+    return struct.unpack_from("=I", _program_info(program), 216)[0]
+
+
+def _program_info(program: int) -> bytes:
+    """struct bpf_prog_info; what the kernel does not know stays zero."""
+    info = ctypes.create_string_buffer(256)
+    _bpf(BPF_OBJ_GET_INFO_BY_FD, ctypes.create_string_buffer(struct.pack("=IIQ", program, 228, ctypes.addressof(info)), 64))
+    return info.raw
 
 
 def exists(kind: str, number: int) -> bool:

@@ -14,10 +14,11 @@ import structlog
 from wharfinger_api import GROUP, PLURALS, UNINSTALL_MARKER, VERSION, ApiError, NetworkPolicy, ServicePortSlice, network_policy, parse
 
 from wharfinger_dataplane import telemetry
+from wharfinger_dataplane._records import SETTING_FULL
 from wharfinger_dataplane.agent.access import NoAccess
 from wharfinger_dataplane.agent.cluster import Cluster, Json
 from wharfinger_dataplane.agent.desired import LocalPod, local_pod
-from wharfinger_dataplane.agent.flows import FLOWS, Collector, Pass
+from wharfinger_dataplane.agent.flows import FLOWS, Collector, Pass, is_full
 from wharfinger_dataplane.agent.gone import Ender, Gone
 from wharfinger_dataplane.agent.health import Health, Metric
 from wharfinger_dataplane.agent.heartbeat import Heartbeat
@@ -26,7 +27,7 @@ from wharfinger_dataplane.agent.log import configure
 from wharfinger_dataplane.agent.metrics import agent_metrics, kernel_metrics
 from wharfinger_dataplane.agent.namespaces import Namespaces
 from wharfinger_dataplane.agent.reflector import Misread, Reflector
-from wharfinger_dataplane.agent.report import Reporter
+from wharfinger_dataplane.agent.report import About, Reporter
 from wharfinger_dataplane.agent.settings import SettingError, Settings, settings_from
 from wharfinger_dataplane.agent.watcher import NodeReader, Watcher
 from wharfinger_dataplane.agent.worker import Sources, Worker
@@ -88,14 +89,16 @@ class Agent:
         self._markers: Reflector[Marker] = Reflector(cluster, f"/api/v1/namespaces/{settings.namespace}/configmaps",
                                                      {"fieldSelector": f"metadata.name={UNINSTALL_MARKER}"}, read_marker, self._wake)
         self._ender = Ender(self.kernel, self._namespaces)
-        self._worker = Worker(settings.node, agent_version(), settings.late_s,
+        about = About(agent_version(), os.uname().release, settings.attach_mode, self._attacher.mode)
+        self._worker = Worker(settings.node, about, settings.late_s,
                               Sources(self._slices, self._pods, self._policies, self._namespaces, self._reader, self._markers), self.kernel,
                               self._attacher, self._collector, Leave(self.kernel, self._attacher, self._namespaces), self._reporter, tracing,
                               self._say_gone)
         self._watcher = Watcher(self._namespaces, self._reader, lambda: self._worker.claimed, self._wake, self._worker.suspect,
-                                self.kernel.new_generation)
+                                self.kernel.outdate)
         self._last = Pass()
-        self._collected = {"removed": 0, "restored": 0}
+        self._full = False
+        self._collected = {"moved": 0, "removed": 0}
         self._stop = threading.Event()
         self._roused = threading.Event()
 
@@ -181,8 +184,10 @@ class Agent:
             except OSError as error:
                 self._log.warning("flows not collected", error=str(error))
                 continue
-            self._collected = {"removed": self._collected["removed"] + self._last.removed,
-                               "restored": self._collected["restored"] + self._last.restored}
+            self._full = is_full(self._last.seen, self.kernel.capacity(FLOWS), self._full)
+            self.kernel.set(SETTING_FULL, int(self._full))
+            self._collected = {"moved": self._collected["moved"] + self._last.moved,
+                               "removed": self._collected["removed"] + self._last.removed}
 
 
 def end_with_thread(failure: threading.ExceptHookArgs) -> None:

@@ -91,9 +91,9 @@ class Placement:
         attached = {index: names for index, names in self._attacher.attached().items() if index in self._pods | self._uplinks}
         made = ways(self._node, attached, self._behind, classic=self._attacher.fallbacks > 0)
         try:
-            changes = self._tables.put_interfaces(made.bits) + self._kernel.tell(SETTING_LEFT_TO_STACK, int(made.left_to_stack))
+            changes = self._tables.put_interfaces(made.bits) + self._kernel.set(SETTING_LEFT_TO_STACK, int(made.left_to_stack))
             if changes:
-                self._kernel.new_generation()
+                self._kernel.outdate()
         except OSError as error:
             faults.append(f"what holds of interfaces is not written: {error}")
             return 0

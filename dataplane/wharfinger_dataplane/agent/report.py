@@ -15,6 +15,7 @@ from wharfinger_api import (
     VERSION,
     AttachedPod,
     Condition,
+    Fallback,
     Finding,
     Metadata,
     NodeReportStatus,
@@ -29,13 +30,33 @@ from wharfinger_dataplane._records import Role
 from wharfinger_dataplane.agent.cluster import MERGE_PATCH, Cluster, Json, Refused, Unreachable
 from wharfinger_dataplane.agent.desired import Attachment, LocalPod
 from wharfinger_dataplane.agent.reflector import Copy
+from wharfinger_dataplane.attach import Mode
 
 COALESCE_S = 0.02
 BACKOFF_S = (0.2, 10.0)
 REFRESH_S = 300.0
 """How often the report is written though nothing changed: somebody may have deleted or changed it."""
 SLICES_MAX, PODS_MAX, FAULTS_MAX, FINDINGS_MAX = 5000, 1000, 1000, 1000  # crds/nodereports.yaml
+KERNEL_CHARACTERS = 128
 REPORTS = f"/apis/{GROUP}/{VERSION}/{PLURALS['NodeReport']}"
+
+
+@dataclass(frozen=True)
+class About:
+    """What is so as long as the agent runs: its version, the node's kernel (`uname -r`), how programs were to be attached and how they are."""
+
+    version: str
+    kernel: str
+    asked: Mode
+    mode: Mode
+
+    @property
+    def fallbacks(self) -> tuple[Fallback, ...]:
+        """What the kernel has not; what somebody chose is none."""
+        if (self.asked, self.mode) != (Mode.AUTO, Mode.CLSACT):
+            return ()
+        return (Fallback(name="ClassicFilters", message=f"kernel {self.kernel} has no tcx links (Linux has them from 6.6 on), so programs are "
+                         "classic filters: who replaces an interface's clsact takes them away, and the agent puts them back"),)
 
 
 def programmed_slices(seen: Copy[ServicePortSlice], programmed: Iterable[ServicePortSlice]) -> ProgrammedSlices:
@@ -66,7 +87,7 @@ class Troubles:
     findings: Iterable[Finding] = ()
 
 
-def node_report(version: str, slices: ProgrammedSlices, attachments: Mapping[str, Attachment], troubles: Troubles,
+def node_report(about: About, slices: ProgrammedSlices, attachments: Mapping[str, Attachment], troubles: Troubles,
                 before: NodeReportStatus | None, now: datetime, leaving: Condition | None = None) -> NodeReportStatus:
     """What is programmed and attached. `before` is the last report; `leaving` how far this node has been left, while it is."""
     pool_faults = sorted(troubles.pools, key=lambda fault: (fault.namespace, fault.name))
@@ -82,7 +103,7 @@ def node_report(version: str, slices: ProgrammedSlices, attachments: Mapping[str
     if former and former.status == ready.status:
         ready = ready.model_copy(update={"last_transition_time": former.last_transition_time})
     return NodeReportStatus(
-        agent_version=version,
+        agent_version=about.version, kernel=about.kernel[:KERNEL_CHARACTERS], attach_mode=about.mode, fallbacks=about.fallbacks,
         slices=slices, servers=_sorted(servers), clients=_sorted(clients), faults=tuple(pool_faults[:FAULTS_MAX]),
         findings=tuple(troubles.findings)[:FINDINGS_MAX],
         conditions=(ready, leaving) if leaving else (ready,))

@@ -27,7 +27,7 @@ from wharfinger_dataplane.agent.leave import Leave, Marker, withdrawn
 from wharfinger_dataplane.agent.namespaces import Namespaces
 from wharfinger_dataplane.agent.placement import Placement, Reader
 from wharfinger_dataplane.agent.reflector import Reflector
-from wharfinger_dataplane.agent.report import Reporter, Troubles, event, node_report, programmed_slices
+from wharfinger_dataplane.agent.report import About, Reporter, Troubles, event, node_report, programmed_slices
 from wharfinger_dataplane.agent.ways import foreign_interface
 from wharfinger_dataplane.attach import Attacher
 from wharfinger_dataplane.kernel import Kernel
@@ -73,9 +73,9 @@ class Worker:
     """The loop of one agent. `wake` may be called from any thread; `run` is the main thread's. `say_gone` is told, after each round that
     wrote the tables, which servers are gone."""
 
-    def __init__(self, node: str, version: str, late_s: float, sources: Sources, kernel: Kernel, attacher: Attacher, collector: Collector,
+    def __init__(self, node: str, about: About, late_s: float, sources: Sources, kernel: Kernel, attacher: Attacher, collector: Collector,
                  leave: Leave, reporter: Reporter, telemetry: Telemetry, say_gone: Callable[[Gone], None]) -> None:
-        self._node, self._version, self._late_s = node, version, late_s
+        self._node, self._about, self._late_s = node, about, late_s
         self._sources, self._kernel, self._attacher, self._collector = sources, kernel, attacher, collector
         self._leave, self._reporter, self._telemetry, self._say_gone = leave, reporter, telemetry, say_gone
         self._tables = Tables(kernel)
@@ -293,7 +293,7 @@ class Worker:
         programmed = {(found.pod_uid, found.address) for piece in self._programmed for found in piece.spec.assignments}
         standing = {address: found if found.pod is None or (found.pod.uid, address) in programmed else replace(found, roles=found.roles & Role.CLIENT)
                     for address, found in attached.items()}
-        report = node_report(self._version, self._acknowledged, standing, Troubles(faults, pool_faults, findings), self._report,
+        report = node_report(self._about, self._acknowledged, standing, Troubles(faults, pool_faults, findings), self._report,
                              datetime.now(UTC), self._leave.condition)
         if report != self._report:
             self._report = report

@@ -12,8 +12,9 @@ from wharfinger_dataplane.agent.desired import Attachment, LocalPod
 from wharfinger_dataplane.agent.events import LATE, MISSING, REFUSED, refused, untimely
 from wharfinger_dataplane.agent.heartbeat import addresses_of, lease
 from wharfinger_dataplane.agent.reflector import Copy
-from wharfinger_dataplane.agent.report import Troubles, event, node_report, programmed_slices
+from wharfinger_dataplane.agent.report import About, Troubles, event, node_report, programmed_slices
 from wharfinger_dataplane.agent.ways import foreign_interface
+from wharfinger_dataplane.attach import Mode
 
 NOW = datetime(2026, 11, 21, 10, 0, tzinfo=UTC)
 A, B = AttachedPod(pod="test/a", uid="uid-a", address="10.0.0.1"), AttachedPod(pod="test/b", uid="uid-b", address="10.0.0.2")
@@ -26,8 +27,13 @@ ATTACHMENTS = {
 }
 
 
-def report(faults=(), before=None, now=NOW, pool_faults=(), findings=()):
-    return node_report("0.1.0", ProgrammedSlices(version="4"), ATTACHMENTS, Troubles(faults, pool_faults, findings), before, now)
+def about(asked=Mode.AUTO, mode=Mode.TCX, kernel="6.12.3-cloud"):
+    return About("0.1.0", kernel, asked, mode)
+
+
+def report(faults=(), before=None, now=NOW, pool_faults=(), findings=(), of=None):
+    troubles = Troubles(faults, pool_faults, findings)
+    return node_report(of or about(), ProgrammedSlices(version="4"), ATTACHMENTS, troubles, before, now)
 
 
 def said(seen, programmed, version="9", misread=()):
@@ -97,10 +103,20 @@ def test_the_same_state_makes_the_same_report():
     assert report(before=report(), now=NOW + timedelta(seconds=9)) == report()
 
 
-def test_a_report_fits_its_schema(request):
+@pytest.mark.parametrize(("asked", "mode", "names"), [
+    (Mode.AUTO, Mode.TCX, []), (Mode.AUTO, Mode.CLSACT, ["ClassicFilters"]), (Mode.CLSACT, Mode.CLSACT, []), (Mode.TCX, Mode.TCX, [])])
+def test_what_the_kernel_has_not_is_told_and_what_somebody_chose_is_not(asked, mode, names):
+    made = report(of=about(asked, mode, "5.15.0-91"))
+    assert ([each.name for each in made.fallbacks], made.attach_mode, made.kernel) == (names, mode, "5.15.0-91")
+    assert all("5.15.0-91 has no tcx links" in each.message for each in made.fallbacks)
+
+
+@pytest.mark.parametrize("of", [about(), about(mode=Mode.CLSACT, kernel="6" * 300)])
+def test_a_report_fits_its_schema(request, of):
     raw = yaml.safe_load((request.config.rootpath / "crds" / "nodereports.yaml").read_text())
     schema = raw["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]
-    jsonschema.validate(dump(report(pool_faults=[FULL], findings=[LIMITED]).model_copy(update={"updated_at": NOW})), schema)
+    made = report(pool_faults=[FULL], findings=[LIMITED], of=of)
+    jsonschema.validate(dump(made.model_copy(update={"updated_at": NOW})), schema)
 
 
 def test_a_lease_says_how_long_it_is_good_for():

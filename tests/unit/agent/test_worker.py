@@ -14,15 +14,17 @@ from wharfinger_dataplane.agent.desired import LocalPod
 from wharfinger_dataplane.agent.leave import Leave, Marker
 from wharfinger_dataplane.agent.namespaces import Namespace
 from wharfinger_dataplane.agent.reflector import Copy
+from wharfinger_dataplane.agent.report import About
 from wharfinger_dataplane.agent.surroundings import Surroundings
 from wharfinger_dataplane.agent.worker import Sources, Worker
-from wharfinger_dataplane.attach import POD_PROGRAMS, UPLINK_PROGRAMS, Outcome
+from wharfinger_dataplane.attach import POD_PROGRAMS, UPLINK_PROGRAMS, Mode, Outcome
 from wharfinger_dataplane.kernel import Carried
 from wharfinger_dataplane.netlink import Interface
 from wharfinger_dataplane.tables import Tables
 
 A, B = "10.244.1.5", "10.244.1.6"
 UPLINK = 2
+ABOUT = About("0.1.0", "6.12.3-cloud", Mode.AUTO, Mode.TCX)
 
 
 class Journal(Engine):
@@ -37,12 +39,12 @@ class Journal(Engine):
         self.journal.append(f"put {table}")
         super().put(table, key, value)
 
-    def tell(self, setting, value):
+    def set(self, setting, value):
         changed = self.settings.get(setting, 0) != value
         self.settings[setting] = value
         return changed
 
-    def new_generation(self):
+    def outdate(self):
         self.journal.append("new generation")
 
     def replace_former(self, hold, switch):
@@ -122,8 +124,8 @@ class Scene:
         collector = SimpleNamespace(pod_gone=lambda address, now_ns: self.gone.append(address))
         telemetry = SimpleNamespace(names=SimpleNamespace(update=lambda slices, pods: None),
                                     tables=SimpleNamespace(table_write=lambda *call: self.spans.append(call)))
-        self.worker = Worker("node", "0.1.0", 10.0, Sources(*map(self.source, ("slices", "pods", "policies", "namespaces")),
-                                                            self, self.source("markers")),
+        self.worker = Worker("node", ABOUT, 10.0, Sources(*map(self.source, ("slices", "pods", "policies", "namespaces")),
+                                                          self, self.source("markers")),
                              self.store, self.interfaces, collector, Leave(self.store, self.interfaces, None),
                              SimpleNamespace(report=self.reports.append, tell=self.events.append), telemetry, self.said_gone.append)
         self.worker.adopt()

@@ -56,12 +56,14 @@ def port_slice(*assignments, generation=1, policy="Hash"):
         "assignments": list(assignments or (assignment(1), assignment(2)))}}, generation=generation)
 
 
-def report(node, *, version=1, clients=(), servers=(), ready="True", findings=()):
+def report(node, *, version=1, clients=(), servers=(), ready="True", kernel="6.12.3-cloud", fallbacks=(), findings=()):
     """`clients` and `servers`: pod, address and, if there is one, the policy that keeps it unaware."""
     attached = [[{"pod": pod, "uid": pod, "address": address, "policy": "".join(policy)} for pod, address, *policy in pods]
                 for pods in (clients, servers)]
     return resource("NodeReport", node, {"status": {
-        "agentVersion": "0.1.0", "slices": {"version": str(version)}, "servers": attached[1], "clients": attached[0],
+        "agentVersion": "0.1.0", "kernel": kernel, "attachMode": "clsact" if fallbacks else "tcx",
+        "fallbacks": [{"name": name, "message": message} for name, message in fallbacks],
+        "slices": {"version": str(version)}, "servers": attached[1], "clients": attached[0],
         "findings": [dump(finding) for finding in findings],
         "conditions": [{"type": "Ready", "status": ready, "reason": "Attached", "message": "see the agent's log",
                         "lastTransitionTime": "2026-11-21T09:00:00Z"}]}}, namespace="")

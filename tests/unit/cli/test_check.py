@@ -172,6 +172,23 @@ def test_what_needs_no_action_now_is_a_note(changes, where, what):
     assert what in note.what
 
 
+@pytest.mark.parametrize(("kernel", "problems", "notes"), [
+    ("5.14.21-150500", 1, 0), ("5.15.0-91-generic", 0, 1), ("5.19.17", 0, 1), ("6.1.0-50-cloud-amd64", 0, 0), ("6.18.4", 0, 0)])
+def test_a_kernel_that_has_all_that_is_needed_but_was_not_tried_is_a_note(kernel, problems, notes):
+    view = before(nodes=(machine("node-1", kernel),))
+    assert (len(view.problems), len(view.notes)) == (problems, notes)
+    assert all("the oldest that was tried is 6.1" in note.what for note in view.notes)
+
+
+def test_nodes_that_do_without_the_same_thing_are_one_note():
+    classic = [("ClassicFilters", "no tcx links, so programs are classic filters")]
+    reports = tuple(report(f"node-{number}", fallbacks=classic) for number in range(1, 6))
+    nodes = tuple(f"node-{number}" for number in range(1, 6))
+    seen = replace(pools(), reports=(*reports[:-1], report("node-5", clients=[("shop/client-0", "10.244.1.7")])))
+    (note,) = checked(surroundings(), installation(nodes=nodes), seen).notes
+    assert (note.where, note.what) == ("nodes node-1, node-2, node-3, node-4", classic[0][1])
+
+
 def test_a_command_of_another_version_than_the_release_says_so():
     (note,) = checked(surroundings(), version="0.2.0").notes
     assert note.what == "is version 0.2.0, the release 0.1.0"

@@ -32,6 +32,7 @@ def test_a_node_shows_its_agent_version_lease_and_slices():
     node = build_status(installation(), pools()).nodes[0]
     assert (node.node, node.agent, node.version, node.lease, node.lease_age_s) == ("node-1", "ready", "0.1.0", "live", 4)
     assert (node.slices_current, node.slices, node.clients) == (1, 1, 1)
+    assert (node.kernel, node.attach_mode) == ("6.12.3-cloud", "tcx")
 
 
 def test_without_a_release_each_component_is_missing_and_the_remedy_installs_it():
@@ -130,7 +131,7 @@ def test_the_text_puts_problems_first():
 
 def test_the_text_of_a_healthy_cluster_ends_well():
     text = printed(build_status(installation(), pools()))
-    assert "node-1   ready   0.1.0     live, 4s   1/1      0         1" in text
+    assert "node-1   ready   0.1.0     6.12.3-cloud   tcx      live, 4s   1/1      0         1" in text
     assert text.endswith("2 of 2 pools are Programmed.\nAll is well.\n")
 
 

@@ -56,8 +56,16 @@ INLINE enum reason find_next_hop(struct __sk_buff *skb, be32 src, be32 dst, u32 
 	return REASON_none;
 }
 
-/* Whether a route by the interface that a packet came in by leads back to its source; of an interface where that does not
- * matter it is not asked. */
+/* Whether an address can be a host's: not this network's, loopback, multicast or broadcast (RFC 6890). */
+INLINE bool is_host_address(be32 v4)
+{
+	u32 first = from_be32(v4) >> 24;
+
+	return first && first != 127 && first < 224;
+}
+
+/* Whether a packet may come from its source as the stack judges it: the source is no address of this node, a route leads back
+ * to it, and by the interface that the packet came in by where that matters (rp_filter = 1). */
 INLINE bool has_reverse_path(struct __sk_buff *skb, be32 src, be32 dst)
 {
 	u32 index = skb->ifindex;
@@ -65,11 +73,11 @@ INLINE bool has_reverse_path(struct __sk_buff *skb, be32 src, be32 dst)
 	struct bpf_fib_lookup fib = { .family = AF_INET, .l4_protocol = PROTO_TCP, .ifindex = skb->ifindex,
 				      .ipv4_src = dst, .ipv4_dst = src };
 
-	if (!from || !(from->bits & INTERFACE_STRICT))
-		return true;
-	long found = bpf_fib_lookup(skb, &fib, sizeof fib, 0);
-	return (found == BPF_FIB_LKUP_RET_SUCCESS || found == BPF_FIB_LKUP_RET_NO_NEIGH ||
-		found == BPF_FIB_LKUP_RET_FRAG_NEEDED) && fib.ifindex == index;
+	long found = is_host_address(src) ? bpf_fib_lookup(skb, &fib, sizeof fib, 0) : BPF_FIB_LKUP_RET_NOT_FWDED;
+	bool leads_back = found == BPF_FIB_LKUP_RET_SUCCESS || found == BPF_FIB_LKUP_RET_NO_NEIGH ||
+			  found == BPF_FIB_LKUP_RET_FRAG_NEEDED;
+
+	return leads_back && (!from || !(from->bits & INTERFACE_STRICT) || fib.ifindex == index);
 }
 
 #endif

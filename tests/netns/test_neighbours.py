@@ -92,14 +92,14 @@ def goes_direct(lab: Lab, client: Pod, pod: Pod) -> tuple[Counter, Counter]:
     return near, far
 
 
-def goes_by_the_stack(lab: Lab, client: Pod, pod: Pod) -> tuple[Counter, Counter]:
+def goes_by_the_stack(lab: Lab, client: Pod, pod: Pod, reason: str = "stack_by_rule") -> tuple[Counter, Counter]:
     """An aware connection works, and each node's connection tracking has both directions of it; what the two nodes' programs counted."""
     counts = counting(client.node), counting(pod.node)
     with served(lab, client, pod):
         talk(client, timeout=0.9)
     near, far = (count() for count in counts)
     assert near["to_pod", "client_redirected"] == far["to_pod", "server_joined"] == 1
-    assert near["from_pod", "stack_no_hook"] and far["from_pod", "stack_no_hook"]
+    assert near["from_pod", reason] and far["from_pod", reason]
     for node in (client.node, pod.node):
         whole = [line for line in tracked(node, client) if f"dport={20_001} " in line]
         assert len(whole) == 1 and "[UNREPLIED]" not in whole[0]
@@ -170,7 +170,7 @@ def test_nodes_that_reach_each_other_by_a_tunnel_without_ethernet_headers(lab, p
     client, pod = pods(lab)
     with over_tunnel(lab):
         assert "tunl0" not in client.node.bits()
-        goes_by_the_stack(lab, client, pod)
+        goes_by_the_stack(lab, client, pod, "stack_no_hook")
 
 
 def test_pods_that_rules_send_by_an_uplink_of_their_own(lab):

@@ -187,19 +187,15 @@ def test_a_program_that_is_not_read_back_is_not_attached(bare, agent, monkeypatc
     assert agent.round().conditions[0].status == "True"
 
 
-def test_programs_of_a_kernel_without_tcx_are_told_of(bare, agent, monkeypatch):
-    class NoTcx(attach_module.Link):
-        @staticmethod
-        def create(program, index):
-            raise OSError(22, "no such attach type")
-
+def test_programs_of_a_kernel_without_tcx_are_told_of_and_counted(bare, kernel, tmp_path, monkeypatch):
     client = bare.add_pod(bare.nodes[0], "client")
-    agent.knows(client)
-    monkeypatch.setattr(attach_module, "Link", NoTcx)
-    report = agent.round()
-    assert found(report) == {(Effect.NOTED, "the node", "NoTcx")}
-    assert [each.pod for each in report.clients] == ["test/client"]
-    assert agent.attacher.fallbacks == len(POD_PROGRAMS) + 1
+    monkeypatch.setattr(attach_module, "has_tcx", lambda: False)
+    with closing(NodeAgent(bare.nodes[0], kernel, tmp_path)) as agent:
+        agent.knows(client)
+        report = agent.round()
+        assert [fallback.name for fallback in report.fallbacks] == ["ClassicFilters"]
+        assert [each.pod for each in report.clients] == ["test/client"]
+        assert agent.attacher.fallbacks == len(POD_PROGRAMS) + 1
 
 
 def test_programs_of_others_behind_ours_are_told_of(bare, agent):

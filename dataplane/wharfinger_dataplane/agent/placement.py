@@ -89,7 +89,7 @@ class Placement:
         if self._node is None:
             return 0
         attached = {index: names for index, names in self._attacher.attached().items() if index in self._pods | self._uplinks}
-        made = ways(self._node, attached, self._behind, classic=self._attacher.fallbacks > 0)
+        made = ways(self._node, attached, self._behind)
         try:
             changes = self._tables.put_interfaces(made.bits) + self._kernel.set(SETTING_LEFT_TO_STACK, int(made.left_to_stack))
             if changes:

@@ -39,7 +39,6 @@ REMEDIES = {
     "RulesByMark": f"{NOT_NEEDED}, unless pods' packets to pods are marked: agent.uplinks: [none] leaves the wire to the "
                    "stack",
     "ProgramsBehindOurs": "if it must see all packets, attach it before ours (BPF_F_BEFORE)",
-    "NoTcx": "Linux 6.6 and later have tcx",
 }
 Attached = Mapping[int, frozenset[str]]
 """Interface index -> names of our programs there."""
@@ -86,9 +85,8 @@ def open_uplinks(node: Surroundings, uplinks: Iterable[int]) -> tuple[frozenset[
     return frozenset(found), (*findings, *_headerless(node))
 
 
-def ways(node: Surroundings, attached: Attached, behind: Collection[int] = (), *, classic: bool = False) -> Ways:
-    """`attached`: our programs, as they were read back; `behind`: interfaces where programs of others come after ours;
-    `classic`: whether programs became classic filters though links were wished for."""
+def ways(node: Surroundings, attached: Attached, behind: Collection[int] = ()) -> Ways:
+    """`attached`: our programs, as they were read back; `behind`: interfaces where programs of others come after ours."""
     uplinks = {index for index, names in attached.items() if names >= UPLINK_PROGRAMS}
     pods = sorted(index for index, names in attached.items() if names >= POD_PROGRAMS and index in node.interfaces)
     others = _others_at_ingress(node)
@@ -105,7 +103,7 @@ def ways(node: Surroundings, attached: Attached, behind: Collection[int] = (), *
     for index in node.strict & node.interfaces.keys():
         if not node.interfaces[index].master:  # nobody asks for a port's own value
             bits[index] = bits.get(index, InterfaceBit(0)) | InterfaceBit.STRICT
-    return Ways(bits, bool(leaving), (*leaving, *_notes(node, pods, behind, classic)))
+    return Ways(bits, bool(leaving), (*leaving, *_notes(node, pods, behind)))
 
 
 def _wrong_with(node: Surroundings, master: int, others: Mapping[int, str]) -> Finding | None:
@@ -167,16 +165,13 @@ def _of_rules(node: Surroundings, pods: Iterable[int]) -> Iterator[Finding]:
                        "the stack follows, so nothing is sent past it")
 
 
-def _notes(node: Surroundings, pods: Collection[int], behind: Iterable[int], classic: bool) -> Iterator[Finding]:
+def _notes(node: Surroundings, pods: Collection[int], behind: Iterable[int]) -> Iterator[Finding]:
     if pods and any(rule.marked for rule in node.rules):
         yield _finding(Effect.NOTED, NODE, "RulesByMark", "routing rules ask for firewall marks; packets that are sent past "
                        "the stack have none and are routed so")
     for index in sorted(behind):
         yield _finding(Effect.NOTED, _name(node, index), "ProgramsBehindOurs", "a tcx program of somebody else comes after ours "
                        "and does not see what ours sends on")
-    if classic:
-        yield _finding(Effect.NOTED, NODE, "NoTcx", "the kernel has no tcx, so programs are classic filters, which anybody's "
-                       "tc qdisc del takes away until the agent notices")
 
 
 def _left(node: Surroundings, index: int, reason: str, message: str) -> Finding:

@@ -162,10 +162,9 @@ def test_rules_stand_against_nothing_where_no_pod_is_ours():
 
 
 def test_what_only_wants_to_be_known_leaves_nothing_to_the_stack():
-    made = ways(node(rules=(Rule(marked=True),)), BRIDGED, behind={4}, classic=True)
+    made = ways(node(rules=(Rule(marked=True),)), BRIDGED, behind={4})
     assert not made.left_to_stack
-    assert reasons(made.findings) == [
-        (Effect.NOTED, NODE, "RulesByMark"), (Effect.NOTED, "interface v1", "ProgramsBehindOurs"), (Effect.NOTED, NODE, "NoTcx")]
+    assert reasons(made.findings) == [(Effect.NOTED, NODE, "RulesByMark"), (Effect.NOTED, "interface v1", "ProgramsBehindOurs")]
 
 
 def test_a_strict_reverse_path_filter_is_told_of_every_interface_but_ports():

@@ -209,7 +209,9 @@ def test_what_somebody_else_took_away_is_noticed_and_put_back(kernel, pod, mode,
     made = attach(kernel, pod, mode)
     assert inside(NODE, made.verify) == []
     take_away(mode, kernel, how)
-    assert not passes_the_gate()
+    deadline = time.monotonic() + 30  # the kernel takes away what nobody holds in its own time
+    while passes_the_gate():
+        assert time.monotonic() < deadline
     assert len(inside(NODE, made.verify)) == lost
     assert inside(NODE, lambda: made.attach({pod: POD_PROGRAMS})).attached == [pod]
     assert passes_the_gate()

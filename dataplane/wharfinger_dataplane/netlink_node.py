@@ -93,6 +93,8 @@ def _filters(index: int, qdisc: str, direction: str, parent: int) -> Iterator[Fi
     seen = set()
     try:
         for body in _dump(socket.NETLINK_ROUTE, RTM_GETTFILTER, struct.pack("=BxxxiIII", 0, index, 0, parent, 0), RTM_NEWTFILTER):
+            if not struct.unpack_from("=I", body, 8)[0]:  # a classifier is listed before its filters, with no handle
+                continue
             attributes = dict(_attributes(body, 20))
             options = dict(_attributes(attributes.get(TCA_OPTIONS, b""), 0))
             made = Filter(index, direction, qdisc, _text(attributes.get(TCA_KIND, b"")), struct.unpack_from("=I", body, 16)[0] >> 16,

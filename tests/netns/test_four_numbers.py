@@ -18,9 +18,11 @@ from support.traffic import Client, checksum, server
 from wharfinger_dataplane.attach import Mode
 
 TWIN, OTHER, PLAIN = "10.96.0.11", "10.96.0.12", "10.96.0.13"
-"""Virtual addresses: a second one of the pool, one of another pool, and one of no pool, which kube-proxy alone knows."""
+"""Virtual addresses: a second one of the pool, one of another pool, and one of no pool, which kube-proxy alone knows.
+It knows the others, too, and all ports that are dialled."""
 AT_ONCE_S = 0.9
 """Before a SYN would be repeated."""
+BOUND_S = 20
 BYTES = 200_000
 
 
@@ -48,7 +50,9 @@ class Scene:
         return self.lab.nodes[0].counts().get((hook, reason), 0)
 
     def dial(self, kind: str, port: int, timeout: float = AT_ONCE_S) -> Client:
-        return Client(self.client, *self.where(kind), source_port=port, timeout=timeout)
+        connection = Client(self.client, *self.where(kind), source_port=port, timeout=timeout)
+        connection.socket.settimeout(BOUND_S)
+        return connection
 
 
 KINDS = ("aware", "service port", "other redirect port", "other address", "other pool", "direct", "kube-proxy")

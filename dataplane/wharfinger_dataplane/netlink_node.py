@@ -44,6 +44,10 @@ XFRM_POLICY_MAX = 3
 XFRM_DIRECTION_AT = 160
 """In struct xfrm_userpolicy_info: after selector (56), lifetimes (64 and 32), priority and index."""
 XFRM_USERPOLICY_BLOCK = 1
+NETLINK_NETFILTER, NFT_MSG_NEWCHAIN, NFT_MSG_GETCHAIN = 12, 10 << 8 | 3, 10 << 8 | 4
+NFPROTO_NETDEV, NF_NETDEV_INGRESS = 5, 0
+NFTA_CHAIN_TABLE, NFTA_CHAIN_NAME, NFTA_CHAIN_HOOK = 1, 3, 4
+NFTA_HOOK_HOOKNUM, NFTA_HOOK_DEV, NFTA_HOOK_DEVS = 1, 3, 4
 INGRESS = 0xFFFFFFF2
 EGRESS = 0xFFFFFFF3
 
@@ -105,6 +109,25 @@ def _filters(index: int, qdisc: str, direction: str, parent: int) -> Iterator[Fi
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.ENODEV, errno.EINVAL):
             raise
+
+
+def ingress_chains() -> dict[str, str]:
+    """Interface's name -> a chain of nftables' family netdev at its ingress, which comes after all programs there."""
+    found = {}
+    header = struct.pack("=BBH", NFPROTO_NETDEV, 0, 0)
+    try:
+        for body in _dump(NETLINK_NETFILTER, NFT_MSG_GETCHAIN, header, NFT_MSG_NEWCHAIN):
+            chain = dict(_attributes(body, 4))
+            hook = dict(_attributes(chain.get(NFTA_CHAIN_HOOK, b""), 0))
+            if int.from_bytes(hook.get(NFTA_HOOK_HOOKNUM, b"\xff"), "big") != NF_NETDEV_INGRESS:
+                continue
+            names = [value for _, value in _attributes(hook.get(NFTA_HOOK_DEVS, b""), 0)] + [hook.get(NFTA_HOOK_DEV, b"")]
+            words = f"{_text(chain.get(NFTA_CHAIN_TABLE, b''))} {_text(chain.get(NFTA_CHAIN_NAME, b''))}"
+            found.update(dict.fromkeys(filter(None, map(_text, names)), words))
+    except OSError as error:
+        if error.errno not in (errno.EPROTONOSUPPORT, errno.EINVAL, errno.EOPNOTSUPP):  # the kernel has no nftables
+            raise
+    return found
 
 
 def rules() -> list[Rule]:

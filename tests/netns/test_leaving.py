@@ -8,7 +8,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
-from support.lab import Lab, Node, Pod, Role, bpffs, inside, sh
+from support.lab import SMALL, Lab, Node, Pod, Role, bpffs, inside, sh
 from support.programs import attached, exists
 from support.slices import VIRTUAL, pool_slice
 from support.traffic import Client, server
@@ -20,8 +20,6 @@ from wharfinger_dataplane.agent.ways import ways
 from wharfinger_dataplane.attach import POD_PROGRAMS, UPLINK_PROGRAMS, Attacher, Mode
 from wharfinger_dataplane.kernel import Kernel
 from wharfinger_dataplane.tables import Tables
-
-SMALL = {"flows": 1024, "half_open": 1024}
 
 
 class Agent:

@@ -4,6 +4,7 @@ works (or the pod is unaware and works), its bytes arrive, and connection tracki
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -240,6 +241,20 @@ def test_a_filter_of_others_at_the_bridge_leaves_all_to_the_stack_and_sees_all(l
     goes_by_the_stack(lab, client, pod)
     assert [finding.reason for finding in client.node.ways.findings] == ["FiltersOfOthers"]
     assert "Sent 0 bytes" not in tc(client.node, "-s filter show dev cni0 ingress")
+
+
+def test_a_queue_at_a_pods_egress_holds_for_aware_connections(lab):
+    """The bandwidth plugin's other half, kubernetes.io/ingress-bandwidth."""
+    client, pod = pair(lab)
+    tc(client.node, "qdisc add dev v-client root tbf rate 8mbit burst 32kbit latency 400ms")
+    client.node.settle()
+    near = counting(client.node)
+    with served(lab, client, pod), Client(client, VIRTUAL, 80) as connection:
+        began = time.monotonic()
+        assert connection.get(2_000_000) == checksum(2_000_000)
+        assert 2_000_000 * 8 / (time.monotonic() - began) < 8_000_000 * 1.2
+    assert near()["to_pod", "client_redirected"] == 1
+    assert client.node.ways.findings == ()
 
 
 def test_a_port_of_the_host_leads_to_a_server(lab):

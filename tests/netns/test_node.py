@@ -7,16 +7,16 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 from support.agents import NodeAgent
-from support.lab import Lab, Node, Pod, Role, Spares, fall_back, inside, sh
-from support.layouts import limited, macvlan_pod, tc
+from support.lab import SMALL, Lab, Node, Pod, Role, Spares, fall_back, inside, sh
+from support.layouts import limited, macvlan_pod, nft, tc
 from support.packets import tcp
 from support.slices import VIRTUAL, pool_slice
-from support.traffic import Client, checksum, server, sockets
+from support.traffic import Client, checksum, server
 from wharfinger_api import Effect
 from wharfinger_dataplane import _bpf, netlink
 from wharfinger_dataplane import attach as attach_module
@@ -24,7 +24,6 @@ from wharfinger_dataplane._records import SETTING_GENERATION, SETTING_LEFT_TO_ST
 from wharfinger_dataplane.attach import POD_PROGRAMS, Mode
 from wharfinger_dataplane.kernel import Kernel
 
-SMALL = {"flows": 1024, "half_open": 1024}
 BYTES = 300_000
 BOUND_S = 30
 LIMIT_BITS = 8_000_000
@@ -50,6 +49,11 @@ def agent(bare: Lab, kernel: Kernel, tmp_path: Path, request: pytest.FixtureRequ
     """The first node's; its mode is the test's parameter, if it has one."""
     with closing(NodeAgent(bare.nodes[0], kernel, tmp_path, getattr(request, "param", Mode.AUTO))) as made:
         yield made
+
+
+def counting(node: Node) -> Callable[[], Counter]:
+    before = Counter(node.counts())
+    return lambda: Counter(node.counts()) - before
 
 
 def found(report: object) -> set[tuple[Effect, str, str]]:
@@ -90,6 +94,16 @@ def test_a_pod_with_a_bandwidth_limit_is_refused_and_told_and_its_limit_holds(ba
         began = time.monotonic()
         assert connection.put(2_000_000) == checksum(2_000_000)
         assert 2_000_000 * 8 / (time.monotonic() - began) < LIMIT_BITS * 1.2
+
+
+def test_a_pod_with_a_chain_of_nftables_at_its_ingress_is_refused(bare, agent):
+    client, node = bare.add_pod(bare.nodes[0], "client"), bare.nodes[0]
+    agent.knows(client)
+    nft(node, 'add table netdev guard; add chain netdev guard in { type filter hook ingress device "v-client" priority 0; }')
+    [refusal] = agent.round().findings
+    assert refusal.message.startswith("nftables' chain guard in is at the ingress of its interface v-client")
+    nft(node, "delete table netdev guard")
+    assert found(agent.round()) == set()
 
 
 def test_a_pod_whose_limit_goes_is_attached_to(bare, agent):
@@ -249,11 +263,6 @@ def test_a_default_that_blocks_is_a_policy(bare, agent):
     assert found(agent.round()) == {(Effect.STACK, "the node", "IpsecPolicies")}
 
 
-def counting(node: Node) -> Callable[[], Counter]:
-    before = Counter(node.counts())
-    return lambda: Counter(node.counts()) - before
-
-
 def connects(client: Pod, address: str, port: int) -> bool:
     try:
         Client(client, address, port, timeout=4).close()
@@ -262,39 +271,83 @@ def connects(client: Pod, address: str, port: int) -> bool:
     return True
 
 
-def test_what_a_policy_of_ipsec_blocks_is_blocked_for_aware_connections_too(lab):
-    client, pod = lab.add_pod(lab.nodes[0], "client", Role.CLIENT), lab.add_pod(lab.nodes[1], "a", Role.SERVER)
-    for node in lab.nodes:
-        node.tables.apply([pool_slice({"a": pod.address})])
-    fall_back(lab.nodes[0], VIRTUAL, pod)
-    with server(pod):
-        with Client(client, VIRTUAL, 80) as connection:
-            connection.ask()
-            blocked(lab.nodes[0], pod)
-            lab.nodes[0].settle()
-            for address, port in ((pod.address, 8080), (VIRTUAL, 80)):
-                assert not connects(client, address, port)
-            sh(f"ip -n {lab.nodes[0].name} xfrm policy flush")
-            lab.nodes[0].settle()
-            connection.ask()
+def test_what_a_policy_of_ipsec_blocks_is_blocked_for_aware_connections_too(lab, pod):
+    client, node = lab.pods["client"], lab.nodes[0]
+    with Client(client, VIRTUAL, 80) as connection:
+        connection.ask()
+        blocked(node, pod)
+        node.settle()
+        assert not connects(client, pod.address, 8080)
+        assert not connects(client, VIRTUAL, 80)
+        sh(f"ip -n {node.name} xfrm policy flush")
+        node.settle()
+        connection.ask()
+
+
+def test_connection_tracking_that_takes_nothing_in_the_middle_is_a_failure_where_packets_take_the_stack(bare, agent):
+    client, node = bare.add_pod(bare.nodes[0], "client"), bare.nodes[0].name
+    agent.knows(client)
+    inside(node, lambda: Path("/proc/sys/net/netfilter/nf_conntrack_tcp_loose").write_text("0"))
+    assert agent.round().conditions[0].status == "True"
+    blocked(bare.nodes[0], client)
+    [ready] = agent.round().conditions
+    assert ready.status == "False"
+    assert "nf_conntrack_tcp_loose to 1" in ready.message
 
 
 # reverse-path filters
 
 UNUSED = "10.99.2.200"
-"""An address of the second node's pods that none of them has: nobody resets what it is answered."""
+"""An address of the second node's pods that none of them has."""
 
 
-def spoof(outside: str, source: str, pod: Pod, port: int) -> None:
-    """A SYN from the wire that says it is from `source`."""
-    mac = bytes.fromhex(sh(f"ip -n {pod.node.name} -o link show uplink").split("link/ether ")[1].split()[0].replace(":", ""))
-    frame = mac + b"\x02\0\0\0\0\x09" + tcp(f"{source}:5555", f"{pod.address}:{port}", "S", seq=9)[12:]
-
-    def send() -> None:
+def send(namespace: str, interface: str, frame: bytes) -> None:
+    def work() -> None:
         with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as channel:
-            channel.bind(("eth0", 0))
+            channel.bind((interface, 0))
             channel.send(frame)
-    inside(outside, send)
+    inside(namespace, work)
+
+
+def mac(namespace: str, interface: str) -> bytes:
+    shown = sh(f"ip -n {namespace} -o link show {interface}")
+    return bytes.fromhex(shown.split("link/ether ")[1].split()[0].replace(":", ""))
+
+
+def from_the_wire(lab: Lab, source: str, pod: Pod, port: int, to: bytes = b"", tag: bytes = b"") -> None:
+    """A SYN comes to the pod's node by its uplink; `to`: another's link address; `tag`: a VLAN's."""
+    packet = tcp(f"{source}:5555", f"{pod.address}:{port}", "S", seq=9)[12:]
+    frame = (to or mac(pod.node.name, "uplink")) + b"\x02\0\0\0\0\x09" + tag + packet
+    send(lab.switch, f"port{pod.node.number}", frame)
+
+
+@contextmanager
+def reaches_nobody(pod: Pod) -> Iterator[None]:
+    """None of the SYNs of `from_the_wire` meanwhile comes to the pod's stack, and none is sent on to the pod past the node's."""
+    nft(pod, "add table ip seen; add chain ip seen c { type filter hook prerouting priority -400; };"
+             "add rule ip seen c tcp sport 5555 counter")
+    far = counting(pod.node)
+    yield
+    time.sleep(0.3)
+    assert "counter packets 0 " in sh(f"nsenter --net=/run/netns/{pod.name} nft list table ip seen")
+    assert not far()["from_net", "net_service_port"]
+
+
+@pytest.fixture
+def pod(lab: Lab) -> Iterator[Pod]:
+    """A server on the second node that serves, its client on the first, where kube-proxy stands behind it."""
+    client, made = lab.add_pod(lab.nodes[0], "client", Role.CLIENT), lab.add_pod(lab.nodes[1], "a", Role.SERVER)
+    for node in lab.nodes:
+        node.tables.apply([pool_slice({"a": made.address})])
+    fall_back(client.node, VIRTUAL, made)
+    with server(made):
+        yield made
+
+
+def ask(lab: Lab) -> None:
+    """An aware connection works, its first SYN answered."""
+    with Client(lab.pods["client"], VIRTUAL, 80, timeout=0.9) as connection:
+        connection.ask()
 
 
 @pytest.mark.parametrize("where", ["all", "uplink"])
@@ -314,21 +367,50 @@ def test_a_strict_reverse_path_filter_is_told_to_the_programs(bare, agent, where
     assert bits(agent)["uplink"] == InterfaceBit.DIRECT
 
 
-def test_a_spoofed_source_is_refused_at_a_service_port_as_at_any_other(lab):
-    client, pod = lab.add_pod(lab.nodes[0], "client", Role.CLIENT), lab.add_pod(lab.nodes[1], "a", Role.SERVER)
-    outside = lab.add_outside()
-    for node in lab.nodes:
-        node.tables.apply([pool_slice({"a": pod.address})])
+@pytest.mark.parametrize("port", [8080, 20_001])
+def test_a_spoofed_source_is_refused_at_a_service_port_as_at_any_other(lab, pod, port):
     for where in ("all", "uplink"):
-        inside(pod.node.name, lambda where=where: Path(f"/proc/sys/net/ipv4/conf/{where}/rp_filter").write_text("1"))
+        file = Path(f"/proc/sys/net/ipv4/conf/{where}/rp_filter")
+        inside(pod.node.name, lambda file=file: file.write_text("1"))
     pod.node.settle()
-    with server(pod):
-        for port in (8080, 20_001):
-            spoof(outside, UNUSED, pod, port)
-            time.sleep(0.3)
-            assert sockets(pod, "state", "syn-recv") == "", port
-        with Client(client, VIRTUAL, 80, timeout=0.9) as connection:
-            connection.ask()
+    with reaches_nobody(pod):
+        from_the_wire(lab, UNUSED, pod, port)
+    ask(lab)
+
+
+@pytest.mark.parametrize("port", [8080, 20_001])
+@pytest.mark.parametrize("source", ["127.0.0.1", "224.0.0.1", "0.0.0.0", "172.31.0.2"], ids=["loopback", "group", "nobody", "own"])
+def test_a_source_that_can_be_nobodys_is_refused_at_a_service_port_as_at_any_other(lab, pod, port, source):
+    """Martians, which the stack refuses whatever its reverse-path filter."""
+    with reaches_nobody(pod):
+        from_the_wire(lab, source, pod, port)
+    ask(lab)
+
+
+# frames that the stack would not route
+
+TAG = b"\x81\x00\x00\x42"
+
+
+@pytest.mark.parametrize("port", [8080, 20_001])
+def test_a_tagged_frame_at_the_uplink_does_not_reach_a_pod(lab, pod, port):
+    with reaches_nobody(pod):
+        from_the_wire(lab, "10.99.1.10", pod, port, tag=TAG)
+
+
+def test_a_tagged_frame_of_a_pod_does_not_leave_the_node(lab, pod):
+    client, near = lab.pods["client"], counting(lab.nodes[0])
+    packet = tcp(f"{client.address}:40001", f"{VIRTUAL}:80", "S", seq=77)[12:]
+    send(client.name, "eth0", mac(client.node.name, "cni0") + mac(client.name, "eth0") + TAG + packet)
+    time.sleep(0.3)
+    assert not near()["from_pod", "client_syn"]
+
+
+@pytest.mark.parametrize("port", [8080, 20_001])
+@pytest.mark.parametrize("to", [b"\x02\0\0\0\0\x77", b"\xff" * 6], ids=["another", "all"])
+def test_a_frame_for_another_link_address_does_not_reach_a_pod(lab, pod, port, to):
+    with reaches_nobody(pod):
+        from_the_wire(lab, "10.99.1.10", pod, port, to=to)
 
 
 # changes
@@ -396,17 +478,15 @@ def test_bits_that_change_make_a_new_generation_and_a_round_without_changes_none
 
 # next hops
 
-def test_a_next_hop_of_the_other_family_is_gone_by(lab):
+def test_a_next_hop_of_the_other_family_is_gone_by(lab, pod):
     """IPv4 routes by IPv6 gateways (RFC 8950), as BGP without numbered links has them."""
-    client, pod = lab.add_pod(lab.nodes[0], "client", Role.CLIENT), lab.add_pod(lab.nodes[1], "a", Role.SERVER)
     for node in lab.nodes:
         sh(f"ip -n {node.name} -6 addr add fe80::{node.number}/64 dev uplink nodad")
-        node.tables.apply([pool_slice({"a": pod.address})])
     for node, other in (lab.nodes, lab.nodes[::-1]):
         sh(f"ip -n {node.name} route replace 10.99.{other.number}.0/24 via inet6 fe80::{other.number} dev uplink")
         node.settle()
     near = counting(lab.nodes[0])
-    with server(pod), Client(client, VIRTUAL, 80, timeout=0.9) as connection:
+    with Client(lab.pods["client"], VIRTUAL, 80, timeout=0.9) as connection:
         assert connection.get(BYTES) == checksum(BYTES)
         assert connection.put(BYTES) == checksum(BYTES)
     assert near()["to_pod", "client_redirected"] == 1

@@ -32,9 +32,12 @@ from wharfinger_dataplane._records import (
 from wharfinger_dataplane.agent.surroundings import look
 from wharfinger_dataplane.agent.ways import Ways, ways
 from wharfinger_dataplane.attach import POD_PROGRAMS, PRIORITY, UPLINK_PROGRAMS, Mode
+from wharfinger_dataplane.kernel import CONNECTION_TABLES
 from wharfinger_dataplane.tables import Tables
 
 T = TypeVar("T")
+SMALL = dict.fromkeys(CONNECTION_TABLES, 1024)
+"""Capacities of tables of connections that are quickly made."""
 OBJECT = Path(_bpf.__file__).with_name("wharfinger.bpf.o")
 PREFIX = os.environ.get("WHARFINGER_LAB", "wharf-lab")
 """Of the namespaces' names, so that two checkouts' tests can run at the same time."""

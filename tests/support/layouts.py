@@ -28,7 +28,7 @@ def tc(node: Node, words: str) -> str:
     return sh(f"tc -n {node.name} {words}")
 
 
-def nft(node: Node, rules: str) -> None:
+def nft(node: Node | Pod, rules: str) -> None:
     subprocess.run(["nsenter", f"--net=/run/netns/{node.name}", "nft", rules], check=True)
 
 

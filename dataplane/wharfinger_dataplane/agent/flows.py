@@ -53,6 +53,12 @@ class Pass:
     removed: int = 0
 
 
+def is_full(entries: int, capacity: int, was: bool) -> bool:
+    """Whether a table of connections is so full that new ones are better unaware from the start: with 95 % of its entries taken, and then
+    until 90 %."""
+    return entries >= capacity * (0.90 if was else 0.95)
+
+
 def by_pod(found: Iterable[Record]) -> dict[str, list[netlink.Connection]]:
     """The connections of flows, as each pod's stack knows them, by the pod's address."""
     connections: dict[str, list[netlink.Connection]] = {}

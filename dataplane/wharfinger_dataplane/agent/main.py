@@ -14,10 +14,11 @@ import structlog
 from wharfinger_api import GROUP, PLURALS, UNINSTALL_MARKER, VERSION, ApiError, NetworkPolicy, ServicePortSlice, network_policy, parse
 
 from wharfinger_dataplane import telemetry
+from wharfinger_dataplane._records import SETTING_FULL
 from wharfinger_dataplane.agent.access import NoAccess
 from wharfinger_dataplane.agent.cluster import Cluster, Json
 from wharfinger_dataplane.agent.desired import LocalPod, local_pod
-from wharfinger_dataplane.agent.flows import FLOWS, Collector, Pass
+from wharfinger_dataplane.agent.flows import FLOWS, Collector, Pass, is_full
 from wharfinger_dataplane.agent.gone import Ender, Gone
 from wharfinger_dataplane.agent.health import Health, Metric
 from wharfinger_dataplane.agent.heartbeat import Heartbeat
@@ -96,6 +97,7 @@ class Agent:
         self._watcher = Watcher(self._namespaces, self._reader, lambda: self._worker.claimed, self._wake, self._worker.suspect,
                                 self.kernel.outdate)
         self._last = Pass()
+        self._full = False
         self._collected = {"moved": 0, "removed": 0}
         self._stop = threading.Event()
         self._roused = threading.Event()
@@ -182,6 +184,8 @@ class Agent:
             except OSError as error:
                 self._log.warning("flows not collected", error=str(error))
                 continue
+            self._full = is_full(self._last.seen, self.kernel.capacity(FLOWS), self._full)
+            self.kernel.set(SETTING_FULL, int(self._full))
             self._collected = {"moved": self._collected["moved"] + self._last.moved,
                                "removed": self._collected["removed"] + self._last.removed}
 

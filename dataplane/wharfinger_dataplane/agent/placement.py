@@ -13,7 +13,7 @@ from collections.abc import Collection
 from typing import Protocol
 
 import structlog
-from wharfinger_api import Finding
+from wharfinger_api import Effect, Finding
 
 from wharfinger_dataplane._records import SETTING_LEFT_TO_STACK
 from wharfinger_dataplane.agent.surroundings import Surroundings
@@ -23,6 +23,8 @@ from wharfinger_dataplane.kernel import Kernel
 from wharfinger_dataplane.tables import Tables
 
 VERIFY_S = 5.0
+NO_PICK_UP = ("aware connections by the node's stack stall, for its connection tracking takes none in the middle: their third "
+              "packet goes to another port. Set net.netfilter.nf_conntrack_tcp_loose to 1, which is the kernel's default")
 
 
 class Reader(Protocol):
@@ -95,6 +97,8 @@ class Placement:
         except OSError as error:
             faults.append(f"what holds of interfaces is not written: {error}")
             return 0
+        if not self._node.picks_up and any(each.effect is Effect.STACK for each in (*self._of_uplinks, *made.findings)):
+            faults.append(NO_PICK_UP)
         if made.findings != self._of_ways:
             self._of_ways = made.findings
             self._log.info("ways changed", left_to_stack=made.left_to_stack, findings=[f"{found.where}: {found.reason}" for found in made.findings])

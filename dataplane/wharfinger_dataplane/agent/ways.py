@@ -130,9 +130,11 @@ def _leads_to_a_pod(port: Interface) -> bool:
 
 def _others_at_ingress(node: Surroundings) -> dict[int, str]:
     """Interface -> what of others is at its ingress, and is passed by when our program there sends a packet on."""
+    names = {each.name: index for index, each in node.interfaces.items()}
+    chains = {names[name]: f"nftables' chain {chain}" for name, chain in node.chains.items() if name in names}
     found = {each.interface: f"a {each.kind} filter{each.name and ' ' + each.name} (priority {each.priority})"
              for each in reversed(node.filters) if each.direction == "ingress" and not _is_ours(each)}
-    return {**found, **{index: "an ingress qdisc" for index, kind in node.qdiscs.items() if kind == "ingress"}}
+    return {**chains, **found, **{index: "an ingress qdisc" for index, kind in node.qdiscs.items() if kind == "ingress"}}
 
 
 def _is_ours(found: Filter) -> bool:

@@ -93,9 +93,10 @@ def test_filters_at_an_egress_and_our_own_stand_against_nothing(what):
 @pytest.mark.parametrize(("what", "words"), [
     (node(qdiscs={4: "ingress"}, filters=(LIMIT,)), "an ingress qdisc is at the ingress of its interface v1"),
     (node(qdiscs={4: "ingress"}), "an ingress qdisc is at"),
+    (node(chains={"v1": "guard in", "gone": "guard in"}), "nftables' chain guard in is at the ingress"),
     (node(qdiscs={4: "clsact"}, filters=(Filter(4, "ingress", "clsact", "bpf", 1, "cil_from"),)), "a bpf filter cil_from (priority 1)"),
     (node(qdiscs={4: "clsact"}, filters=(Filter(4, "ingress", "clsact", "bpf", 1, "wharf_from_pod"),)), "a bpf filter wharf_from_pod (priority 1)")],
-    ids=["limit", "empty-qdisc", "program", "our-name-elsewhere"])
+    ids=["limit", "empty-qdisc", "chain", "program", "our-name-elsewhere"])
 def test_a_pod_with_something_of_others_at_its_ingress_is_refused(what, words):
     [(index, finding)] = refusals(what, {4, 5}, {}).items()
     assert index == 4

@@ -52,6 +52,7 @@ INLINE void drop_wire(struct work *w, enum phase phase, const struct flow_key *k
 
 INLINE bool is_client_state(u8 state) { return state <= CLIENT_CLOSED; }
 INLINE u8 closed_state(u8 state) { return is_client_state(state) ? CLIENT_CLOSED : SERVER_CLOSED; }
+INLINE bool is_closed(const struct flow *f) { return f->life.state == closed_state(f->life.state); }
 
 /* `out`: where the wire of flow `f` under `k` is. */
 INLINE void wire_key_of(struct flow_key *out, const struct flow_key *k, const struct flow *f)
@@ -139,7 +140,7 @@ INLINE void close_flow(struct work *w, const struct flow *f)
  * it still is, lives among the closed ones. Its own stack's packet takes it back, if there is room now. */
 INLINE void reopen_flow(struct work *w, const struct flow *f)
 {
-	if (f->life.state == closed_state(f->life.state))
+	if (is_closed(f))
 		return;
 	w->flow = *f;
 	if (enter(w, ESTABLISHED))

@@ -120,6 +120,8 @@ def _filters(index: int, qdisc: str, direction: str, parent: int) -> Iterator[Fi
             struct.pack("=BxxxiIII", 0, index, 0, parent, 0),
             RTM_NEWTFILTER,
         ):
+            if not struct.unpack_from("=I", body, 8)[0]:  # a classifier is listed before its filters, with no handle
+                continue
             attributes = dict(_attributes(body, 20))
             options = dict(_attributes(attributes.get(TCA_OPTIONS, b""), 0))
             made = Filter(

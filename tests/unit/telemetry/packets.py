@@ -57,13 +57,13 @@ class Connection:
         """A packet of the client's stack, through both nodes. `acks`: octets of the server's, its SYN and FIN among them."""
         tcp = TCP(sport=self.client_port, dport=self.port, flags=flags, seq=self.isn + after, ack=0 if flags == "S" else 700 + acks)
         there = (self.client, "from_pod", CLIENT_INTERFACE), (self.server, "to_pod", SERVER_INTERFACE)
-        self._through(IP(src=CLIENT, dst=VIRTUAL) / tcp, *there)
+        self._through(IP(src=CLIENT, dst=VIRTUAL, flags="DF") / tcp, *there)
 
     def from_server(self, flags, after=0, acks=1):
         """A packet of the server's stack, through both nodes."""
         tcp = TCP(sport=TARGET, dport=self.client_port, flags=flags, seq=700 + after, ack=self.isn + acks)
         back = (self.server, "from_pod", SERVER_INTERFACE), (self.client, "to_pod", CLIENT_INTERFACE)
-        self._through(IP(src=SERVER, dst=CLIENT) / tcp, *back)
+        self._through(IP(src=SERVER, dst=CLIENT, flags="DF") / tcp, *back)
 
     def open(self):
         self.from_client("S")

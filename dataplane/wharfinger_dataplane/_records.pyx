@@ -492,6 +492,11 @@ def stamp(uint64_t now_ns, uint64_t generation=0) -> int:
     return core.stamp_of(now_ns, generation)
 
 
+def stamp_age_ns(uint32_t seen, uint64_t now_ns) -> int:
+    """How long ago a record with this stamp was last used (clock.h)."""
+    return core.stamp_age_ns(seen, now_ns)
+
+
 def unpack_scope(str table, bytes record) -> int:
     """The scope in a value of the table `server_ports`, `servers` or `sets`."""
     if table == "server_ports":
@@ -550,7 +555,7 @@ def quiet_flows(Batch batch, uint64_t now_ns, uint64_t idle_ns, dict gone) -> li
     batch._check(sizeof(core.flow))
     out = []
     for n in range(batch.count):
-        if (core.stamp_age_ns(f[n].seen, now_ns) > idle_ns and now_ns - f[n].started_ns > idle_ns) \
+        if (core.stamp_age_ns(f[n].seen, now_ns) > idle_ns and now_ns > f[n].started_ns + idle_ns) \
                 or f[n].life.marks & core.RESET_SEEN or (gone and f[n].started_ns < gone.get(k[n].local, 0)):
             out.append(batch.record(n, sizeof(core.flow)))
     return out

@@ -487,6 +487,16 @@ def flow_key_of(bytes key, bytes wire) -> bytes:
     return (<const char *>&out)[:sizeof(out)]
 
 
+def connection_of(bytes record) -> tuple:
+    """Whose a flow or a wire is: when the connection began, and its client's initial sequence number."""
+    cdef const core.flow *f = <const core.flow *><const char *>record
+    cdef const core.wire *w = <const core.wire *><const char *>record
+    check(record, sizeof(core.flow))
+    if <const void *>&f.started_ns != <const void *>&w.started_ns or sizeof(core.flow) != sizeof(core.wire):
+        raise AssertionError("flows and wires say in different places when they began")
+    return f.started_ns, f.life.isn
+
+
 def stamp(uint64_t now_ns, uint64_t generation=0) -> int:
     """The stamp of a record that is used at this moment (clock.h)."""
     return core.stamp_of(now_ns, generation)

@@ -6,7 +6,7 @@ from scapy.layers.inet import IP, TCP
 from scapy.layers.l2 import Ether
 from wharfinger_api import parse
 from wharfinger_dataplane._engine import Engine
-from wharfinger_dataplane._records import Role, unpack_event
+from wharfinger_dataplane._records import Role, pack_flow_key, unpack_event
 from wharfinger_dataplane.tables import Tables
 from wharfinger_dataplane.telemetry._identity import key_of
 
@@ -37,7 +37,7 @@ def node(interface, address, role):
     engine = Engine()
     tables = Tables(engine)
     tables.apply([make_slice()])
-    tables.put_pod(address, interface, role)
+    tables.put_pod(address, interface, role, netns=1)
     return engine
 
 
@@ -76,6 +76,10 @@ class Connection:
         self.from_server("FA", 1, acks=2)
         self.from_client("A", 2, acks=2)
         return self
+
+    def client_expects(self, after):
+        """The client's stack has its socket, which has read what came before this octet of the server's."""
+        self.client.hold(pack_flow_key(CLIENT, self.client_port, VIRTUAL, self.port), 700 + after, self.isn + 1)
 
     def events(self):
         """The records as (role, kind) names and what they say."""

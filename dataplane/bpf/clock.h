@@ -19,10 +19,15 @@ INLINE u32 stamp_of(u64 time_ns, u64 generation)
 
 INLINE u32 stamp_now(struct work *w) { return stamp_of(now_coarse(w), setting(w, SETTING_GENERATION)); }
 
-/* How long ago a record was last used, in ns, to an eighth of a second. */
+#define STAMP_AHEAD (1u << 16)     /* 2.4 hours */
+
+/* How long ago a record was last used, in ns, to an eighth of a second: 0 also for one that was used since `now_ns`, for
+ * packets pass while the agent looks at the records. */
 INLINE u64 stamp_age_ns(u32 stamp, u64 now_ns)
 {
-	return (u64)(((u32)(now_ns >> STAMP_SHIFT) - stamp) & STAMP_TIME_MASK) << STAMP_SHIFT;
+	u32 age = ((u32)(now_ns >> STAMP_SHIFT) - stamp) & STAMP_TIME_MASK;
+
+	return age > STAMP_TIME_MASK - STAMP_AHEAD ? 0 : (u64)age << STAMP_SHIFT;
 }
 
 #endif

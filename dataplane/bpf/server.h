@@ -374,6 +374,7 @@ INLINE enum reason server_sends(frame *fr, struct work *w)
 		return REASON_not_ours;
 	enum reason reason = is_direct(f) ? REASON_server_direct : REASON_server_sends;
 	leave_by(w, f);
+	f->seen = stamp_now(w);
 	if (!(w->packet.tcp_flags & (TCP_FIN | TCP_RST)))
 		reopen_flow(w, f);
 	return reason;

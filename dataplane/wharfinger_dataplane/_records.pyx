@@ -487,9 +487,24 @@ def flow_key_of(bytes key, bytes wire) -> bytes:
     return (<const char *>&out)[:sizeof(out)]
 
 
+def connection_of(bytes record) -> tuple:
+    """Whose a flow or a wire is: when the connection began, and its client's initial sequence number."""
+    cdef const core.flow *f = <const core.flow *><const char *>record
+    cdef const core.wire *w = <const core.wire *><const char *>record
+    check(record, sizeof(core.flow))
+    if <const void *>&f.started_ns != <const void *>&w.started_ns or sizeof(core.flow) != sizeof(core.wire):
+        raise AssertionError("flows and wires say in different places when they began")
+    return f.started_ns, f.life.isn
+
+
 def stamp(uint64_t now_ns, uint64_t generation=0) -> int:
     """The stamp of a record that is used at this moment (clock.h)."""
     return core.stamp_of(now_ns, generation)
+
+
+def stamp_age_ns(uint32_t seen, uint64_t now_ns) -> int:
+    """How long ago a record with this stamp was last used (clock.h)."""
+    return core.stamp_age_ns(seen, now_ns)
 
 
 def unpack_scope(str table, bytes record) -> int:
@@ -550,7 +565,7 @@ def quiet_flows(Batch batch, uint64_t now_ns, uint64_t idle_ns, dict gone) -> li
     batch._check(sizeof(core.flow))
     out = []
     for n in range(batch.count):
-        if (core.stamp_age_ns(f[n].seen, now_ns) > idle_ns and now_ns - f[n].started_ns > idle_ns) \
+        if (core.stamp_age_ns(f[n].seen, now_ns) > idle_ns and now_ns > f[n].started_ns + idle_ns) \
                 or f[n].life.marks & core.RESET_SEEN or (gone and f[n].started_ns < gone.get(k[n].local, 0)):
             out.append(batch.record(n, sizeof(core.flow)))
     return out

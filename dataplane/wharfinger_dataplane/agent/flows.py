@@ -7,7 +7,9 @@ Rules (docs/protocol.md, "State of the ends"):
   flow whose socket is not found is moved to the closed ones. There a live connection goes on, and its next packet takes it
   back; a dead one is forgotten when the room is needed.
 - Removed is only what belongs to a pod that is gone: the API server does not tell of it any more, and nor does the node.
-- A wire that leads to no flow is removed when two sweeps in a row found it so, for there is a moment between the two.
+- A wire that leads to no flow of its own is removed when two sweeps in a row found it so, for there is a moment between
+  the two.
+- What another connection has put in the place meanwhile is not touched.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ class FlowStore(Protocol):
     def get(self, table: str, key: bytes) -> bytes | None: ...
     def put(self, table: str, key: bytes, value: bytes) -> None: ...
     def take(self, table: str, key: bytes) -> bytes | None: ...
+    def put_new(self, table: str, key: bytes, value: bytes) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,8 @@ class Pass:
 
 
 def is_full(entries: int, capacity: int, was: bool) -> bool:
-    """Whether a table of connections is so full that new ones are better unaware from the start: with 95 % of its entries taken, and then
-    until 90 %."""
+    """Whether a table of connections is so full that new ones are better unaware from the start: with 95 % of its entries
+    taken, and then until 90 %."""
     return entries >= capacity * (0.90 if was else 0.95)
 
 
@@ -69,11 +72,8 @@ def by_pod(found: Iterable[Record]) -> dict[str, list[netlink.Connection]]:
 
 
 def is_same(judged: bytes, found: bytes | None) -> bool:
-    """Whether a flow is still that of the connection that was judged."""
-    if found is None:
-        return False
-    one, other = records.unpack_flow(judged), records.unpack_flow(found)
-    return (one.started_ns, one.isn) == (other.started_ns, other.isn)
+    """Whether a flow or wire is still one of the connection whose flow or wire was judged."""
+    return found is not None and records.connection_of(judged) == records.connection_of(found)
 
 
 class Collector:
@@ -117,7 +117,7 @@ class Collector:
         channel = self._namespaces.diag(address)
         if channel is None:
             if gone or not self._is_known(address):
-                self._removed += sum(self._take(record) for record in found)
+                self._removed += sum(self._remove(record) for record in found)
             return
         with closing(channel):
             listed = netlink.connections(channel) if len(found) >= LIST_FROM else ()
@@ -134,32 +134,45 @@ class Collector:
         flow, wire = self._store.get(FLOWS, key), self._store.get(WIRES, wire_key)
         if not is_same(judged, flow):
             return
-        if wire is not None:
+        if is_same(judged, wire):
             self._store.put(CLOSED_WIRES, wire_key, wire)
         self._store.put(CLOSED_FLOWS, key, flow)
-        self._moved += self._take(record)
+        self._moved += self._remove(record)
 
-    def _take(self, record: Record) -> bool:
+    def _remove(self, record: Record) -> bool:
         """Removes the flow, if it is the one that was judged, and its wire; whether it was."""
         key, judged = record
-        if not is_same(judged, self._store.get(FLOWS, key)):
+        removed = self._take(FLOWS, key, judged)
+        if removed:
+            self._take(WIRES, records.wire_key_of(key, judged), judged)
+        return removed
+
+    def _take(self, table: str, key: bytes, judged: bytes) -> bool:
+        """Removes the record under `key`, if it is of the connection that was judged; whether it was. One of another
+        connection that takes its place in this very moment is put back."""
+        if not is_same(judged, self._store.get(table, key)):
             return False
-        self._store.take(FLOWS, key)
-        wire_key = records.wire_key_of(key, judged)
-        wire = self._store.get(WIRES, wire_key)
-        if wire is not None and records.flow_key_of(wire_key, wire) == key:
-            self._store.take(WIRES, wire_key)
-        return True
+        taken = self._store.take(table, key)
+        if is_same(judged, taken):
+            return True
+        if taken is not None:
+            self._store.put_new(table, key, taken)
+        return False
 
     def _collect_orphans(self, now_ns: int) -> None:
         orphans = {}
         for batch in self._store.batches(WIRES):
             for key, wire in records.old_wires(batch, now_ns, WIRE_AGE_NS):
-                if self._store.get(FLOWS, records.flow_key_of(key, wire)) is not None:
+                if self._leads_to_its_flow(key, wire):
                     continue
-                if self._orphans.get(key) == wire:
-                    self._store.take(WIRES, key)
+                if is_same(wire, self._orphans.get(key)):
+                    self._take(WIRES, key, wire)
                 else:
                     orphans[key] = wire
             time.sleep(PAUSE_S)
         self._orphans = orphans
+
+    def _leads_to_its_flow(self, key: bytes, wire: bytes) -> bool:
+        flow_key = records.flow_key_of(key, wire)
+        flow = self._store.get(FLOWS, flow_key)
+        return flow is not None and records.wire_key_of(flow_key, flow) == key

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
+from support.batches import batch_of
 from support.slices import pool_slice
 from wharfinger_api import AttachedPod, LabelSelector, NetworkPolicy, ProgrammedSlices
 from wharfinger_dataplane._engine import Engine
@@ -56,7 +57,7 @@ class Journal(Engine):
         return Carried(0, 0.0)
 
     def batches(self, table):
-        yield self.items(table)
+        yield batch_of(self.items(table))
 
     def unpin(self):
         self.journal.append("unpin")

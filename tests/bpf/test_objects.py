@@ -1,4 +1,4 @@
-"""The programs in the kernel: they verify, their maps are the engine's tables, and what is pinned is adopted."""
+"""The programs in the kernel: they verify, their maps are the engine's tables, what is pinned is adopted."""
 
 from __future__ import annotations
 

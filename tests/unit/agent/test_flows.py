@@ -1,4 +1,4 @@
-"""Which established connections the collector moves aside or removes, and which it never touches: its rules, one by one."""
+"""Which connections the collector moves aside or removes, and which it never touches: its rules, one by one."""
 
 from __future__ import annotations
 
@@ -118,13 +118,33 @@ def seen_by_stack(port=PORT_OF_CLIENT):
 
 
 def flow(**changes):
-    return records.pack_flow(**{"state": FlowState.CLIENT_ESTABLISHED, "server": SERVER, "scope": SCOPE, "isn": ISN, "wire_port": Y,
-                                "seen": records.stamp(NOW), "started_ns": NOW - HOUR, **changes})
+    return records.pack_flow(
+        **{
+            "state": FlowState.CLIENT_ESTABLISHED,
+            "server": SERVER,
+            "scope": SCOPE,
+            "isn": ISN,
+            "wire_port": Y,
+            "seen": records.stamp(NOW),
+            "started_ns": NOW - HOUR,
+            **changes,
+        }
+    )
 
 
 def wire(port=PORT_OF_CLIENT, **changes):
-    return records.pack_wire(**{"state": FlowState.CLIENT_ESTABLISHED, "ifindex": IFINDEX, "peer": VIRTUAL, "local_port": port,
-                                "peer_port": X, "isn": ISN, "started_ns": NOW - HOUR, **changes})
+    return records.pack_wire(
+        **{
+            "state": FlowState.CLIENT_ESTABLISHED,
+            "ifindex": IFINDEX,
+            "peer": VIRTUAL,
+            "local_port": port,
+            "peer_port": X,
+            "isn": ISN,
+            "started_ns": NOW - HOUR,
+            **changes,
+        }
+    )
 
 
 def add_client(store, port=PORT_OF_CLIENT, *, marks=Mark.AWARE, seen=None, **whose):
@@ -149,7 +169,14 @@ def add_server(store, substitute=SUBSTITUTE):
 
 
 def server_flow(**changes):
-    return flow(**{"state": FlowState.SERVER_ESTABLISHED, "client_port": PORT_OF_CLIENT, "redirect_port": X, **changes})
+    return flow(
+        **{
+            "state": FlowState.SERVER_ESTABLISHED,
+            "client_port": PORT_OF_CLIENT,
+            "redirect_port": X,
+            **changes,
+        }
+    )
 
 
 def server_wire(substitute=SUBSTITUTE):
@@ -159,7 +186,9 @@ def server_wire(substitute=SUBSTITUTE):
 # A socket that is there keeps its flow, whatever the wire says.
 
 
-@pytest.mark.parametrize("how", [{}, {"marks": Mark.AWARE | Mark.RESET_SEEN}, {"marks": Mark.AWARE | Mark.FIN_SEEN}])
+@pytest.mark.parametrize(
+    "how", [{}, {"marks": Mark.AWARE | Mark.RESET_SEEN}, {"marks": Mark.AWARE | Mark.FIN_SEEN}]
+)
 def test_a_connection_whose_socket_is_there_stays(store, pods, collector, how):
     pods.shown[CLIENT] = {seen_by_stack()}
     add_client(store, **how)
@@ -228,14 +257,18 @@ def test_a_connection_that_is_not_found_is_moved_to_the_closed_ones_as_it_is(sto
 
 
 def test_a_server_under_a_substitute_is_moved_with_its_wire(store, pods, collector):
-    pods.shown[SERVER] = {(SERVER, TARGET, CLIENT, PORT_OF_CLIENT)}  # the client's own port is another connection's
+    pods.shown[SERVER] = {
+        (SERVER, TARGET, CLIENT, PORT_OF_CLIENT)
+    }  # the client's own port is another connection's
     add_server(store)
     assert collector.collect(LATER).moved == 1
     assert [key for key, _ in store.items("closed_wires")] == [server_wire_key()]
     assert store.counts() == ASIDE
 
 
-def test_a_namespace_that_is_not_found_moves_nothing_while_the_api_server_tells_of_its_pod(store, told, collector):
+def test_a_namespace_that_is_not_found_moves_nothing_while_the_api_server_tells_of_its_pod(
+    store, told, collector
+):
     told.add(CLIENT)
     add_client(store)
     assert collector.collect(LATER) == Pass(seen=1, nominated=1)
@@ -316,7 +349,9 @@ OTHER = {"isn": ISN + 1, "started_ns": NOW}
 
 
 def holds_the_other(store):
-    return dict(store.items("flows")) == {flow_key(): flow(**OTHER)} and dict(store.items("wires")) == {wire_key(): wire(**OTHER)}
+    return dict(store.items("flows")) == {flow_key(): flow(**OTHER)} and dict(store.items("wires")) == {
+        wire_key(): wire(**OTHER)
+    }
 
 
 @pytest.mark.parametrize("shown", [{CLIENT: set()}, {}])
@@ -335,7 +370,10 @@ def test_another_connection_that_takes_the_place_meanwhile_stays(store, pods, co
 def test_what_a_packet_ends_meanwhile_is_not_moved_once_more(store, pods, collector):
     pods.shown[CLIENT] = set()
     add_client(store)
-    store.before["get", "flows"] = lambda: (store.delete("flows", flow_key()), store.delete("wires", wire_key()))
+    store.before["get", "flows"] = lambda: (
+        store.delete("flows", flow_key()),
+        store.delete("wires", wire_key()),
+    )
     assert collector.collect(LATER) == Pass(seen=1, nominated=1)
     assert store.counts() == NOTHING
 
@@ -362,7 +400,7 @@ def test_an_orphan_is_one_however_many_packets_of_the_network_pass_by_it(store, 
     store.put("wires", wire_key(), wire())
     sweep(collector)
     value = wire()
-    used = value[:records.SEEN_AT] + records.stamp(NOW).to_bytes(4, "little") + value[records.SEEN_AT + 4:]
+    used = value[: records.SEEN_AT] + records.stamp(NOW).to_bytes(4, "little") + value[records.SEEN_AT + 4 :]
     store.put("wires", wire_key(), used)
     sweep(collector)
     assert store.items("wires") == []
@@ -405,7 +443,9 @@ def test_wires_of_long_connections_stay(store, told, collector):
 
 
 @pytest.mark.parametrize("other", [{"client_port": PORT_OF_CLIENT + 1}, {"wire_port": Y + 1}])
-def test_a_wire_that_leads_to_another_connections_flow_is_removed_and_the_flow_stays(store, told, collector, other):
+def test_a_wire_that_leads_to_another_connections_flow_is_removed_and_the_flow_stays(
+    store, told, collector, other
+):
     told.add(SERVER)
     add_server(store)
     store.put("flows", server_flow_key(), server_flow(**other))
@@ -439,18 +479,34 @@ def live(store, address, role, *packets):
 
 @pytest.fixture
 def client(store):
-    live(store, CLIENT, Role.CLIENT, ("from_pod", tcp(C, VX, "S", seq=ISN), "client_syn"),
-         ("to_pod", tcp(SX, C, "SA", seq=SERVER_ISN, ack=ISN + 1, options=option(CONFIRM | PORT, Y)), "client_redirected"),
-         ("from_pod", tcp(C, VX, "A", **FORTH), "client_joins"), (*CLIENT_RECEIVES, "client_receives"),
-         (*CLIENT_SENDS, "client_sends"))
+    live(
+        store,
+        CLIENT,
+        Role.CLIENT,
+        ("from_pod", tcp(C, VX, "S", seq=ISN), "client_syn"),
+        (
+            "to_pod",
+            tcp(SX, C, "SA", seq=SERVER_ISN, ack=ISN + 1, options=option(CONFIRM | PORT, Y)),
+            "client_redirected",
+        ),
+        ("from_pod", tcp(C, VX, "A", **FORTH), "client_joins"),
+        (*CLIENT_RECEIVES, "client_receives"),
+        (*CLIENT_SENDS, "client_sends"),
+    )
     return store
 
 
 @pytest.fixture
 def server(store):
-    live(store, SERVER, Role.SERVER, ("to_pod", tcp(C, SX, "S", seq=ISN, options=option(REDIRECT, scope=SCOPE)), "server_syn"),
-         ("from_pod", tcp(SP, C, "SA", seq=SERVER_ISN, ack=ISN + 1), "server_answers"), (*SERVER_RECEIVES, "server_joined"),
-         (*SERVER_SENDS, "server_sends"))
+    live(
+        store,
+        SERVER,
+        Role.SERVER,
+        ("to_pod", tcp(C, SX, "S", seq=ISN, options=option(REDIRECT, scope=SCOPE)), "server_syn"),
+        ("from_pod", tcp(SP, C, "SA", seq=SERVER_ISN, ack=ISN + 1), "server_answers"),
+        (*SERVER_RECEIVES, "server_joined"),
+        (*SERVER_SENDS, "server_sends"),
+    )
     return store
 
 
@@ -472,7 +528,9 @@ def test_a_live_server_that_is_not_found_is_taken_back_by_its_next_packet(server
     assert collector.collect(LATER + SECOND) == Pass(seen=1)
 
 
-def test_a_client_that_is_moved_aside_hears_its_server_and_stays_aside_until_it_speaks(client, pods, collector):
+def test_a_client_that_is_moved_aside_hears_its_server_and_stays_aside_until_it_speaks(
+    client, pods, collector
+):
     pods.shown[CLIENT] = set()
     for _ in range(3):
         collector.collect(LATER)
@@ -483,7 +541,9 @@ def test_a_client_that_is_moved_aside_hears_its_server_and_stays_aside_until_it_
     assert client.counts() == OPEN
 
 
-def test_a_server_that_is_moved_aside_hears_its_client_and_stays_aside_until_it_speaks(server, pods, collector):
+def test_a_server_that_is_moved_aside_hears_its_client_and_stays_aside_until_it_speaks(
+    server, pods, collector
+):
     pods.shown[SERVER] = set()
     for _ in range(3):
         collector.collect(LATER)
@@ -495,7 +555,9 @@ def test_a_server_that_is_moved_aside_hears_its_client_and_stays_aside_until_it_
 
 
 @pytest.mark.parametrize("idle", [IDLE, 25 * HOUR, 26 * 24 * HOUR, 100 * 24 * HOUR])
-def test_a_connection_that_was_idle_for_long_in_a_socket_that_is_not_found_works_afterwards(client, pods, collector, idle):
+def test_a_connection_that_was_idle_for_long_in_a_socket_that_is_not_found_works_afterwards(
+    client, pods, collector, idle
+):
     pods.shown[CLIENT] = set()
     for later in range(0, idle + SECOND, idle // 20):
         collector.collect(NOW + later)
@@ -524,7 +586,9 @@ def test_a_blind_reset_only_nominates(client, pods, collector, seen):
     assert client.counts() == OPEN
 
 
-def test_a_stack_that_speaks_on_denies_the_reset_and_nominates_its_connection_no_more(client, pods, collector):
+def test_a_stack_that_speaks_on_denies_the_reset_and_nominates_its_connection_no_more(
+    client, pods, collector
+):
     pods.shown[CLIENT] = set()
     passes(client, BLIND_RST, NOW)
     passes(client, CLIENT_SENDS, NOW)
@@ -532,7 +596,9 @@ def test_a_stack_that_speaks_on_denies_the_reset_and_nominates_its_connection_no
     assert collector.collect(NOW) == Pass(seen=1)
 
 
-def test_a_connection_that_was_moved_aside_with_a_reset_seen_is_nominated_once_and_no_more(client, pods, collector):
+def test_a_connection_that_was_moved_aside_with_a_reset_seen_is_nominated_once_and_no_more(
+    client, pods, collector
+):
     pods.shown[CLIENT] = set()
     passes(client, BLIND_RST, NOW)
     collector.collect(NOW)
@@ -564,6 +630,8 @@ def test_the_engine_and_the_collector_mean_the_same_bytes(client):
     assert records.old_wires(batch_of(client.items("wires")), LATER, WIRE_AGE_NS) == client.items("wires")
 
 
-@pytest.mark.parametrize(("entries", "was", "full"), [(94, False, False), (95, False, True), (90, True, True), (89, True, False)])
+@pytest.mark.parametrize(
+    ("entries", "was", "full"), [(94, False, False), (95, False, True), (90, True, True), (89, True, False)]
+)
 def test_a_table_is_full_from_95_percent_on_and_until_90(entries, was, full):
     assert is_full(entries, 100, was) == full

@@ -19,7 +19,6 @@ from wharfinger_dataplane._records import (
 from wharfinger_dataplane.dump import dump
 from wharfinger_dataplane.kernel import CONNECTION_TABLES
 
-
 CONNECTIONS = {
     "flows": [
         (FlowState.CLIENT_ESTABLISHED, 40_000),

@@ -1,4 +1,4 @@
-"""Full maps of the real kernel: the pool that finds no room is contained, whatever the agent believed of the room."""
+"""Full maps of the real kernel: the pool that finds no room is contained, whatever the agent believed."""
 
 from contextlib import closing
 

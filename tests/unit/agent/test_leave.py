@@ -1,4 +1,4 @@
-"""Leaving a node: when, and what counts as an open connection. Sockets and programs are tests/netns/test_leaving.py's."""
+"""Leaving a node: when, and what counts as open. Sockets and programs are tests/netns/test_leaving.py's."""
 
 import pytest
 from support.batches import batch_of

@@ -1,4 +1,4 @@
-"""docs/protocol.md, "Establishing" and its invariants, over whole conversations with a bad wire between their ends."""
+"""docs/protocol.md, "Establishing" and its invariants, over whole conversations by a bad wire."""
 
 from __future__ import annotations
 

@@ -28,6 +28,7 @@ from wharfinger_dataplane.agent.metrics import agent_metrics, kernel_metrics
 from wharfinger_dataplane.agent.namespaces import Namespaces
 from wharfinger_dataplane.agent.reflector import Misread, Reflector
 from wharfinger_dataplane.agent.report import About, Reporter
+from wharfinger_dataplane.agent.room import capacities, memory_bytes
 from wharfinger_dataplane.agent.settings import SettingError, Settings, settings_from
 from wharfinger_dataplane.agent.watcher import NodeReader, Watcher
 from wharfinger_dataplane.agent.worker import Sources, Worker
@@ -73,7 +74,7 @@ class Agent:
         self._settings, self._telemetry = settings, tracing
         self._log = structlog.get_logger()
         self._health = self._bind_health()
-        self.kernel = Kernel.open(settings.bpffs, dict(settings.capacities))
+        self.kernel = Kernel.open(settings.bpffs, {**capacities(memory_bytes()), **dict(settings.capacities)})
         self.kernel.trace(tracing.key, tracing.sampling.traced)
         self._attacher = Attacher(self.kernel.programs, self.kernel.links, settings.attach_mode)
         self._namespaces = Namespaces(settings.netns_directory)

@@ -18,7 +18,7 @@ from testbed import Cluster
 from wharfinger_api import API_VERSION, AssignmentState, AttachedPod, NodeReportStatus, ProgrammedSlices, ServicePortSlice, agent_lease, dump, parse
 from wharfinger_dataplane._records import Role
 from wharfinger_dataplane.agent.desired import Attachment
-from wharfinger_dataplane.agent.report import COALESCE_S, About, node_report
+from wharfinger_dataplane.agent.report import COALESCE_S, About, Troubles, node_report
 from wharfinger_dataplane.attach import Mode
 from wharfinger_operator.client import Client, ClientError, Missing, login
 
@@ -296,7 +296,7 @@ class Agent:
     async def _report(self) -> None:
         attachments = {address: found for of in self._attached.values() for address, found in of.items()}
         slices = list(self._slices.values())
-        status = node_report(ABOUT, ProgrammedSlices(version=str(self._version)), attachments, (), (), self._sent, datetime.now(UTC))
+        status = node_report(ABOUT, ProgrammedSlices(version=str(self._version)), attachments, Troubles(), self._sent, datetime.now(UTC))
         if status == self._sent:
             return
         body = dump(status.model_copy(update={"updated_at": datetime.now(UTC)}))

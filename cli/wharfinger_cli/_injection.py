@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import datetime, timedelta
 
 from wharfinger_api import INJECT_LABEL, NodeReport
 
+from ._neighbours import refused_pods
 from ._problems import Problem
 from ._seen import REPORTED_CLIENTS
 from ._surroundings import Pod, Surroundings
@@ -25,13 +26,15 @@ def missed(seen: Surroundings) -> Iterator[Problem]:
         "make them anew, for a pod is injected when it is created")
 
 
-def unattached(seen: Surroundings, reports: Iterable[NodeReport], now: datetime) -> Iterator[Problem]:
+def unattached(seen: Surroundings, reports: Collection[NodeReport], now: datetime) -> Iterator[Problem]:
     """Pods with the sidecar whose node's agent has no translator for them: their start gate gave up."""
+    known = refused_pods(reports)  # told by themselves
     clients = {report.metadata.name: {client.uid for client in report.status.clients} for report in reports}
     yield from _by_owner(
         (pod for pod in seen.pods
          if pod.sidecar and pod.running_since and now - pod.running_since > PATIENCE
-         and pod.node in clients and len(clients[pod.node]) < REPORTED_CLIENTS and pod.uid not in clients[pod.node]),
+         and pod.node in clients and len(clients[pod.node]) < REPORTED_CLIENTS and pod.uid not in clients[pod.node]
+         and f"{pod.namespace}/{pod.name}" not in known),
         lambda count: f"{count} injected, but without a translator, so unaware",
         "see the Events of the pod and the log of its node's agent; a translator is attached also later, then make no pod anew")
 

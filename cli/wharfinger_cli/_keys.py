@@ -5,7 +5,8 @@ CHECK_KEYS = (
 )
 DUMP_KEYS = "JSON: file, pieces, missing."
 STATUS_KEYS = (
-    "JSON: problems[] {where, what, remedy}, components[] {component, namespace, name, version, ready, wanted}, nodes[] {node, agent, "
+    "JSON: problems[] {where, what, remedy}, notes[] {where, what, remedy}, "
+    "components[] {component, namespace, name, version, ready, wanted}, nodes[] {node, agent, "
     "version, kernel, attachMode, lease, leaseAgeS, slicesCurrent, slices, servers, clients}, poolsProgrammed, pools."
 )
 POOLS_KEYS = (

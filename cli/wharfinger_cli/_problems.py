@@ -30,3 +30,12 @@ def print_problems(console: Console, problems: Sequence[Problem]) -> None:
         console.print(f"  → {problem.remedy}", soft_wrap=True)
     if problems:
         console.print()
+
+
+def print_notes(console: Console, notes: Sequence[Problem]) -> None:
+    """As `print_problems`, of what needs no action to work."""
+    for note in notes:
+        console.print(f"! {note.where}: {note.what}", soft_wrap=True)
+        console.print(f"  → {note.remedy}", soft_wrap=True)
+    if notes:
+        console.print()

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from wharfinger_api import GROUP, PLURALS, VERSION
 
 from ._injection import missed, misspelt, outdated, unattached
+from ._neighbours import noted, refused
 from ._output import console
-from ._problems import Problem, print_problems
+from ._problems import Problem, print_notes, print_problems
 from ._seen import Installation, Pools
 from ._surroundings import Surroundings
 from .status import build_status
@@ -65,14 +66,18 @@ def build_check(seen: Surroundings, installation: Installation, pools: Pools | N
     if not installed:
         asked += [("you may install", list(_rights(seen))), ("nothing of a former release is in the way", list(_leftovers(seen)))]
     else:
+        reports = (pools or Pools()).reports
+        refusals = list(refused(reports))
+        unwell = [problem for problem in build_status(installation, pools or Pools()).problems if problem not in refusals]
         asked += [
             ("the definitions are those that this release needs", list(_definitions(seen))),
             ("the API server trusts the injector", list(_webhooks(seen, installation.now))),
-            ("operator, injector, agents and pools are well", list(build_status(installation, pools or Pools()).problems)),
+            ("operator, injector, agents and pools are well", unwell),
+            ("nothing at pods' interfaces keeps a translator away", refusals),
             ("pods selected for injection are injected", list(missed(seen))),
-            ("injected pods have their translator", list(unattached(seen, (pools or Pools()).reports, installation.now))),
+            ("injected pods have their translator", list(unattached(seen, reports, installation.now))),
         ]
-        notes += [*_fallbacks(pools or Pools()), *_skew(installation, version), *outdated(seen, _release_version(installation))]
+        notes += [*_fallbacks(pools or Pools()), *noted(reports), *_skew(installation, version), *outdated(seen, _release_version(installation))]
     return CheckView(installed, tuple(problem for _, found in asked for problem in found), tuple(notes),
                      tuple(Question(question, not found) for question, found in asked))
 
@@ -81,11 +86,7 @@ def print_check(view: CheckView, out: Console | None = None) -> None:
     """Problems, notes, then every question."""
     out = out or console()
     print_problems(out, view.problems)
-    for note in view.notes:
-        out.print(f"! {note.where}: {note.what}", soft_wrap=True)
-        out.print(f"  → {note.remedy}", soft_wrap=True)
-    if view.notes:
-        out.print()
+    print_notes(out, view.notes)
     for question in view.questions:
         out.print(f"{'✓' if question.well else '✗'} {question.question}", soft_wrap=True)
     if not view.problems:

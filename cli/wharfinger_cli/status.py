@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from wharfinger_api import NodeReport, ServicePortSlice
 
+from ._neighbours import noted, refused
 from ._output import console, table
-from ._problems import INSTALL, Problem, print_problems
+from ._problems import INSTALL, Problem, print_notes, print_problems
 from ._seen import AgentLease, AgentPod, Installation, Pools, Workload
 from .pools import PoolsView, build_pools
 
@@ -58,9 +59,11 @@ class NodeView:
 
 @dataclass(frozen=True)
 class StatusView:
-    """What `wharfinger status -o json` prints. `pools_programmed` of `pools` are Programmed, pools of both kinds."""
+    """What `wharfinger status -o json` prints. `pools_programmed` of `pools` are Programmed, pools of both kinds; `notes` need no action to
+    work."""
 
     problems: tuple[Problem, ...]
+    notes: tuple[Problem, ...]
     components: tuple[ComponentView, ...]
     nodes: tuple[NodeView, ...]
     pools_programmed: int
@@ -73,7 +76,8 @@ def build_status(seen: Installation, pools: Pools) -> StatusView:
     nodes = tuple(_node(name, seen, pools) for name in sorted({*seen.nodes, *(lease.node for lease in seen.leases)}))
     every = (*pools_view.service_port_pools, *pools_view.redirect_port_pools)
     return StatusView(
-        problems=tuple(_problems(seen, pools, pools_view, nodes)),
+        problems=(*_problems(seen, pools, pools_view, nodes), *refused(pools.reports)),
+        notes=tuple(noted(pools.reports)),
         components=tuple(ComponentView(found.component, found.namespace, found.name, found.version, found.ready, found.wanted)
                          for found in sorted(seen.workloads, key=lambda found: list(CONSEQUENCES).index(found.component))),
         nodes=nodes,
@@ -83,9 +87,10 @@ def build_status(seen: Installation, pools: Pools) -> StatusView:
 
 
 def print_status(view: StatusView, out: Console | None = None) -> None:
-    """Problems first, then components, nodes, and one line about pools."""
+    """Problems and notes first, then components, nodes, and one line about pools."""
     out = out or console()
     print_problems(out, view.problems)
+    print_notes(out, view.notes)
     out.print(table(("component", "namespace", "ready", "version"),
                     ((found.component, found.namespace, f"{found.ready}/{found.wanted}", found.version) for found in view.components)))
     out.print()

@@ -49,7 +49,17 @@ from ._pools import (
     VirtualAddresses,
     seconds,
 )
-from ._reports import AttachedPod, Fallback, NodeReport, NodeReportStatus, PoolFault, ProgrammedSlices, SliceVersion
+from ._reports import (
+    AttachedPod,
+    Effect,
+    Fallback,
+    Finding,
+    NodeReport,
+    NodeReportStatus,
+    PoolFault,
+    ProgrammedSlices,
+    SliceVersion,
+)
 from ._slices import Assignment, AssignmentState, PoolRef, Redirect, ServicePortSlice, ServicePortSliceSpec, TargetPorts
 
 __all__ = [
@@ -73,7 +83,9 @@ __all__ = [
     "AssignmentState",
     "AttachedPod",
     "Condition",
+    "Effect",
     "Fallback",
+    "Finding",
     "LabelSelector",
     "MalformedObject",
     "MatchExpression",

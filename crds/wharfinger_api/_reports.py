@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 from pydantic import Field
 
 from ._base import Condition, Model, Resource, Timestamp
@@ -55,6 +57,25 @@ class Fallback(Model):
     message: str
 
 
+class Effect(StrEnum):
+    """What follows from a finding: pods without a translator, packets that take the stack, or nothing but that it is so."""
+
+    REFUSED = "Refused"
+    STACK = "Stack"
+    NOTED = "Noted"
+
+
+class Finding(Model):
+    """What else is at work on the node, and what follows for our packets. `where`: a pod, an interface or the node; `reason` is for programs,
+    `message` and `remedy` are for people."""
+
+    effect: Effect
+    where: str
+    reason: str
+    message: str
+    remedy: str
+
+
 class NodeReportStatus(Model):
     """What the node's data plane holds. `attach_mode` is empty in reports of agents that did not say it yet."""
 
@@ -66,6 +87,7 @@ class NodeReportStatus(Model):
     servers: tuple[AttachedPod, ...] = ()
     clients: tuple[AttachedPod, ...] = ()
     faults: tuple[PoolFault, ...] = ()
+    findings: tuple[Finding, ...] = ()
     updated_at: Timestamp | None = None
     conditions: tuple[Condition, ...] = ()
 

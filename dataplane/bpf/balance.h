@@ -13,10 +13,10 @@ struct choice {
 
 INLINE u32 port_entry(struct work *w, const struct addr *addr, be16 port, enum reason *why)
 {
+	struct address_key k = { .addr = *addr, .proto = w->packet.proto };
 	u32 number = from_be16(port);
 
-	w->address_key = (struct address_key){ .addr = *addr, .proto = w->packet.proto };
-	const struct address *address = find_addresses(w, &w->address_key);
+	const struct address *address = find_addresses(w, &k);
 	if (!address) {
 		*why = REASON_not_virtual;
 		return 0;
@@ -29,8 +29,9 @@ INLINE u32 port_entry(struct work *w, const struct addr *addr, be16 port, enum r
 	return page ? page->port[number & 0xff] : 0;
 }
 
-/* A server of this node that a NetworkPolicy selects is none to go to from hook to hook: the operator takes it from the sets, but may be late. */
-INLINE int is_policed(struct work *w, const struct addr *server)
+/* A server of this node that a NetworkPolicy selects is none to go to from hook to hook: the operator takes it from the
+ * sets, but may be late. */
+INLINE bool is_policed(struct work *w, const struct addr *server)
 {
 	const struct pod *pod = find_pods(w, server);
 
@@ -47,8 +48,9 @@ INLINE void choose_from_set(struct work *w, u32 index, struct choice *c)
 	c->reason = REASON_no_server;
 	if (!set || !set->size || set->size > SET_SLOTS)
 		return;
-	u32 turn = set->policy == POLICY_ROUND_ROBIN ? next_turn(w, index) : 0;
-	u32 first = select_slot(set, connection_hash(p, set->scope), set->policy == POLICY_RANDOM ? draw_random(w) : 0, turn);
+	u32 turn = set->policy == BALANCE_ROUND_ROBIN ? next_turn(w, index) : 0;
+	u32 random = set->policy == BALANCE_RANDOM ? draw_random(w) : 0;
+	u32 first = select_slot(set, connection_hash(p, &p->dst, set->scope), random, turn);
 
 	c->scope = set->scope;
 	for (u32 i = 0; i < CHOICE_TRIES; i++) {

@@ -1,58 +1,52 @@
-/* The client translator: the application sees virtual address:X for the whole connection, the wire has server:X, then server:Y
- * (docs/protocol.md, "Establishing"). An entry has one CLIENT_STACK record that holds its state, and a CLIENT_WIRE record for each
- * port of the server that the wire may use, which only leads back. */
+/* The client translator: the application sees virtual address:X for the whole connection, the wire has server:X while it
+ * opens and server:Y from then on (docs/protocol.md, "Establishing").
+ *
+ * While a connection opens it has wires for the port dialled and, claimed beforehand, for the port that the server is to
+ * name. The SYN+ACK makes it established, with one wire. Nothing from any other port of the server is its packet. */
 #ifndef WHARFINGER_CLIENT_H
 #define WHARFINGER_CLIENT_H
 
 #include "balance.h"
+#include "ends.h"
 
 INLINE void client_event(struct work *w, const struct flow *f, enum role role, enum event_kind kind)
 {
-	const struct flow_key *k = &w->key; /* CLIENT_STACK */
+	const struct flow_key *k = &w->key;
+	union life life = f->life;
+	bool named = life.state != CLIENT_OPENING && life.reason != REASON_client_unconfirmed;
 
 	w->event = (struct event){
-		.time_ns = now_exact(w), .started_ns = f->started_ns, .established_ns = f->established_ns,
-		.client = k->local, .virtual = k->peer, .server = f->other, .scope = f->scope, .isn = f->isn, .ifindex = w->ifindex,
-		.client_port = k->local_port, .redirect_port = k->peer_port, .service_port = f->service_port,
-		.kind = kind, .role = role, .reason = f->reason, .ends = f->ends & END_SURE, .proto = PROTO_TCP, .aware = f->aware,
+		.time_ns = now_exact(w), .started_ns = f->started_ns,
+		.established_ns = f->established_us ? f->started_ns + f->established_us * 1000ULL : 0,
+		.client = addr_from_v4(k->local), .virtual = addr_from_v4(k->peer), .server = addr_from_v4(f->server),
+		.scope = f->scope, .isn = life.isn, .ifindex = w->ifindex, .client_port = k->local_port,
+		.redirect_port = k->peer_port, .service_port = named || life.reason == REASON_client_syn_service ? f->wire_port : 0,
+		.kind = kind, .role = role, .reason = life.reason, .ends = life.marks & ENDED, .proto = PROTO_TCP, .aware = 1,
 	};
 }
 
-/* Gives back the wire's ports. An entry that is no longer aware has none, and another connection may have them by now. */
-INLINE void client_release(struct work *w, const struct flow *f)
+INLINE void client_closes(struct work *w, const struct flow *f)
 {
-	if (!f->aware)
-		return;
-	set_key(&w->wire, SIDE_CLIENT_WIRE, &w->key.local, w->key.local_port, &f->other, f->redirect_port);
-	drop_flows(w, &w->wire);
-	if (f->service_port && f->service_port != f->redirect_port) {
-		w->wire.peer_port = f->service_port;
-		drop_flows(w, &w->wire);
-	}
+	client_event(w, f, ROLE_CLIENT, EVENT_CLOSED);
+	close_flow(w, f);
 }
 
-/* The record that leads from a wire port back to what the stack sees: REASON_none, or why there is none. */
-INLINE enum reason client_claim(struct work *w, const struct flow *f, be16 wire_port)
+INLINE void client_forgets(struct work *w)
 {
-	set_key(&w->wire, SIDE_CLIENT_WIRE, &w->key.local, w->key.local_port, &f->other, wire_port);
-	const struct flow *taken = find_flows(w, &w->wire);
-	if (taken && taken->aware && (taken->redirect_port != w->key.peer_port || !addr_equal(&taken->other, &w->key.peer)))
-		return REASON_port_taken;
-	w->flow = *f;
-	w->flow.other = w->key.peer;
-	w->flow.redirect_port = w->key.peer_port;
-	if (!put_flows(w, &w->wire, &w->flow, taken ? PUT_ANY : PUT_NEW))
-		return REASON_none;
-	return !taken && find_flows(w, &w->wire) ? REASON_port_taken : REASON_table_full; /* taken just now, on another processor */
+	forget(w, ESTABLISHED);
+	forget(w, OPENING);
+	forget(w, CLOSED);
 }
 
-/* The connection goes on unaware. The record of the port dialled stays while no other connection wants the port: what still comes from there
- * is no packet of this one. */
-INLINE void client_gives_up(struct work *w, struct flow *f)
+/* The connection, whose flow is copied to w->flow, goes on unaware. Its record stays while no other connection wants the
+ * ports: what still answers the aware SYNs is no packet of this one. */
+INLINE void client_gives_up(struct work *w)
 {
-	client_release(w, f);
-	f->aware = 0;
-	client_claim(w, f, f->redirect_port);
+	client_forgets(w);
+	w->flow.life.state = CLIENT_UNAWARE;
+	w->flow.wire_port = w->key.peer_port;
+	w->flow.claimed = 0;
+	enter(w, OPENING);
 }
 
 INLINE enum reason syn_unaware_by_rule(const struct packet *p)
@@ -63,104 +57,180 @@ INLINE enum reason syn_unaware_by_rule(const struct packet *p)
 		return REASON_mptcp;
 	if (p->traits & SYN_SIGNED)
 		return REASON_signed_segment;
-	if (!has_room(p, OPTION_LEN_SCOPE))
-		return REASON_no_room;
-	return REASON_none;
+	if (p->may_fragment)
+		return REASON_may_fragment;
+	return has_room(p, OPTION_LEN_SCOPE) ? REASON_none : REASON_no_room;
 }
 
 INLINE enum reason client_tags_syn(struct work *w, const struct flow *f)
 {
-	w->verdict.dst = f->other;
+	w->verdict.dst = addr_from_v4(f->server);
 	w->verdict.append = (struct option){ .flags = OPTION_REDIRECT, .len = OPTION_LEN_SCOPE, .scope = f->scope };
-	return f->service_port == f->redirect_port ? REASON_client_syn_service : REASON_client_syn;
+	return f->life.state == CLIENT_OPENING ? f->life.reason : REASON_client_syn;
 }
 
-/* A SYN of the pod's stack. The stack is the authority: another ISN on a known pair of ports is a new connection. */
-INLINE enum reason client_opens(struct work *w, struct flow *old)
+/* The same SYN again: the second bears REDIRECT as the first did, the third is unaware. */
+INLINE enum reason client_repeats_syn(struct work *w, struct flow *f)
+{
+	union life life = f->life;
+
+	if (life.state == CLIENT_UNAWARE)
+		return REASON_third_syn;
+	if (++life.tries < 2) {
+		f->life = life;
+		f->seen = stamp_now(w);
+		return client_tags_syn(w, f);
+	}
+	w->flow = *f;
+	client_gives_up(w);
+	return REASON_third_syn;
+}
+
+/* Whether another connection has the server's port `port` on the wire with this client port: one of ours, or one that the
+ * pod's own stack has dialled. Leaves w->wire_key at it. */
+INLINE bool client_port_taken(frame *fr, struct work *w, be32 server, be16 port)
+{
+	const struct wire *wire;
+
+	set_key(&w->wire_key, 0, w->key.local, w->key.local_port, server, port);
+	wire = find_wire(w, ESTABLISHED, &w->wire_key);
+	if (!wire)
+		wire = find_wire(w, OPENING, &w->wire_key);
+	if (wire)
+		return wire->life.state != CLIENT_UNAWARE && !leads_to(wire, &w->key);
+	w->wire_key.ifindex = w->key.ifindex;
+	bool dialled = stack_has(fr, w, &w->wire_key);
+	w->wire_key.ifindex = 0;
+	return dialled;
+}
+
+/* Notes that the connection of w->key opens, as w->flow has it: its flow, the port dialled, and the one claimed. */
+INLINE int client_notes_opening(struct work *w)
+{
+	if (enter(w, OPENING))
+		return -1;
+	if (!w->flow.claimed)
+		return 0;
+	w->wire_key.peer_port = w->flow.claimed;
+	w->wire.life.state = CLIENT_CLAIMED;
+	return put_wire(w, OPENING, &w->wire_key, &w->wire);
+}
+
+/* The first SYN of a connection, to a server that the tables choose. */
+INLINE enum reason client_begins(frame *fr, struct work *w)
 {
 	const struct packet *p = &w->packet;
 	struct choice c = {};
-	enum reason rule;
+	be16 claimed = 0;
 
-	if (old && old->isn == p->seq) {
-		old->seen_ns = now_coarse(w);
-		if (old->aware && ++old->tries < 2)
-			return client_tags_syn(w, old);
-		if (old->aware)
-			client_gives_up(w, old); /* and stays so: an answer to this SYN may come after the next one */
-		return REASON_third_syn;
-	}
-	if (old) {
-		client_release(w, old);
-		drop_flows(w, &w->key);
-	}
 	choose(w, &c);
 	if (c.reason != REASON_client_syn && c.reason != REASON_client_syn_service)
 		return c.reason;
-	rule = syn_unaware_by_rule(p);
+	enum reason rule = syn_unaware_by_rule(p);
 	if (rule != REASON_none)
 		return rule;
+	if (setting(w, SETTING_FULL))
+		return REASON_table_full;
 	if (server_port_of(w, &p->src, p->sport, 0))
 		return REASON_port_taken; /* a service port of the pod's own: answers to it could not be told from its clients' packets */
-
-	struct flow f = { .other = c.server, .scope = c.scope, .isn = p->seq, .redirect_port = p->dport, .state = FLOW_OPENING, .aware = 1,
-			  .reason = c.reason };
-	f.service_port = c.reason == REASON_client_syn_service ? p->dport : 0;
-	f.started_ns = f.seen_ns = now_exact(w);
-	rule = client_claim(w, &f, p->dport);
-	if (rule != REASON_none)
-		return rule;
-	if (put_flows(w, &w->key, &f, PUT_ANY)) {
-		drop_flows(w, &w->wire);
-		return REASON_table_full;
+	if (c.reason == REASON_client_syn) {
+		const struct server_port *port = server_port_of(w, &c.server, p->dport, c.scope);
+		claimed = port ? select_service_port(port, p, &c.server) : 0;
 	}
-	client_event(w, &f, ROLE_BALANCER, EVENT_BALANCED);
-	return client_tags_syn(w, &f);
+	if (client_port_taken(fr, w, v4_of(&c.server), p->dport) ||
+	    (claimed && client_port_taken(fr, w, v4_of(&c.server), claimed)))
+		return REASON_port_taken;
+
+	w->flow = (struct flow){ .life = { .state = CLIENT_OPENING, .marks = AWARE, .reason = c.reason, .isn = p->seq },
+				 .scope = c.scope, .claimed = claimed, .server = v4_of(&c.server), .wire_port = p->dport,
+				 .seen = stamp_now(w), .started_ns = now_exact(w) };
+	if (client_notes_opening(w))
+		return REASON_table_full;
+	client_event(w, &w->flow, ROLE_BALANCER, EVENT_BALANCED);
+	return client_tags_syn(w, &w->flow);
 }
 
-/* Whether the tables know that the server has lost the connection's service port: they know the virtual address, so they are no empty ones. */
-INLINE int server_is_gone(struct work *w, const struct flow *f)
+/* A SYN of the pod's stack. The stack is the authority: another ISN on a known pair of ports is a new connection. */
+INLINE enum reason client_opens(frame *fr, struct work *w)
 {
-	if (!f->service_port || server_port_of(w, &f->other, f->service_port, 0) ||
-	    (f->service_port == f->redirect_port && server_port_of(w, &f->other, f->service_port, f->scope)))
-		return 0;
-	w->address_key = (struct address_key){ .addr = w->key.peer, .proto = PROTO_TCP };
-	return find_addresses(w, &w->address_key) != 0;
+	u32 isn = w->packet.seq;
+	struct flow *f = find_flow(w, OPENING, &w->key);
+
+	if (f && f->life.isn == isn)
+		return client_repeats_syn(w, f);
+	f = find_flow(w, ESTABLISHED, &w->key);
+	if (f && f->life.isn == isn)
+		return client_repeats_syn(w, f);
+	client_forgets(w);
+	return client_begins(fr, w);
+}
+
+/* Whether the tables know that the server has lost the port that the connection uses: they know the virtual address, so
+ * they are no empty ones. */
+INLINE bool server_is_gone(struct work *w, const struct flow_key *k, const struct flow *f)
+{
+	struct addr server = addr_from_v4(f->server);
+	struct address_key virtual = { .addr = addr_from_v4(k->peer), .proto = PROTO_TCP };
+
+	if (f->life.reason == REASON_client_unconfirmed || server_port_of(w, &server, f->wire_port, 0) ||
+	    (f->wire_port == k->peer_port && server_port_of(w, &server, f->wire_port, f->scope)))
+		return false;
+	return find_addresses(w, &virtual) != 0;
+}
+
+/* What the stack sends while its SYN is on the way: it refuses an answer with strange numbers, or gives up. */
+INLINE enum reason client_sends_opening(struct work *w, const struct flow *f)
+{
+	if (f->life.state != CLIENT_OPENING)
+		return REASON_no_entry;
+	leave_by(w, f);
+	return REASON_client_sends_unredirected;
 }
 
 /* From the pod: what its stack sends to virtual address:X. */
 INLINE enum reason client_sends(frame *fr, struct work *w)
 {
 	const struct packet *p = &w->packet;
+	bool established = true;
 
-	set_key(&w->key, SIDE_CLIENT_STACK, &p->src, p->sport, &p->dst, p->dport);
-	struct flow *f = find_flows(w, &w->key);
-	if ((p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
-		return client_opens(w, f);
-	if (!f || !f->aware)
+	if (is_syn(p))
+		return client_opens(fr, w);
+	struct flow *f = find_flow(w, ESTABLISHED, &w->key);
+	if (!f) {
+		f = find_flow(w, OPENING, &w->key);
+		if (f)
+			return client_sends_opening(w, f);
+		f = find_flow(w, CLOSED, &w->key);
+		established = false;
+	}
+	if (!f || !is_client_state(f->life.state))
 		return REASON_no_entry;
 
-	f->seen_ns = now_coarse(w);
-	if ((p->tcp_flags & (TCP_ACK | TCP_RST)) == TCP_ACK && server_is_gone(w, f)) {
-		if (mark_end(f, END_RESET))
-			client_event(w, f, ROLE_CLIENT, EVENT_CLOSED);
+	leave_by(w, f);
+	if ((p->tcp_flags & (TCP_ACK | TCP_RST)) == TCP_ACK && server_is_gone(w, &w->key, f)) {
+		if (established && mark(f, f->life.isn, RESET, 0))
+			client_closes(w, f);
 		answer_with_reset(w);
 		return REASON_client_server_gone;
 	}
-	w->verdict.dst = f->other;
-	if (note_own_end(fr, w, f))
-		client_event(w, f, ROLE_CLIENT, EVENT_CLOSED);
-	if (!f->service_port)
-		return REASON_client_sends_unredirected;
-	w->verdict.dport = f->service_port;
-	if (f->state != FLOW_REDIRECTED || p->payload || p->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST) || !has_room(p, OPTION_LEN_BARE))
-		return REASON_client_sends;
-	w->verdict.append = (struct option){ .flags = OPTION_CONFIRM | OPTION_PORT, .len = OPTION_LEN_BARE, .port = f->redirect_port };
-	return REASON_client_joins;
+	enum reason reason = f->life.reason == REASON_client_unconfirmed ? REASON_client_sends_unredirected : REASON_client_sends;
+	bool joining = f->life.state == CLIENT_JOINING;
+	f->seen = stamp_now(w);
+	if (joining && !p->payload && !(p->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)) && has_room(p, OPTION_LEN_BARE)) {
+		w->verdict.append = (struct option){ .flags = OPTION_CONFIRM | OPTION_PORT, .len = OPTION_LEN_BARE,
+						     .port = w->key.peer_port };
+		reason = REASON_client_joins;
+	}
+	if (!established && !(p->tcp_flags & (TCP_FIN | TCP_RST)))
+		reopen_flow(w, f);
+	else if (established && own_stack_ends(fr, w, f))
+		client_closes(w, f);
+	return reason;
 }
 
-/* A SYN+ACK that the client's stack has no use for. The stack would reset its sender at the port that it came from, where nobody knows of
- * it: so it is reset at the port that it names, unless that is another connection's. `otherwise`: when it names none of its sender's. */
+/* A SYN+ACK that the client's stack has no use for. The stack would reset its sender at the port that it came from, where
+ * nobody knows of it: so it is reset at the port that it names, unless that is another connection's. `otherwise`: when it
+ * names none of its sender's. */
 INLINE enum reason client_resets(struct work *w, enum reason otherwise)
 {
 	const struct packet *p = &w->packet;
@@ -168,110 +238,161 @@ INLINE enum reason client_resets(struct work *w, enum reason otherwise)
 	if (!names_port(&p->option))
 		return otherwise;
 	const struct server_port *port = server_port_of(w, &p->src, p->option.port, 0);
-	set_key(&w->wire, SIDE_CLIENT_WIRE, &p->dst, p->dport, &p->src, p->option.port);
-	if (!port || port->count || find_flows(w, &w->wire))
+	set_key(&w->wire_key, 0, v4_of(&p->dst), p->dport, v4_of(&p->src), p->option.port);
+	if (!port || port->count || find_wire(w, ESTABLISHED, &w->wire_key))
 		return otherwise;
 	answer_with_reset(w);
 	w->verdict.dport = p->option.port;
 	return REASON_client_resets;
 }
 
-/* Whether an answer without our option to an aware SYN lost it on the way, or the SYN did: only a translator answers at a port that the server
- * does not listen on, and it always confirms. */
-INLINE int lost_its_option(struct work *w, const struct flow *f)
+/* Whether an answer without our option to an aware SYN lost it on the way, or the SYN did: only a translator answers at a
+ * port that the server does not listen on, and it always confirms. */
+INLINE bool lost_its_option(struct work *w, const struct flow *f)
 {
 	const struct server_port *port;
 
-	if (f->state != FLOW_OPENING || f->service_port || w->packet.option.flags & OPTION_CONFIRM)
-		return 0;
-	port = server_port_of(w, &f->other, f->redirect_port, f->scope);
-	return port && port->target != f->redirect_port;
+	if (f->life.reason == REASON_client_syn_service || w->packet.option.flags & OPTION_CONFIRM)
+		return false;
+	port = server_port_of(w, &w->packet.src, w->key.peer_port, f->scope);
+	return port && port->target != w->key.peer_port;
 }
 
-/* The server's SYN+ACK: the first that names a port of its own wins. */
+/* Whether the opening connection of `wire` is what a packet from the network belongs to: it acknowledges the SYN. All
+ * else from there is a direct dial's, or one of kube-proxy's to the same server. */
+INLINE bool answers_syn(const struct packet *p, const struct wire *wire)
+{
+	return p->tcp_flags & TCP_ACK && p->tcp_flags & (TCP_SYN | TCP_RST) && p->ack == wire->life.isn + 1;
+}
+
+/* w->flow, the connection of w->key that opened, is established at `port`. */
+INLINE enum reason client_establishes(struct work *w, be16 port, u8 state, enum reason reason)
+{
+	struct flow_key dialled;
+
+	w->flow.life.state = state;
+	w->flow.life.reason = reason;
+	w->flow.life.tries = 0;
+	w->flow.wire_port = port;
+	w->flow.seen = 0;
+	w->flow.established_us = (u32)((now_exact(w) - w->flow.started_ns) / 1000) | 1;
+	wire_key_of(&dialled, &w->key, &w->flow);
+	const struct wire *taken = find_wire(w, ESTABLISHED, &dialled);
+	if (taken && !leads_to(taken, &w->key))
+		return REASON_client_other_answer;
+	if (enter(w, ESTABLISHED))
+		return REASON_client_no_room;
+	forget(w, OPENING);
+	return reason;
+}
+
+/* The answer to a SYN of ours, `f` its flow: the first that names a port of its sender's wins. */
 INLINE enum reason client_answered(struct work *w, struct flow *f)
 {
 	const struct packet *p = &w->packet;
 	const struct option *o = &p->option;
+	enum reason reason;
 
-	if (p->ack != f->isn + 1)
-		return client_resets(w, REASON_client_receives);
-	f->seen_ns = now_coarse(w);
-	if (!names_port(o) || o->port == f->redirect_port) {
-		if (f->state != FLOW_OPENING)
-			return REASON_client_receives;
-		if (lost_its_option(w, f))
-			return REASON_client_withheld;
-		f->state = FLOW_ESTABLISHED;
-		f->established_ns = now_exact(w);
-		f->reason = o->flags & OPTION_CONFIRM ? REASON_client_confirmed : REASON_client_unconfirmed;
-		if (o->flags & OPTION_CONFIRM)
-			f->service_port = f->redirect_port;
-		return f->reason;
+	if (lost_its_option(w, f))
+		return REASON_client_withheld;
+	w->flow = *f;
+	if (p->tcp_flags & TCP_RST) {
+		w->flow.life.marks |= RESET;
+		client_event(w, &w->flow, ROLE_CLIENT, EVENT_CLOSED);
+		forget(w, OPENING);
+		return REASON_client_receives;
 	}
-	if (f->service_port)
-		return f->service_port == o->port ? REASON_client_receives : client_resets(w, REASON_client_other_answer);
-
+	if (!names_port(o) || o->port == w->key.peer_port) {
+		reason = o->flags & OPTION_CONFIRM ? REASON_client_confirmed : REASON_client_unconfirmed;
+		return client_establishes(w, w->key.peer_port, CLIENT_ESTABLISHED, reason);
+	}
 	const struct server_port *port = server_port_of(w, &p->src, o->port, 0);
 	if (!port || port->count || port->scope != f->scope)
 		return REASON_client_unsure;
-	f->established_ns = now_exact(w);
-	f->state = FLOW_REDIRECTED;
-	w->flow = *f;
-	enum reason claimed = client_claim(w, f, o->port);
-	if (claimed != REASON_none) {
-		f->state = FLOW_OPENING;
-		if (claimed != REASON_table_full)
-			return REASON_client_other_answer;
-		f->tries = 2; /* the next SYN is the one that goes unaware */
-		return REASON_client_no_room;
-	}
-	f->service_port = o->port;
-	f->reason = REASON_client_redirected;
-	return f->reason;
+	reason = client_establishes(w, o->port, CLIENT_JOINING, REASON_client_redirected);
+	if (reason == REASON_client_no_room)
+		f->life.tries = 2; /* the next SYN is the one that goes unaware */
+	return reason;
 }
 
-/* Once the server has named Y, nothing comes from X but its answer once more: only the port in use ends a connection. */
-INLINE int is_from_left_port(const struct packet *p, const struct flow *f)
+/* What comes to a connection that opens, from the port that it dialled: REASON_not_ours when it is another's. */
+INLINE enum reason client_opening_receives(struct work *w, const struct wire *wire)
 {
-	int answer = (p->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)) == (TCP_SYN | TCP_ACK) && p->ack == f->isn + 1;
+	const struct packet *p = &w->packet;
 
-	return f->service_port && p->sport != f->service_port && !answer;
+	if (!answers_syn(p, wire))
+		return REASON_not_ours;
+	if (wire->life.state == CLIENT_UNAWARE)
+		return p->option.flags & OPTION_CONFIRM ? REASON_client_late : REASON_not_ours;
+	if (wire->life.state != CLIENT_OPENING)
+		return REASON_not_ours;
+	flow_key_of(&w->key, &w->wire_key, wire);
+	struct flow *f = find_flow(w, OPENING, &w->key);
+	if (!f || f->life.isn != wire->life.isn)
+		return REASON_not_ours;
+	reach_by(w, wire);
+	return client_answered(w, f);
+}
+
+/* From the port in use: `wire` leads to the established connection. */
+INLINE enum reason client_established_receives(frame *fr, struct work *w, struct wire *wire)
+{
+	const struct packet *p = &w->packet;
+
+	reach_by(w, wire);
+	if (plainly_receives(w, wire) && !(p->tcp_flags & (TCP_FIN | TCP_RST)))
+		return REASON_client_receives;
+	flow_key_of(&w->key, &w->wire_key, wire);
+	struct flow *f = find_flow(w, ESTABLISHED, &w->key);
+	if (!f || f->life.isn != wire->life.isn)
+		return REASON_client_receives;
+	if (f->life.state == CLIENT_JOINING && !(p->tcp_flags & TCP_SYN)) { /* Y answered: the hint need not be repeated */
+		union life was = f->life, is = was;
+
+		is.state = wire->life.state = CLIENT_ESTABLISHED;
+		swap_if_same(&f->life.whole, was.whole, is.whole);
+	}
+	if (p->tcp_flags & (TCP_FIN | TCP_RST) && wire_ends(fr, w, f))
+		client_closes(w, f);
+	return REASON_client_receives;
+}
+
+/* A SYN+ACK from a port that no wire has and that names another: the answer once more of a connection that is there, from
+ * the port dialled; or of none, so that its sender is reset. */
+INLINE enum reason client_answered_again(struct work *w)
+{
+	const struct packet *p = &w->packet;
+
+	set_key(&w->wire_key, 0, v4_of(&p->dst), p->dport, v4_of(&p->src), p->option.port);
+	const struct wire *wire = find_wire(w, ESTABLISHED, &w->wire_key);
+	if (wire && is_client_state(wire->life.state) && p->ack == wire->life.isn + 1 && p->sport == wire->peer_port) {
+		reach_by(w, wire);
+		return REASON_client_receives;
+	}
+	return client_resets(w, wire ? REASON_client_other_answer : REASON_client_unsure);
 }
 
 /* To the pod: what a server sends to its client. The stack sees virtual address:X. */
 INLINE enum reason client_receives(frame *fr, struct work *w)
 {
 	const struct packet *p = &w->packet;
+	enum reason reason;
 
-	set_key(&w->wire, SIDE_CLIENT_WIRE, &p->dst, p->dport, &p->src, p->sport);
-	struct flow *wire = find_flows(w, &w->wire);
-	if (!wire)
-		return (p->tcp_flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK) ? client_resets(w, REASON_not_ours) : REASON_not_ours;
-	if (!wire->aware)
-		return p->option.flags & OPTION_CONFIRM ? REASON_client_late : REASON_not_ours;
-	w->verdict.src = wire->other;
-	w->verdict.sport = wire->redirect_port;
-	w->verdict.blank = p->option_at != 0;
-	if (wire->state == FLOW_ESTABLISHED && !(p->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)))
-		return REASON_client_receives;
-
-	set_key(&w->key, SIDE_CLIENT_STACK, &p->dst, p->dport, &wire->other, wire->redirect_port);
-	struct flow *f = find_flows(w, &w->key);
-	if (!f)
+	struct wire *wire = find_wire(w, ESTABLISHED, &w->wire_key);
+	if (wire && is_client_state(wire->life.state))
+		return client_established_receives(fr, w, wire);
+	wire = find_wire(w, OPENING, &w->wire_key);
+	if (wire && is_client_state(wire->life.state)) {
+		reason = client_opening_receives(w, wire);
+		if (reason != REASON_not_ours)
+			return reason;
+	}
+	if (is_syn_ack(p) && names_port(&p->option))
+		return client_answered_again(w);
+	wire = find_wire(w, CLOSED, &w->wire_key);
+	if (!wire || !is_client_state(wire->life.state))
 		return REASON_not_ours;
-	if (is_from_left_port(p, f))
-		return REASON_client_left_port;
-	if (p->tcp_flags & TCP_SYN)
-		return client_answered(w, f);
-	if (p->tcp_flags & TCP_RST && p->ack == f->isn + 1 && lost_its_option(w, f))
-		return REASON_client_withheld;
-	if (f->state == FLOW_REDIRECTED && p->sport == f->service_port)
-		f->state = FLOW_ESTABLISHED; /* Y answered: the hint need not be repeated */
-	if (f->state == FLOW_ESTABLISHED)
-		wire->state = FLOW_ESTABLISHED;
-	if (note_peers_end(fr, w, f))
-		client_event(w, f, ROLE_CLIENT, EVENT_CLOSED);
+	reach_by(w, wire);
 	return REASON_client_receives;
 }
 

@@ -1,9 +1,12 @@
-/* The decision chains, one a hook. parse -> decide -> rewrite: a chain reads the tables, notes at the two ends what they must remember,
- * and answers with a reason; what the packet shall say stands in work.verdict. */
+/* The decision chains, one a hook. parse -> decide -> rewrite: a chain reads the tables, notes at the two ends what they
+ * must remember, and answers with a reason; what the packet is to say stands in work.verdict.
+ *
+ * Here comes what the fast path (fast.h) does not take. Whether a packet of an established connection goes on, and how, both
+ * ask of the same functions: plainly_sends, plainly_receives, plainly_passes_node, leave_stack, reach_stack. */
 #ifndef WHARFINGER_DECIDE_H
 #define WHARFINGER_DECIDE_H
 
-#include "policy.h"
+#include "netpolicy.h"
 
 INLINE void start_verdict(struct work *w)
 {
@@ -13,39 +16,53 @@ INLINE void start_verdict(struct work *w)
 	w->verdict = (struct verdict){ .src = p->src, .dst = p->dst, .sport = p->sport, .dport = p->dport };
 }
 
-INLINE int is_gate_probe(const struct packet *p)
+INLINE bool is_gate_probe(const struct packet *p)
 {
-	return p->proto == PROTO_UDP && p->dst.word[3] == to_be32(GATE_ADDRESS) && p->dport == to_be16(GATE_PORT);
+	return p->proto == PROTO_UDP && v4_of(&p->dst) == to_be32(GATE_ADDRESS) && p->dport == to_be16(GATE_PORT);
 }
 
-/* An ICMP error about a packet that a translator had rewritten, on its way to that packet's sender: `p` is the embedded packet. */
+/* Makes w->wire_key that of a packet which went from (`local`) a pod's end of a connection or to it. */
+INLINE void set_wire_key(struct work *w, const struct addr *local, be16 local_port, const struct addr *peer, be16 peer_port)
+{
+	set_key(&w->wire_key, 0, v4_of(local), local_port, v4_of(peer), peer_port);
+}
+
+/* Whether an ICMP error about the packet of a client that opens is about its SYN: all else has the same addresses and ports
+ * by chance. */
+INLINE bool is_about(const struct packet *p, const struct wire *wire)
+{
+	u8 state = wire->life.state;
+
+	return state == CLIENT_OPENING ? p->seq == wire->life.isn : state != CLIENT_UNAWARE && state != CLIENT_CLAIMED;
+}
+
+/* An ICMP error about a packet that a translator had rewritten, on its way to that packet's sender: `p` is the embedded
+ * packet. */
 INLINE enum reason icmp_returns(struct work *w, u32 roles)
 {
 	const struct packet *p = &w->packet;
 
+	set_wire_key(w, &p->src, p->sport, &p->dst, p->dport);
+	const struct wire *wire = find_any_wire(w);
 	if (roles & POD_SERVER) {
 		const struct server_port *port = server_port_of(w, &p->src, p->sport, 0);
-		be16 at = p->sport;
 		if (!port && names_port(&p->option)) { /* a SYN+ACK from a redirect port: it names the service port */
-			at = p->option.port;
-			port = server_port_of(w, &p->src, at, 0);
+			port = server_port_of(w, &p->src, p->option.port, 0);
+			w->wire_key.local_port = p->option.port;
+			wire = find_any_wire(w);
 		}
-		be16 known = substitute_of(w, &p->src, at, port ? port->target : at, &p->dst, p->dport);
+		bool known = wire && !is_client_state(wire->life.state);
 		if (known)
-			w->verdict.dport = known;
+			w->verdict.dport = wire->peer_port;
 		if (port)
 			w->verdict.sport = port->target;
 		if (port || known)
 			return REASON_icmp_translated;
 	}
-	if (roles & POD_CLIENT) {
-		set_key(&w->wire, SIDE_CLIENT_WIRE, &p->src, p->sport, &p->dst, p->dport);
-		const struct flow *wire = find_flows(w, &w->wire);
-		if (wire) {
-			w->verdict.dst = wire->other;
-			w->verdict.dport = wire->redirect_port;
-			return REASON_icmp_translated;
-		}
+	if (roles & POD_CLIENT && wire && is_client_state(wire->life.state) && is_about(p, wire)) {
+		w->verdict.dst = addr_from_v4(wire->peer);
+		w->verdict.dport = wire->peer_port;
+		return REASON_icmp_translated;
 	}
 	return REASON_not_ours;
 }
@@ -69,8 +86,9 @@ INLINE enum reason decide_from_pod(frame *f, struct work *w)
 	if (p->proto != PROTO_TCP)
 		return REASON_not_tcp;
 	w->netns = pod->netns;
+	set_key(&w->key, w->ifindex, v4_of(&p->src), p->sport, v4_of(&p->dst), p->dport);
 	if (pod->roles & POD_EGRESS_SELECTED) {
-		enum reason reason = policed_sends(w, pod->roles);
+		enum reason reason = selected_sends(w, pod->roles);
 		if (reason != REASON_none)
 			return reason;
 	}
@@ -96,18 +114,60 @@ INLINE enum reason decide_to_pod(frame *f, struct work *w)
 	if (p->proto != PROTO_TCP)
 		return REASON_not_tcp;
 	w->netns = pod->netns;
+	set_wire_key(w, &p->dst, p->dport, &p->src, p->sport);
 	if (pod->roles & POD_SERVER) {
-		enum reason reason = pod->roles & POD_INGRESS_SELECTED ? policed_receives(w) : REASON_none;
+		enum reason reason = pod->roles & POD_INGRESS_SELECTED ? selected_receives(w) : REASON_none;
 		if (reason != REASON_none)
 			return reason;
 		reason = server_receives(f, w);
 		if (reason != REASON_not_ours)
 			return reason;
+		start_verdict(w);
+		set_wire_key(w, &p->dst, p->dport, &p->src, p->sport);
 	}
 	return pod->roles & POD_CLIENT ? client_receives(f, w) : REASON_not_ours;
 }
 
-/* From the network: packets of aware connections go straight to the pod, so that connection tracking never sees half of one. */
+/* Whether a packet from the network begins a connection at a server of this node. */
+INLINE enum reason net_begins(struct work *w)
+{
+	const struct packet *p = &w->packet;
+
+	if (server_port_of(w, &p->dst, p->dport, 0))
+		return REASON_net_service_port;
+	if (p->option.flags & OPTION_REDIRECT && p->option.scope &&
+	    server_port_of(w, &p->dst, p->dport, p->option.scope))
+		return REASON_net_redirect_port;
+	return REASON_not_ours;
+}
+
+/* Whether a packet from the network is a connection's that a pod of this node has or opens. */
+INLINE enum reason net_continues(struct work *w)
+{
+	const struct packet *p = &w->packet;
+	const struct wire *wire = find_any_wire(w);
+
+	if (!wire)
+		return REASON_not_ours;
+	switch (wire->life.state) {
+	case CLIENT_OPENING:
+		return answers_syn(p, wire) ? REASON_net_client : REASON_not_ours;
+	case CLIENT_JOINING:
+	case CLIENT_ESTABLISHED:
+	case CLIENT_CLOSED:
+		return REASON_net_client;
+	case SERVER_OPENING:
+	case SERVER_ESTABLISHED:
+	case SERVER_CLOSED:
+	case SERVER_FOUND:
+		return REASON_net_service_port;
+	default: /* an unaware connection's, a direct dial's, or nobody knows whose: the stack's */
+		return REASON_not_ours;
+	}
+}
+
+/* From the network: packets of aware connections go straight to the pod, so that connection tracking never sees half of
+ * one. What no record confirms is the stack's to hand on; the pod's own hook translates it all the same. */
 INLINE enum reason decide_from_net(frame *f, struct work *w)
 {
 	const struct packet *p = &w->packet;
@@ -124,21 +184,18 @@ INLINE enum reason decide_from_net(frame *f, struct work *w)
 	const struct pod *pod = find_pods(w, &p->dst);
 	if (!pod)
 		return REASON_not_attached;
+	set_wire_key(w, &p->dst, p->dport, &p->src, p->sport);
 	if (pod->roles & POD_SERVER) {
-		enum reason reason = pod->roles & POD_INGRESS_SELECTED ? policed_receives(w) : REASON_none;
-		if (reason != REASON_none)
+		enum reason reason = pod->roles & POD_INGRESS_SELECTED ? selected_receives(w) : REASON_none;
+		if (reason == REASON_none && is_syn(p))
+			reason = net_begins(w);
+		if (reason != REASON_none && reason != REASON_not_ours)
 			return reason;
-		if (server_port_of(w, &p->dst, p->dport, 0))
-			return REASON_net_service_port;
-		if (p->option.flags & OPTION_REDIRECT && p->option.scope && server_port_of(w, &p->dst, p->dport, p->option.scope))
-			return REASON_net_redirect_port;
 	}
-	if (pod->roles & POD_CLIENT) {
-		set_key(&w->wire, SIDE_CLIENT_WIRE, &p->dst, p->dport, &p->src, p->sport);
-		if (find_flows(w, &w->wire) || ((p->tcp_flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK) && names_port(&p->option)))
-			return REASON_net_client;
-	}
-	return REASON_not_ours;
+	enum reason reason = net_continues(w);
+	if (reason == REASON_not_ours && pod->roles & POD_CLIENT && is_syn_ack(p) && names_port(&p->option))
+		return REASON_net_client;
+	return reason;
 }
 
 #endif

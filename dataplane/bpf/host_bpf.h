@@ -12,7 +12,6 @@ typedef struct __sk_buff frame;
 
 /* Every map is pinned by its name: an agent that restarts adopts what it finds. */
 #define MAP_SPARSE(n) __uint(type, BPF_MAP_TYPE_HASH); __uint(map_flags, BPF_F_NO_PREALLOC)
-#define MAP_LIVE(n) __uint(type, BPF_MAP_TYPE_HASH)
 #define MAP_BOUNDED(n) __uint(type, BPF_MAP_TYPE_LRU_HASH)
 #define WHARFINGER_DEFINE_MAP(name, k, v, capacity, kind) \
 	struct { \
@@ -24,6 +23,14 @@ typedef struct __sk_buff frame;
 	} name SEC(".maps"); \
 	INLINE v *find_##name(struct work *w, const k *key_) { return bpf_map_lookup_elem(&name, key_); }
 WHARFINGER_TABLES(WHARFINGER_DEFINE_MAP)
+
+#define WHARFINGER_DEFINE_PUT(name, k, v, capacity, kind) \
+	INLINE int put_##name(struct work *w, const k *key_, const v *value) \
+	{ \
+		return (int)bpf_map_update_elem(&name, key_, value, BPF_ANY); \
+	} \
+	INLINE void drop_##name(struct work *w, const k *key_) { bpf_map_delete_elem(&name, key_); }
+WHARFINGER_CONNECTION_TABLES(WHARFINGER_DEFINE_PUT)
 
 struct counter {
 	u64 packets, bytes;
@@ -76,41 +83,38 @@ struct {
 	__type(value, struct work);
 } works SEC(".maps");
 
-INLINE int put_flows(struct work *w, const struct flow_key *k, const struct flow *f, enum put how)
-{
-	return bpf_map_update_elem(&flows, k, f, how == PUT_NEW ? BPF_NOEXIST : BPF_ANY) != 0;
-}
-INLINE void drop_flows(struct work *w, const struct flow_key *k) { bpf_map_delete_elem(&flows, k); }
-INLINE int put_half_open(struct work *w, const struct flow_key *k, const struct flow *f)
-{
-	return bpf_map_update_elem(&half_open, k, f, BPF_ANY) != 0;
-}
-INLINE void drop_half_open(struct work *w, const struct flow_key *k) { bpf_map_delete_elem(&half_open, k); }
-
-INLINE enum held ask_stack(frame *f, const struct work *w, const struct flow_key *k, struct numbers *n)
+INLINE enum socket_seen ask_stack(frame *f, const struct work *w, const struct flow_key *k, struct numbers *n)
 {
 	struct bpf_sock_tuple pair = {
-		.ipv4 = { .saddr = k->peer.word[3], .daddr = k->local.word[3], .sport = k->peer_port, .dport = k->local_port },
+		.ipv4 = { .saddr = k->peer, .daddr = k->local, .sport = k->peer_port, .dport = k->local_port },
 	};
 
 	if (w->netns < 0)
-		return HELD_NOT;
+		return SOCKET_NONE;
 	struct bpf_sock *found = bpf_skc_lookup_tcp(f, &pair, sizeof pair.ipv4, (u32)w->netns, 0);
 	if (!found)
-		return HELD_NOT;
-	enum held held = found->state == BPF_TCP_LISTEN ? HELD_NOT : HELD_PART;
-	struct bpf_tcp_sock *whole = held == HELD_PART ? bpf_tcp_sock(found) : 0;
+		return SOCKET_NONE;
+	enum socket_seen seen = found->state == BPF_TCP_LISTEN ? SOCKET_NONE : SOCKET_PART;
+	struct bpf_tcp_sock *whole = seen == SOCKET_PART ? bpf_tcp_sock(found) : 0;
 	if (whole) {
 		*n = (struct numbers){ .expects = whole->rcv_nxt, .unacknowledged = whole->snd_una, .next = whole->snd_nxt };
-		held = HELD_WHOLE;
+		seen = SOCKET_WHOLE;
 	}
 	bpf_sk_release(found);
-	return held;
+	return seen;
 }
 
 INLINE u64 now_exact(struct work *w) { return bpf_ktime_get_ns(); }
 INLINE u64 now_coarse(struct work *w) { return bpf_ktime_get_coarse_ns(); }
 INLINE u32 draw_random(struct work *w) { return bpf_get_prandom_u32(); }
+INLINE u64 setting(struct work *w, enum setting number)
+{
+	u32 at = number;
+	u64 *value = bpf_map_lookup_elem(&settings, &at);
+
+	return value ? *value : 0;
+}
+
 INLINE u32 next_turn(struct work *w, u32 set)
 {
 	u32 at = set & 0xffff, *turn = bpf_map_lookup_elem(&turns, &at);
@@ -120,9 +124,14 @@ INLINE u32 next_turn(struct work *w, u32 set)
 
 INLINE int pkt_store(frame *f, u32 at, const void *bytes, u32 len)
 {
-	return bpf_skb_store_bytes(f, at, bytes, len, 0) != 0;
+	return (int)bpf_skb_store_bytes(f, at, bytes, len, 0);
 }
-INLINE int pkt_sum(frame *f, u32 at, u32 difference, u32 flags) { return bpf_l4_csum_replace(f, at, 0, difference, flags) != 0; }
-INLINE int pkt_resize(frame *f, u32 len) { return bpf_skb_change_tail(f, len, 0) != 0; }
+
+INLINE int pkt_sum(frame *f, u32 at, u32 difference, u32 flags)
+{
+	return (int)bpf_l4_csum_replace(f, at, 0, difference, flags);
+}
+
+INLINE int pkt_resize(frame *f, u32 len) { return (int)bpf_skb_change_tail(f, len, 0); }
 
 #endif

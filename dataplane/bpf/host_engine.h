@@ -1,5 +1,5 @@
-/* A process as a host of the core: tables in memory, the clock and the dice given as arguments, packets as bytes. The other side of
- * host_bpf.h; _engine.pyx gives it to Python. */
+/* A process as a host of the core: tables in memory, the clock and the dice given as arguments, packets as bytes. The other
+ * side of host_bpf.h; _engine.pyx gives it to Python. */
 #ifndef WHARFINGER_HOST_ENGINE_H
 #define WHARFINGER_HOST_ENGINE_H
 
@@ -30,8 +30,10 @@ enum engine_table_id { WHARFINGER_TABLES(WHARFINGER_TABLE_ID) TABLE_COUNT };
 #define ENGINE_PACKET_MAX 65536
 struct engine {
 	struct engine_table table[TABLE_COUNT];
-	struct engine_table held; /* the pods' whole sockets, by SERVER_STACK keys */
+	struct engine_table sockets; /* the pods' whole sockets, by the keys of flows */
 	u32 turns[65536];
+	u64 setting[SETTING_COUNT];
+	u32 whole_chain;          /* not 0: every packet takes the whole chain */
 	u64 now_ns;
 	u32 random;
 	u32 packet_len;
@@ -134,8 +136,13 @@ static int engine_put(struct engine_table *t, const void *key, const void *value
 }
 
 #define ENGINE_BOUNDED_SPARSE 0
-#define ENGINE_BOUNDED_LIVE 0
 #define ENGINE_BOUNDED_BOUNDED 1
+static struct engine_table engine_table_of(u32 key_size, u32 value_size, u32 capacity, u32 bounded)
+{
+	return (struct engine_table){ .key_size = key_size, .value_size = value_size, .capacity = capacity, .bounded = bounded,
+				      .buckets = 64, .bucket = calloc(64, sizeof(void *)) };
+}
+
 static struct engine *engine_new(void)
 {
 	struct engine *e = calloc(1, sizeof *e);
@@ -143,14 +150,14 @@ static struct engine *engine_new(void)
 	if (!e)
 		return 0;
 #define ENGINE_TABLE(name, key, value, size, kind) \
-	e->table[TABLE_##name] = (struct engine_table){ sizeof(key), sizeof(value), size, ENGINE_BOUNDED_##kind, 0, 64, calloc(64, sizeof(void *)) };
+	e->table[TABLE_##name] = engine_table_of(sizeof(key), sizeof(value), size, ENGINE_BOUNDED_##kind);
 	WHARFINGER_TABLES(ENGINE_TABLE)
 #undef ENGINE_TABLE
-	e->held = (struct engine_table){ sizeof(struct flow_key), sizeof(struct numbers), 65536, 0, 0, 64, calloc(64, sizeof(void *)) };
+	e->sockets = engine_table_of(sizeof(struct flow_key), sizeof(struct numbers), 65536, 0);
 	for (int i = 0; i < TABLE_COUNT; i++)
 		if (!e->table[i].bucket)
 			return 0;
-	return e->held.bucket ? e : 0;
+	return e->sockets.bucket ? e : 0;
 }
 
 static void engine_empty(struct engine_table *t)
@@ -164,38 +171,34 @@ static void engine_free(struct engine *e)
 {
 	for (int i = 0; i < TABLE_COUNT; i++)
 		engine_empty(&e->table[i]);
-	engine_empty(&e->held);
+	engine_empty(&e->sockets);
 	free(e);
 }
 
+INLINE struct engine *engine_of(struct work *w) { return w->host; }
 #define ENGINE_FIND(name, key, value, capacity, kind) \
-	INLINE value *find_##name(struct work *w, const key *k) { return engine_find(&((struct engine *)w->host)->table[TABLE_##name], k); }
+	INLINE value *find_##name(struct work *w, const key *k) { return engine_find(&engine_of(w)->table[TABLE_##name], k); }
 WHARFINGER_TABLES(ENGINE_FIND)
 #undef ENGINE_FIND
-
-INLINE struct engine *engine_of(struct work *w) { return w->host; }
-INLINE int put_flows(struct work *w, const struct flow_key *k, const struct flow *f, enum put how)
-{
-	struct engine_table *t = &engine_of(w)->table[TABLE_flows];
-
-	return (how == PUT_NEW && engine_find(t, k)) || engine_put(t, k, f);
-}
-INLINE void drop_flows(struct work *w, const struct flow_key *k) { engine_drop(&engine_of(w)->table[TABLE_flows], k); }
-INLINE int put_half_open(struct work *w, const struct flow_key *k, const struct flow *f)
-{
-	return engine_put(&engine_of(w)->table[TABLE_half_open], k, f);
-}
-INLINE void drop_half_open(struct work *w, const struct flow_key *k) { engine_drop(&engine_of(w)->table[TABLE_half_open], k); }
-INLINE enum held ask_stack(frame *f, const struct work *w, const struct flow_key *k, struct numbers *n)
+#define ENGINE_PUT(name, key, value, capacity, kind) \
+	INLINE int put_##name(struct work *w, const key *k, const value *v) \
+	{ \
+		return engine_put(&engine_of(w)->table[TABLE_##name], k, v); \
+	} \
+	INLINE void drop_##name(struct work *w, const key *k) { engine_drop(&engine_of(w)->table[TABLE_##name], k); }
+WHARFINGER_CONNECTION_TABLES(ENGINE_PUT)
+#undef ENGINE_PUT
+INLINE enum socket_seen ask_stack(frame *f, const struct work *w, const struct flow_key *k, struct numbers *n)
 {
 	struct flow_key pair = *k;
 
-	pair.side = SIDE_SERVER_STACK;
-	const struct numbers *found = w->netns < 0 ? 0 : engine_find(&f->held, &pair);
+	pair.ifindex = 0;
+	const struct numbers *found = w->netns < 0 ? 0 : engine_find(&f->sockets, &pair);
 	if (found)
 		*n = *found;
-	return found ? HELD_WHOLE : HELD_NOT;
+	return found ? SOCKET_WHOLE : SOCKET_NONE;
 }
+INLINE u64 setting(struct work *w, enum setting number) { return engine_of(w)->setting[number]; }
 INLINE u64 now_exact(struct work *w) { return engine_of(w)->now_ns; }
 INLINE u64 now_coarse(struct work *w) { return engine_of(w)->now_ns; }
 INLINE u32 draw_random(struct work *w) { return engine_of(w)->random; }
@@ -235,6 +238,7 @@ INLINE int pkt_resize(frame *e, u32 len)
 }
 
 #include "decide.h"
+#include "fast.h"
 #include "rewrite.h"
 
 #define ENGINE_OUTCOME(name, outcome, words) OUTCOME_##outcome,
@@ -246,32 +250,69 @@ static const char *const engine_reason_words[] = { WHARFINGER_REASONS(ENGINE_WOR
 #define ENGINE_TABLE_NAME(name, key, value, capacity, kind) #name,
 static const char *const engine_table_name[] = { WHARFINGER_TABLES(ENGINE_TABLE_NAME) };
 
-/* One packet, in engine.packet and packet_len, through a hook: its reason; the packet is changed in place as the programs would change
- * it, except what sending on adds (the link header, the time to live). */
+static int engine_whole_chain(struct engine *e, enum hook hook)
+{
+	struct work *w = &e->work;
+
+	w->headers.packet_len = e->packet_len;
+	w->headers.len = e->packet_len < HEADER_LOAD ? e->packet_len : HEADER_LOAD;
+	memcpy(w->headers.byte, e->packet, w->headers.len);
+	if (e->packet_len < ETH_LEN + IPV4_LEN)
+		return REASON_not_ip;
+	enum reason reason = parse(&w->headers, &w->packet);
+	if (reason == REASON_none)
+		reason = hook == HOOK_FROM_POD ? decide_from_pod(e, w) :
+			 hook == HOOK_TO_POD ? decide_to_pod(e, w) : decide_from_net(e, w);
+	u8 outcome = engine_outcome[reason];
+	int failed = outcome == OUTCOME_DELIVER || outcome == OUTCOME_FORWARD ? rewrite(e, w, 0) :
+		     outcome == OUTCOME_REFLECT ? rewrite_turned(e, w) :
+		     outcome == OUTCOME_RESET ? rewrite_reset(e, w) : 0;
+	return failed ? REASON_rewrite_failed : reason;
+}
+
+/* As the programs' fast paths, but for the way on, which a process has none of. */
+static int engine_fast_path(struct engine *e, enum hook hook, u32 ifindex)
+{
+	struct work *w = &e->work;
+	struct plain *h = (struct plain *)e->packet;
+	struct plain_verdict v = {};
+	struct flow_key k;
+	be32 options = 0;
+
+	if (e->packet_len >= sizeof *h + sizeof options)
+		memcpy(&options, e->packet + sizeof *h, sizeof options);
+	if (e->packet_len < sizeof *h || !is_plain(h, options, e->packet_len) || (hook != HOOK_TO_POD && h->ttl <= 1))
+		return REASON_none;
+	if (hook == HOOK_FROM_POD) {
+		struct flow *f = plain_flow(w, ifindex, h, &k);
+		u32 now = stamp_now(w);
+		bool gone = f && f->seen != now && is_client_state(f->life.state) && server_is_gone(w, &k, f);
+		if (f && !gone)
+			v = plain_sends(h, f);
+		if (v.reason != REASON_none)
+			f->seen = now;
+	} else {
+		struct wire *wire = plain_wire(w, h);
+		if (wire && hook == HOOK_FROM_NET)
+			v = plain_passes_node(h, wire);
+		else if (wire && wire->ifindex == ifindex)
+			v = plain_receives(w, h, wire);
+	}
+	return v.reason != REASON_none && plain_write(e, h, &v, 0) ? REASON_rewrite_failed : v.reason;
+}
+
+/* One packet, in engine.packet and packet_len, through a hook: its reason; the packet is changed in place as the programs
+ * would change it, except what sending on adds (the link header, the time to live). */
 static int engine_run(struct engine *e, enum hook hook, u32 ifindex)
 {
 	struct work *w = &e->work;
-	enum reason reason;
 
 	w->host = e;
 	w->ifindex = ifindex;
 	w->event.kind = EVENT_NONE;
-	w->headers.packet_len = e->packet_len;
-	w->headers.len = e->packet_len < HEADER_LOAD ? e->packet_len : HEADER_LOAD;
-	memcpy(w->headers.byte, e->packet, w->headers.len);
 	memset(&w->packet, 0, sizeof w->packet);
-	if (e->packet_len < ETH_LEN + IPV4_LEN)
-		return REASON_not_ip;
-	reason = parse(&w->headers, &w->packet);
-	if (reason == REASON_none)
-		reason = hook == HOOK_FROM_POD ? decide_from_pod(e, w) : hook == HOOK_TO_POD ? decide_to_pod(e, w) : decide_from_net(e, w);
-	if ((engine_outcome[reason] == OUTCOME_DELIVER || engine_outcome[reason] == OUTCOME_FORWARD) && rewrite(e, w, 0))
-		reason = REASON_rewrite_failed;
-	if (engine_outcome[reason] == OUTCOME_REFLECT && rewrite_turned(e, w))
-		reason = REASON_rewrite_failed;
-	if (engine_outcome[reason] == OUTCOME_RESET && rewrite_reset(e, w))
-		reason = REASON_rewrite_failed;
-	return reason;
+	int reason = e->whole_chain ? REASON_none : engine_fast_path(e, hook, ifindex);
+	return reason != REASON_none ? reason : engine_whole_chain(e, hook);
 }
 
 #endif

@@ -1,5 +1,6 @@
-/* Why a packet left a decision chain the way it did: one list for the enum, the counters, the metrics' label, the CLI's words
- * and the trace attribute. REASON(name, outcome, words); the numbers are this list's order, so append only. */
+/* Why a packet left a decision chain the way it did: one list for the enum, the counters, the metrics' label, the CLI's
+ * words and the trace attribute. REASON(name, outcome, words). The numbers are this list's order: what is not appended
+ * needs another layout of the maps (kernel.py, LAYOUT). */
 #ifndef WHARFINGER_REASONS_H
 #define WHARFINGER_REASONS_H
 
@@ -22,13 +23,14 @@
 	REASON(signed_segment, PASS, "a SYN with TCP-MD5 or TCP-AO is unaware by rule") \
 	REASON(no_room, PASS, "the SYN's options leave no room for ours") \
 	REASON(port_taken, PASS, "another connection uses this client port with this server") \
-	REASON(table_full, PASS, "the table of connections is full") \
+	REASON(table_full, PASS, "the tables of connections are full") \
 	REASON(third_syn, PASS, "two aware SYNs stayed unanswered, so the third is unaware") \
 	REASON(client_syn, FORWARD, "an aware SYN to a redirect port goes to a chosen server") \
 	REASON(client_syn_service, FORWARD, "an aware SYN to a service port goes to its server") \
 	REASON(client_joins, FORWARD, "the client goes on at the service port that the server named") \
 	REASON(client_sends, FORWARD, "the client sends to the service port") \
-	REASON(client_sends_unredirected, FORWARD, "the client sends to the port it dialled: the server named no other") \
+	REASON(client_sends_unredirected, FORWARD, \
+	       "the client sends to the port it dialled: the server named no other") \
 	REASON(client_redirected, DELIVER, "the server named a service port of its own") \
 	REASON(client_confirmed, DELIVER, "the server confirmed and stays on the port dialled") \
 	REASON(client_unconfirmed, DELIVER, "the server answered without redirection") \
@@ -39,7 +41,8 @@
 	REASON(server_syn_service, DELIVER, "a SYN to a service port reaches the server") \
 	REASON(server_joined, DELIVER, "the client arrived at the service port") \
 	REASON(server_receives, DELIVER, "a packet to a service port reaches its server") \
-	REASON(server_unentered, DELIVER, "a packet to a service port without an entry: the server's stack decides") \
+	REASON(server_unentered, DELIVER, \
+	       "a packet to a service port without an entry: the server's stack decides") \
 	REASON(server_answers, FORWARD, "the server's SYN+ACK names its service port") \
 	REASON(server_refuses, FORWARD, "the server's stack refuses the connection") \
 	REASON(server_sends, FORWARD, "the server sends from the service port") \
@@ -54,23 +57,43 @@
 	REASON(stack_ttl, STACK, "the time to live ends here, so the stack takes it") \
 	REASON(option_malformed, NOTE, "a malformed or unknown option was treated as absent") \
 	REASON(rewrite_failed, DROP, "the kernel refused to change the packet") \
-	REASON(server_direct, DELIVER, "a direct dial whose ports are taken goes on under a substitute client port") \
+	REASON(server_direct, DELIVER, \
+	       "a direct dial whose ports are taken goes on under a substitute client port") \
 	REASON(server_no_substitute, DROP, "the client's port is taken and no substitute is free") \
-	REASON(client_server_gone, RESET, "the server no longer has the connection's service port, so the client is reset") \
-	REASON(client_left_port, DROP, "a packet from a port that the connection has left, and not the answer once more") \
-	REASON(server_stray, DROP, "a packet to a service port fits neither an entry nor the stack's own connection") \
+	REASON(client_server_gone, RESET, \
+	       "the server no longer has the connection's service port, so the client is reset") \
+	REASON(server_stray, DROP, \
+	       "a packet to a service port fits neither an entry nor the stack's own connection") \
 	REASON(forged_option, DROP, "the pod itself wrote a redirection option") \
-	REASON(client_no_room, DROP, "the table is full when the server names its port, so the client begins again, unaware") \
-	REASON(server_no_room, DELIVER, "the table is full when the client arrives at the service port: the connection lives by its record") \
+	REASON(client_no_room, DROP, \
+	       "the table is full when the server names its port, so the client begins again, unaware") \
+	REASON(server_no_room, DELIVER, \
+	       "the table is full when the client arrives: the connection lives among the closed ones") \
 	REASON(policy_client, PASS, "a NetworkPolicy selects the client, so the connection is unaware by rule") \
-	REASON(policy_server, DROP, "a NetworkPolicy selects the server, so the client's third SYN goes unaware") \
-	REASON(policy_untranslated, PASS, "a NetworkPolicy selects the server, so what begins at its service port is not translated") \
-	REASON(policy_service_port, DROP, "a NetworkPolicy selects the pod, so it may not dial a service port past it") \
-	REASON(client_withheld, DROP, "an answer that lost its option on the way is not shown to the client, whose SYN comes again") \
+	REASON(policy_server, DROP, \
+	       "a NetworkPolicy selects the server, so the client's third SYN goes unaware") \
+	REASON(policy_untranslated, PASS, \
+	       "a NetworkPolicy selects the server, so what begins at its service port is not translated") \
+	REASON(policy_service_port, DROP, \
+	       "a NetworkPolicy selects the pod, so it may not dial a service port past it") \
+	REASON(client_withheld, DROP, \
+	       "an answer that lost its option on the way is not shown to the client, whose SYN comes again") \
 	REASON(client_late, DROP, "an answer to a connection that has gone on unaware") \
-	REASON(client_resets, RESET, "an answer that belongs to no connection of the client: its sender is reset at the service port it names") \
-	REASON(server_opening, FORWARD, "the server's stack speaks before step 3, from the port that its client dialled") \
-	REASON(held, DROP, "the connections go to another release's tables: TCP repeats the packet")
+	REASON(client_resets, RESET, \
+	       "an answer that belongs to no connection of the client: its sender is reset at the service port it names") \
+	REASON(server_opening, FORWARD, \
+	       "the server's stack speaks before step 3, from the port that its client dialled") \
+	REASON(held, DROP, "the connections go to another release's tables: TCP repeats the packet") \
+	REASON(vlan, PASS, "a frame with a VLAN tag is the stack's") \
+	REASON(other_host, PASS, "a frame for another link address is the stack's") \
+	REASON(may_fragment, PASS, "a SYN that routers may fragment (no DF) is unaware by rule") \
+	REASON(server_may_fragment, DROP, \
+	       "routers may fragment what the server sends (no DF): its client's third SYN is unaware") \
+	REASON(reverse_path, PASS, \
+	       "no route leads back to the source of the SYN, or not by the interface it came in by: the stack judges") \
+	REASON(stack_no_hook, STACK, \
+	       "the way leads by an interface that bears no program of ours, so the stack takes it") \
+	REASON(stack_by_rule, STACK, "xfrm policies are in force at this node, so the stack takes every packet")
 
 #define WHARFINGER_REASON_ENUM(name, outcome, words) REASON_##name,
 enum reason { WHARFINGER_REASONS(WHARFINGER_REASON_ENUM) REASON_COUNT };

@@ -1,8 +1,9 @@
 /* Making the packet say what the verdict says. Written once over three primitives that each host gives:
  *   pkt_store(f, at, bytes, len)   pkt_sum(f, at, difference, flags)   pkt_resize(f, len)
- * each answers 0 or not; `f` is the packet in its host's own form. Checksums change by the ones' complement difference of what changed
- * (RFC 1624), so partial (offloaded) ones stay right: SUM_PSEUDO marks the pseudo-header's share, the only one that they have in them.
- * The IP header is written as a whole, for each call of a primitive costs more than the bytes that it carries. */
+ * each answers 0, or an error; `f` is the packet in its host's own form. Checksums change by the ones' complement
+ * difference of what changed (RFC 1624), so partial (offloaded) ones stay right: SUM_PSEUDO marks the pseudo-header's
+ * share, the only one that they have in them. The IP header is written as a whole, for each call of a primitive costs more
+ * than the bytes that it carries. */
 #ifndef WHARFINGER_REWRITE_H
 #define WHARFINGER_REWRITE_H
 
@@ -10,8 +11,6 @@
 #include "work.h"
 
 #define SUM_PSEUDO 0x10 /* BPF_F_PSEUDO_HDR */
-
-enum { IP_TOTAL = 2, IP_TTL = 8, IP_SUM = 10, IP_SRC = 12, IP_DST = 16, TCP_PORTS = 0, TCP_OFFSET = 12, TCP_SUM = 16, ICMP_SUM = 2 };
 
 /* `sum` with `to` in place of `from`: words as they lie in memory, as this sum does not care for byte order. */
 INLINE u32 sum_change(u32 sum, u32 from, u32 to)
@@ -106,7 +105,7 @@ INLINE int rewrite_embedded(frame *f, struct work *w)
 
 	if (rewrite_ip(f, w, p->inner_l3, v->src.word[3], v->dst.word[3], 0, 0))
 		return -1;
-	return was != is && (pkt_sum(f, p->l4 + ICMP_SUM, sum_change(0, was, is), 0) || pkt_store(f, p->inner_l4 + TCP_PORTS, &is, 4));
+	return was != is && (pkt_sum(f, p->l4 + ICMP_SUM, sum_change(0, was, is), 0) || pkt_store(f, p->inner_l4 + TCP_SPORT, &is, 4));
 }
 
 /* `hops`: 1 when it leaves as a router's packet would. 0, or not: the packet may be half changed and must not go on. */
@@ -128,7 +127,7 @@ INLINE int rewrite(frame *f, struct work *w, u32 hops)
 		return -1;
 	if (was != is) {
 		sum = sum_change(sum, was, is);
-		if (pkt_store(f, p->l4 + TCP_PORTS, &is, 4))
+		if (pkt_store(f, p->l4 + TCP_SPORT, &is, 4))
 			return -1;
 	}
 	pseudo = sum_change(pseudo, p->src.word[3], src);

@@ -1,64 +1,82 @@
 /* The server translator: the stack listens on its target port P, the wire has X while a connection opens and Y from then on
- * (docs/protocol.md, "Establishing" and "State of the ends"). A SYN makes a half-open record, which only step 3 turns into an entry,
- * so a flood of SYNs evicts nothing but its like. */
+ * (docs/protocol.md, "Establishing" and "State of the ends"). A SYN makes an opening flow and wire, which only step 3 makes
+ * established, so a flood of SYNs evicts nothing but its like. */
 #ifndef WHARFINGER_SERVER_H
 #define WHARFINGER_SERVER_H
 
+#include "ends.h"
 #include "substitute.h"
 
 /* A direct dial is nobody's business but for its ports; no pool's scope is 0. */
-INLINE int is_direct(const struct flow *f) { return !f->scope; }
+INLINE bool is_direct(const struct flow *f) { return !f->scope; }
 
 INLINE void server_event(struct work *w, const struct flow *f, enum event_kind kind)
 {
-	const struct flow_key *k = &w->key; /* SERVER_STACK */
+	const struct flow_key *k = &w->key;
 
 	if (is_direct(f))
 		return;
 	w->event = (struct event){
-		.time_ns = now_exact(w), .started_ns = f->started_ns, .established_ns = f->established_ns,
-		.client = k->peer, .server = k->local, .scope = f->scope, .isn = f->isn, .ifindex = w->ifindex,
-		.client_port = f->client_port ? f->client_port : k->peer_port, .redirect_port = f->redirect_port, .service_port = f->service_port,
-		.target_port = k->local_port, .kind = kind, .role = ROLE_SERVER, .reason = f->reason, .ends = f->ends & END_SURE, .proto = PROTO_TCP, .aware = f->aware,
+		.time_ns = now_exact(w), .started_ns = f->started_ns,
+		.established_ns = f->established_us ? f->started_ns + f->established_us * 1000ULL : 0,
+		.client = addr_from_v4(k->peer), .server = addr_from_v4(k->local), .scope = f->scope, .isn = f->life.isn,
+		.ifindex = w->ifindex, .client_port = f->client_port, .redirect_port = f->redirect_port,
+		.service_port = f->wire_port, .target_port = k->local_port, .kind = kind, .role = ROLE_SERVER,
+		.reason = f->life.reason, .ends = f->life.marks & ENDED, .proto = PROTO_TCP,
+		.aware = (f->life.marks & AWARE) != 0,
 	};
 }
 
-/* Notes that w->flow opens under w->key, and lets the stack see it so. */
+INLINE void server_closes(struct work *w, const struct flow *f)
+{
+	server_event(w, f, EVENT_CLOSED);
+	close_flow(w, f);
+}
+
+INLINE void server_forgets(struct work *w)
+{
+	forget(w, ESTABLISHED);
+	forget(w, OPENING);
+	forget(w, CLOSED);
+}
+
+/* Notes that a connection opens at the place w->key, as w->flow has it, and lets the stack see it so. */
 INLINE void server_notes_opening(struct work *w)
 {
 	const struct packet *p = &w->packet;
 
-	if (w->key.peer_port != p->sport) {
-		struct flow wire = wire_record(w);
-		put_half_open(w, &w->wire, &wire);
-		w->flow.client_port = p->sport;
-	}
-	put_half_open(w, &w->key, &w->flow);
+	w->flow.client_port = p->sport;
+	w->flow.seen = stamp_now(w);
+	w->flow.started_ns = now_exact(w);
+	enter(w, OPENING);
 	w->verdict.dport = w->key.local_port;
 	w->verdict.sport = w->key.peer_port;
 	w->verdict.blank = p->option_at != 0;
 }
 
-/* A SYN to the stack itself. Its pair of ports may be a connection's of ours, which the dialler cannot know, so it gets a substitute as ours
- * would. Else what we remembered of this pair of ports is over. */
+/* A SYN to the stack itself. Its pair of ports may be a connection's of ours, which the dialler cannot know, so it gets a
+ * substitute as ours would. Else what we remembered of this pair of ports is over. */
 INLINE enum reason server_dialled(frame *fr, struct work *w)
 {
 	const struct packet *p = &w->packet;
+	be16 target = p->dport;
 
-	if (!substitute_again(fr, w, p->dport, p->dport)) {
-		set_key(&w->key, SIDE_SERVER_STACK, &p->dst, p->dport, &p->src, p->sport);
-		const struct flow *half = find_half_open(w, &w->key);
-		int again = half && half->isn == p->seq; /* the client tries unaware what it began aware: the same connection to the stack */
-		if (again || !(is_opening(half) || find_flows(w, &w->key)) || !stack_holds(fr, w, &w->key)) {
-			drop_half_open(w, &w->key);
+	if (!find_former_place(fr, w, target)) {
+		set_place(w, target, p->sport);
+		const struct flow *half = find_flow(w, OPENING, &w->key);
+		bool opening = half && half->life.state == SERVER_OPENING;
+		/* The client tries unaware what it began aware: to the stack it is the same connection. */
+		bool again = half && half->life.isn == p->seq;
+		bool ours = opening || find_flow(w, ESTABLISHED, &w->key) || find_flow(w, CLOSED, &w->key);
+		if (again || !ours || !stack_has(fr, w, &w->key)) {
+			forget(w, OPENING);
 			return REASON_not_ours;
 		}
-		if (!substitute(fr, w))
+		if (!find_substitute(fr, w))
 			return REASON_not_ours;
 	}
-	w->flow = (struct flow){ .isn = p->seq, .redirect_port = p->dport, .service_port = p->dport, .state = FLOW_OPENING,
-				 .reason = REASON_server_direct };
-	w->flow.started_ns = w->flow.seen_ns = now_exact(w);
+	w->flow = (struct flow){ .life = { .state = SERVER_OPENING, .reason = REASON_server_direct, .isn = p->seq },
+				 .redirect_port = p->dport, .wire_port = p->dport };
 	server_notes_opening(w);
 	return REASON_server_direct;
 }
@@ -67,237 +85,299 @@ INLINE enum reason server_dialled(frame *fr, struct work *w)
 INLINE enum reason server_opens(frame *fr, struct work *w)
 {
 	const struct packet *p = &w->packet;
-	int aware = p->option.flags & OPTION_REDIRECT && p->option.len >= OPTION_LEN_SCOPE;
+	bool aware = p->option.flags & OPTION_REDIRECT && p->option.len >= OPTION_LEN_SCOPE;
+	const struct server_port *port = server_port_of(w, &p->dst, p->dport, 0);
 	enum reason reason = REASON_server_syn_service;
 	be16 service_port = p->dport;
-	const struct server_port *port = server_port_of(w, &p->dst, p->dport, 0);
 
 	if (!port && aware && p->option.scope) {
 		port = server_port_of(w, &p->dst, p->dport, p->option.scope);
-		if (!port || !port->count || port->count > SERVICE_PORTS_MAX)
+		service_port = port ? select_service_port(port, p, &p->dst) : 0;
+		if (!service_port)
 			return REASON_not_ours;
-		service_port = port->service[connection_hash(p, p->option.scope) % port->count & (SERVICE_PORTS_MAX - 1)];
 		reason = REASON_server_syn;
 	}
 	if (!port)
 		return server_dialled(fr, w);
 
-	if (!find_place(fr, w, port->target, service_port))
+	w->wire_key.local_port = service_port;
+	if (!find_place(fr, w, port->target))
 		return REASON_server_no_substitute;
-	w->flow = (struct flow){ .scope = port->scope, .isn = p->seq, .redirect_port = p->dport, .service_port = service_port,
-				 .state = FLOW_OPENING, .aware = aware, .reason = reason };
+	w->flow = (struct flow){ .life = { .state = SERVER_OPENING, .marks = aware ? AWARE : 0, .reason = reason, .isn = p->seq },
+				 .scope = port->scope, .redirect_port = p->dport, .wire_port = service_port };
 	/* A SYN that comes twice does not undo the SYN+ACK between: the stack may not repeat that before step 3. */
-	const struct flow *half = find_half_open(w, &w->key);
-	if (is_opening(half) && half->isn == p->seq) {
+	const struct flow *half = find_flow(w, OPENING, &w->key);
+	if (half && half->life.state == SERVER_OPENING && half->life.isn == p->seq) {
 		w->flow.server_isn = half->server_isn;
-		w->flow.tries = half->tries;
+		w->flow.life.tries = half->life.tries;
 	}
-	w->flow.started_ns = w->flow.seen_ns = now_exact(w);
 	server_notes_opening(w);
 	return reason;
 }
 
-/* The connection of w->key, whose half-open record is `half`, has arrived at its port. 0: the table is full. */
-INLINE int server_enters(struct work *w, struct flow *half)
+/* Makes the connection of w->key, whose opening flow is `half`, an established one: when there is no room it lives among
+ * the closed ones. Returns: `reason`, or that there was no room. */
+INLINE enum reason server_enters(struct work *w, const struct flow *half, enum reason reason)
 {
 	w->flow = *half;
-	w->flow.state = FLOW_ESTABLISHED;
-	w->flow.established_ns = w->flow.seen_ns = now_exact(w);
-	if (put_flows(w, &w->key, &w->flow, PUT_ANY))
-		goto full;
-	if (w->flow.client_port) { /* w->wire is its wire record's key, as it was found by that */
-		struct flow wire = wire_record(w);
-		if (put_flows(w, &w->wire, &wire, PUT_ANY)) {
-			drop_flows(w, &w->key);
-			goto full;
-		}
-		drop_half_open(w, &w->wire);
+	w->flow.life.state = SERVER_ESTABLISHED;
+	w->flow.seen = 0;
+	if (enter(w, ESTABLISHED)) {
+		enter(w, CLOSED);
+		reason = REASON_server_no_room;
 	}
-	drop_half_open(w, &w->key);
-	return 1;
-full:
-	half->state = FLOW_UNENTERED;
-	return 0;
+	drop_flow(w, OPENING, &w->key);
+	drop_wire(w, OPENING, &w->wire_key);
+	return reason;
 }
 
-/* Whether a whole socket would take this packet as one of its peer's: the next in order, or one that it has (RFC 9293, RFC 5961). */
-INLINE int is_acceptable(const struct packet *p, const struct numbers *n)
+/* Whether a whole socket would take this packet as one of its peer's: the next in order, or one that it has (RFC 9293,
+ * RFC 5961). */
+INLINE bool is_acceptable(const struct packet *p, const struct numbers *n)
 {
 	if (p->tcp_flags & TCP_RST)
 		return p->seq == n->expects;
-	return p->tcp_flags & TCP_ACK && p->ack - n->unacknowledged <= n->next - n->unacknowledged && n->expects - p->seq <= p->payload + 1;
+	return p->tcp_flags & TCP_ACK && p->ack - n->unacknowledged <= n->next - n->unacknowledged &&
+	       n->expects - p->seq <= p->payload + 1;
 }
 
-/* A packet to a service port of which neither entry nor record speaks. One that the stack's connection takes leaves a record, by which that
- * is rebuilt when the stack answers. One that it does not take is dropped, for the connection may be none of ours. If there is no
- * connection yet it may be the end of a handshake whose record was evicted, or of a SYN cookie's: the record keeps its number. */
+/* A packet to a service port of which no record speaks, for the place w->key. One that the stack's connection takes leaves
+ * a record, by which that is entered when the stack answers. One that it does not take is dropped, for the connection may
+ * be none of ours. If the stack has none yet it may be the end of a handshake whose record was evicted, or of a SYN
+ * cookie's: the record keeps its number. */
 INLINE enum reason server_meets(frame *fr, struct work *w, u32 scope)
 {
 	const struct packet *p = &w->packet;
-	enum held held = ask_stack(fr, w, &w->key, &w->numbers);
+	enum socket_seen seen = ask_stack(fr, w, &w->key, &w->numbers);
 
-	if (held == HELD_WHOLE && !is_acceptable(p, &w->numbers))
+	if (seen == SOCKET_WHOLE && !is_acceptable(p, &w->numbers))
 		return REASON_server_stray;
-	w->flow = (struct flow){ .scope = scope, .redirect_port = p->dport, .service_port = p->dport, .state = FLOW_STRAY };
-	if (held == HELD_WHOLE || w->netns < 0)
-		w->flow.state = FLOW_UNENTERED;
-	w->flow.server_isn = p->ack - 1;
-	w->flow.client_port = w->key.peer_port == p->sport ? 0 : p->sport;
-	w->flow.started_ns = w->flow.seen_ns = now_exact(w);
-	put_half_open(w, &w->key, &w->flow);
+	w->flow = (struct flow){ .scope = scope, .server_isn = p->ack - 1, .redirect_port = p->dport, .wire_port = p->dport };
+	w->flow.life.state = seen == SOCKET_WHOLE || w->netns < 0 ? SERVER_FOUND : SERVER_STRAY;
+	server_notes_opening(w);
 	return REASON_server_unentered;
 }
 
-/* A packet to a service port of which no entry speaks. Step 3 makes the entry: any packet that acknowledges the SYN+ACK and no more, as
- * the stack has sent nothing else by then. When the table is full the connection lives by its record. */
-INLINE enum reason server_joins(frame *fr, struct work *w, u32 scope)
+/* Whether a packet is step 3: it acknowledges the SYN+ACK and no more, as the stack has sent nothing else by then. */
+INLINE bool is_step_3(const struct packet *p, const struct flow *half)
+{
+	return half->life.state == SERVER_OPENING && half->wire_port == p->dport && half->life.tries &&
+	       (p->tcp_flags & (TCP_ACK | TCP_RST)) == TCP_ACK && p->ack == half->server_isn + 1;
+}
+
+/* A packet to a service port, of a connection that opens: `wire` leads to its place. */
+INLINE enum reason server_opening_receives(frame *fr, struct work *w, const struct wire *wire)
 {
 	const struct packet *p = &w->packet;
-	struct flow *half = find_half_open(w, &w->key);
 
-	if (is_opening(half) && half->service_port == p->dport && p->tcp_flags & TCP_ACK && !(p->tcp_flags & TCP_RST) &&
-	    half->tries && p->ack == half->server_isn + 1)
-		return server_enters(w, half) ? REASON_server_joined : REASON_server_no_room;
-	if (!half || half->state == FLOW_STRAY)
-		return server_meets(fr, w, scope);
-	return REASON_server_unentered;
+	flow_key_of(&w->key, &w->wire_key, wire);
+	struct flow *half = find_flow(w, OPENING, &w->key);
+	if (!half || !is_of_wire(half, &w->wire_key)) {
+		drop_wire(w, OPENING, &w->wire_key);
+		return REASON_not_ours;
+	}
+	reach_by(w, wire);
+	if (half->life.state == SERVER_STRAY)
+		return server_meets(fr, w, half->scope);
+	if (!is_step_3(p, half))
+		return REASON_server_unentered;
+	half->established_us = (u32)((now_exact(w) - half->started_ns) / 1000) | 1;
+	return server_enters(w, half, REASON_server_joined);
+}
+
+/* Whether the server has lost the service port of an established connection: no packet goes by it any more. */
+INLINE bool port_is_lost(struct work *w, struct wire *wire)
+{
+	const struct packet *p = &w->packet;
+	bool translated = wire->local_port != p->dport;
+
+	if (translated && !server_port_of(w, &p->dst, p->dport, 0))
+		return true;
+	wire->checked = stamp_now(w);
+	return false;
+}
+
+/* A packet to the wire of an established connection. */
+INLINE enum reason server_established_receives(frame *fr, struct work *w, struct wire *wire)
+{
+	bool plain = !(w->packet.tcp_flags & (TCP_FIN | TCP_RST));
+
+	if (!(plain && plainly_receives(w, wire)) && port_is_lost(w, wire))
+		return REASON_not_ours;
+	reach_by(w, wire);
+	if (plain)
+		return REASON_server_receives;
+	flow_key_of(&w->key, &w->wire_key, wire);
+	struct flow *f = find_flow(w, ESTABLISHED, &w->key);
+	if (f && f->life.isn == wire->life.isn && wire_ends(fr, w, f))
+		server_closes(w, f);
+	return REASON_server_receives;
 }
 
 /* Whether a packet to a service port is the answer to a connection that the pod itself began from a port of that number. */
-INLINE int is_outgoing(frame *fr, struct work *w)
+INLINE bool is_outgoing(frame *fr, struct work *w)
+{
+	w->wire_key.ifindex = w->ifindex;
+	bool outgoing = stack_has(fr, w, &w->wire_key);
+	w->wire_key.ifindex = 0;
+	return outgoing;
+}
+
+/* A packet to a service port of which no wire speaks. */
+INLINE enum reason server_receives_unknown(frame *fr, struct work *w)
 {
 	const struct packet *p = &w->packet;
+	const struct server_port *port = server_port_of(w, &p->dst, p->dport, 0);
 
-	set_key(&w->wire, SIDE_SERVER_STACK, &p->dst, p->dport, &p->src, p->sport);
-	return stack_holds(fr, w, &w->wire);
+	if (!port || is_outgoing(fr, w))
+		return REASON_not_ours;
+	set_place(w, port->target, p->sport);
+	const struct flow *f = find_flow(w, ESTABLISHED, &w->key);
+	/* The place is another connection's: the stack is to refuse this packet, and that connection lives on. */
+	if (f && !is_of_wire(f, &w->wire_key) && !find_substitute(fr, w))
+		return REASON_server_no_substitute;
+	w->verdict.dport = w->key.local_port;
+	w->verdict.sport = w->key.peer_port;
+	w->verdict.blank = p->option_at != 0;
+	return server_meets(fr, w, port->scope);
 }
 
 /* To the pod: service port, or redirect port and scope, to the target port. */
 INLINE enum reason server_receives(frame *fr, struct work *w)
 {
-	const struct packet *p = &w->packet;
+	struct wire *wire;
 
-	if ((p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
+	if (is_syn(&w->packet))
 		return server_opens(fr, w);
-	const struct server_port *port = server_port_of(w, &p->dst, p->dport, 0);
-	struct flow *f = 0;
-	be16 target = port ? port->target : p->dport;
-	u32 scope = port ? port->scope : 0;
-
-	if (port) {
-		set_key(&w->key, SIDE_SERVER_STACK, &p->dst, target, &p->src, p->sport);
-		f = find_flows(w, &w->key);
+	wire = find_wire(w, ESTABLISHED, &w->wire_key);
+	if (wire && !is_client_state(wire->life.state))
+		return server_established_receives(fr, w, wire);
+	wire = find_wire(w, OPENING, &w->wire_key);
+	if (wire && !is_client_state(wire->life.state)) {
+		enum reason reason = server_opening_receives(fr, w, wire);
+		if (reason != REASON_not_ours)
+			return reason;
 	}
-	if (!f || !is_own(f, p->dport)) {
-		be16 known = substitute_of(w, &p->dst, p->dport, target, &p->src, p->sport);
-		if (!known && (!port || is_outgoing(fr, w)))
-			return REASON_not_ours;
-		set_key(&w->key, SIDE_SERVER_STACK, &p->dst, target, &p->src, known ? known : p->sport);
-		if (!known && f && !substitute(fr, w)) /* so that the stack refuses it, and the connection that has these ports lives on */
-			return REASON_server_no_substitute;
-		f = find_flows(w, &w->key);
+	wire = find_wire(w, CLOSED, &w->wire_key);
+	if (wire && !is_client_state(wire->life.state)) {
+		reach_by(w, wire);
+		return REASON_server_receives;
 	}
-	w->verdict.dport = w->key.local_port;
-	w->verdict.sport = w->key.peer_port;
-	w->verdict.blank = p->option_at != 0;
-	if (!f)
-		return server_joins(fr, w, scope);
-	if (f->state == FLOW_CLOSING && is_opening(find_half_open(w, &w->key)) && server_joins(fr, w, scope) == REASON_server_joined)
-		return REASON_server_joined;
-	f->seen_ns = now_coarse(w);
-	if (p->tcp_flags & (TCP_FIN | TCP_RST) && note_peers_end(fr, w, f))
-		server_event(w, f, EVENT_CLOSED);
-	return REASON_server_receives;
+	return server_receives_unknown(fr, w);
 }
 
-/* What the stack sends under w->key goes by the connection's port on the wire, to the client's own. */
+/* What the stack sends goes by `port` on the wire, to the client's own port. */
 INLINE void server_speaks(struct work *w, const struct flow *f, be16 port)
 {
 	w->verdict.sport = port;
-	if (f->client_port)
-		w->verdict.dport = f->client_port;
+	w->verdict.dport = f->client_port;
 }
 
-/* A SYN+ACK: of the connection that opens, or once more of one that step 3 has entered, when the stack could not take step 3. Any other
- * says that the stack has given the pair of ports to a connection that is none of ours. */
-INLINE enum reason server_answers(struct work *w)
+/* The stack's SYN+ACK of flow `f`, from the port that the client dialled: it names the service port. */
+INLINE enum reason server_names_port(struct work *w, struct flow *f)
 {
 	const struct packet *p = &w->packet;
-	struct flow *half = find_half_open(w, &w->key), *f = find_flows(w, &w->key), *opened = half;
+	union life life = f->life;
 
-	if (!is_opening(half) || p->ack != half->isn + 1) {
-		opened = f;
-		if (!f || p->ack != f->isn + 1 || p->seq != f->server_isn) {
-			if (f)
-				drop_flows(w, &w->key);
-			return REASON_not_ours;
-		}
-	}
-	opened->server_isn = p->seq;
-	opened->seen_ns = now_coarse(w);
-	opened->tries += opened->tries < 255;
-	server_speaks(w, opened, opened->redirect_port);
-	if (is_direct(opened))
+	life.tries += life.tries < 255;
+	f->life = life;
+	f->server_isn = p->seq;
+	f->seen = stamp_now(w);
+	server_speaks(w, f, f->redirect_port);
+	if (is_direct(f))
 		return REASON_server_direct;
-	if (!opened->aware)
+	if (!(life.marks & AWARE) || !has_room(p, OPTION_LEN_BARE))
 		return REASON_server_answers;
-	if (!has_room(p, OPTION_LEN_BARE))
-		return REASON_server_answers;
+	if (p->may_fragment)
+		return REASON_server_may_fragment;
 	w->verdict.append = (struct option){ .flags = OPTION_CONFIRM, .len = OPTION_LEN_BARE };
-	if (opened->service_port != opened->redirect_port) {
+	if (f->wire_port != f->redirect_port) {
 		w->verdict.append.flags |= OPTION_PORT;
-		w->verdict.append.port = opened->service_port;
+		w->verdict.append.port = f->wire_port;
 	}
 	return REASON_server_answers;
 }
 
-/* The stack speaks on a connection that has no entry. What is rebuilt of a stray packet goes on from the number that it acknowledged. */
-INLINE enum reason server_rebuilds(struct work *w)
+/* A SYN+ACK: of the connection that opens, or once more of one that step 3 has made established, when the stack could not
+ * take step 3. Any other says that the stack has given the pair of ports to a connection that is none of ours. */
+INLINE enum reason server_answers(struct work *w)
 {
 	const struct packet *p = &w->packet;
-	const struct flow *half = find_half_open(w, &w->key);
+	struct flow *f = find_flow(w, OPENING, &w->key);
 
-	if (!half)
-		return REASON_not_ours;
-	if (p->tcp_flags & TCP_RST) {
-		server_speaks(w, half, half->state == FLOW_OPENING ? half->redirect_port : half->service_port);
-		if (is_opening(half) && half->aware && p->ack == half->isn + 1 && !p->payload && has_room(p, OPTION_LEN_BARE))
-			w->verdict.append = (struct option){ .flags = OPTION_CONFIRM, .len = OPTION_LEN_BARE };
-		return is_direct(half) ? REASON_server_direct : REASON_server_refuses;
+	if (f && f->life.state == SERVER_OPENING && p->ack == f->life.isn + 1) {
+		forget(w, ESTABLISHED); /* the stack has opened this pair of ports once more */
+		forget(w, CLOSED);
+		return server_names_port(w, f);
 	}
-	if (is_opening(half) && half->tries && p->ack == half->isn + 1 && p->seq == half->server_isn + 1) { /* it refuses an old SYN, say */
-		server_speaks(w, half, half->redirect_port);
-		return is_direct(half) ? REASON_server_direct : REASON_server_opening;
-	}
-	if (half->state == FLOW_OPENING || (half->state == FLOW_STRAY && p->seq != half->server_isn + 1))
-		return REASON_not_ours;
-	server_speaks(w, half, half->service_port);
-	w->flow = *half;
-	w->flow.state = FLOW_ESTABLISHED;
-	w->flow.reason = REASON_server_rebuilt;
-	enum reason reason = is_direct(half) ? REASON_server_direct : REASON_server_rebuilt;
-	if (!put_flows(w, &w->key, &w->flow, PUT_ANY))
-		drop_half_open(w, &w->key);
-	return reason;
+	f = find_flow(w, ESTABLISHED, &w->key);
+	if (f && f->life.state == SERVER_ESTABLISHED && p->ack == f->life.isn + 1 && p->seq == f->server_isn)
+		return server_names_port(w, f);
+	forget(w, ESTABLISHED);
+	forget(w, CLOSED);
+	return REASON_not_ours;
 }
 
-/* From the pod: the target port to the port that the wire uses. Without entry or record it is nobody's business. */
-INLINE enum reason server_sends(frame *fr, struct work *w)
+/* What the stack sends on a connection whose flow `half` is not established. What is entered by a stray packet goes on from
+ * the number that it acknowledged. */
+INLINE enum reason server_opening_sends(struct work *w, const struct flow *half)
 {
 	const struct packet *p = &w->packet;
+	bool opening = half->life.state == SERVER_OPENING;
+	enum reason direct = is_direct(half) ? REASON_server_direct : REASON_none;
 
-	set_key(&w->key, SIDE_SERVER_STACK, &p->src, p->sport, &p->dst, p->dport);
-	if ((p->tcp_flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK))
+	if (p->tcp_flags & TCP_RST) {
+		server_speaks(w, half, opening ? half->redirect_port : half->wire_port);
+		if (opening && half->life.marks & AWARE && p->ack == half->life.isn + 1 && !p->payload &&
+		    has_room(p, OPTION_LEN_BARE))
+			w->verdict.append = (struct option){ .flags = OPTION_CONFIRM, .len = OPTION_LEN_BARE };
+		return direct ? direct : REASON_server_refuses;
+	}
+	bool next = p->seq == half->server_isn + 1;
+	if (opening && half->life.tries && p->ack == half->life.isn + 1 && next) { /* it refuses an old SYN, say */
+		server_speaks(w, half, half->redirect_port);
+		return direct ? direct : REASON_server_opening;
+	}
+	if (opening || (half->life.state == SERVER_STRAY && !next))
+		return REASON_not_ours;
+	server_speaks(w, half, half->wire_port);
+	w->flow = *half;
+	w->flow.life.reason = REASON_server_rebuilt;
+	server_enters(w, &w->flow, REASON_server_rebuilt);
+	return direct ? direct : REASON_server_rebuilt;
+}
+
+/* From the pod: the target port to the port that the wire uses. Without a record it is nobody's business. */
+INLINE enum reason server_sends(frame *fr, struct work *w)
+{
+	struct flow *f;
+
+	if (is_syn_ack(&w->packet))
 		return server_answers(w);
-
-	struct flow *f = find_flows(w, &w->key);
-	if (!f)
-		return server_rebuilds(w);
-	server_speaks(w, f, f->service_port);
-	f->seen_ns = now_coarse(w);
-	if (note_own_end(fr, w, f))
-		server_event(w, f, EVENT_CLOSED);
-	return is_direct(f) ? REASON_server_direct : REASON_server_sends;
+	f = find_flow(w, ESTABLISHED, &w->key);
+	if (f && !is_client_state(f->life.state)) {
+		leave_by(w, f);
+		f->seen = stamp_now(w);
+		enum reason reason = is_direct(f) ? REASON_server_direct : REASON_server_sends;
+		if (own_stack_ends(fr, w, f))
+			server_closes(w, f);
+		return reason;
+	}
+	f = find_flow(w, OPENING, &w->key);
+	if (f && !is_client_state(f->life.state)) {
+		enum reason reason = server_opening_sends(w, f);
+		if (reason != REASON_not_ours)
+			return reason;
+	}
+	f = find_flow(w, CLOSED, &w->key);
+	if (!f || is_client_state(f->life.state))
+		return REASON_not_ours;
+	enum reason reason = is_direct(f) ? REASON_server_direct : REASON_server_sends;
+	leave_by(w, f);
+	f->seen = stamp_now(w);
+	if (!(w->packet.tcp_flags & (TCP_FIN | TCP_RST)))
+		reopen_flow(w, f);
+	return reason;
 }
 
 #endif

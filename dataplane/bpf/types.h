@@ -1,9 +1,11 @@
 /* Base types of the core, for both of its hosts: clang's BPF target and the C compiler of the Cython engine.
- * Byte order is in the type: be16 and be32 are as on the wire, u16 and u32 are numbers. */
+ * Byte order is in the type: be16 and be32 are as on the wire, u16 and u32 are numbers.
+ * `bool` answers a question; `int` is 0 for success or an error, unless a comment says otherwise. */
 #ifndef WHARFINGER_TYPES_H
 #define WHARFINGER_TYPES_H
 
 #include <linux/types.h>
+#include <stdbool.h>
 
 typedef __u8 u8;
 typedef __u16 u16;
@@ -22,7 +24,8 @@ INLINE be32 to_be32(u32 n) { return (be32)__builtin_bswap32(n); }
 INLINE be16 to_be16(u16 n) { return (be16)n; }
 INLINE be32 to_be32(u32 n) { return (be32)n; }
 #endif
-/* The empty statement keeps clang from dropping the mask as superfluous: verifiers before 6.18 take a byte swap's result for a number of 64 bits. */
+/* The empty statement keeps clang from dropping the mask as superfluous: the verifiers of 6.1 and 6.12 take the
+ * result of a byte swap for any number of 64 bits. */
 INLINE u16 from_be16(be16 n)
 {
 	u32 number = to_be16((u16)n);
@@ -46,9 +49,12 @@ INLINE struct addr addr_from_v4(be32 v4)
 	return (struct addr){ .word = { 0, 0, to_be32(0xffff), v4 } };
 }
 
-INLINE int addr_equal(const struct addr *a, const struct addr *b)
+INLINE be32 v4_of(const struct addr *a) { return a->word[3]; }
+
+INLINE bool addr_equal(const struct addr *a, const struct addr *b)
 {
-	return a->word[0] == b->word[0] && a->word[1] == b->word[1] && a->word[2] == b->word[2] && a->word[3] == b->word[3];
+	return a->word[0] == b->word[0] && a->word[1] == b->word[1] && a->word[2] == b->word[2] &&
+	       a->word[3] == b->word[3];
 }
 
 #endif

@@ -1,11 +1,15 @@
-/* The programs: one for each hook, every one of them load -> parse -> decide -> rewrite -> send on. */
+/* The programs, one for each hook: the fast path for established connections, else the whole chain,
+ * load -> parse -> decide -> rewrite -> send on. */
 #include "host_bpf.h"
 #include "decide.h"
+#include "fast.h"
 #include "rewrite.h"
 #include "trace.h"
+#include "way.h"
 
 #define NEXT (-1) /* TCX_NEXT; TC_ACT_UNSPEC for a classic filter: other programs go on */
-#define AF_INET 2
+#define PACKET_HOST 0
+#define WHOLE (-2) /* the fast path's answer: the whole chain decides */
 
 #define OUTCOME(name, outcome, words) OUTCOME_##outcome,
 static const u8 outcomes[COUNTER_REASONS] = { WHARFINGER_REASONS(OUTCOME) };
@@ -22,26 +26,21 @@ INLINE void count(struct __sk_buff *skb, enum hook hook, enum reason reason)
 	}
 }
 
-INLINE u64 setting(u32 number)
+/* The trace id decides, so that a connection that is not sampled costs a hash and no more. */
+INLINE void report(struct work *w)
 {
-	u64 *value = bpf_map_lookup_elem(&settings, &number);
-
-	return value ? *value : 0;
-}
-
-/* Decided here, so that a connection that is not traced costs a hash and no more. */
-INLINE void tell(struct work *w)
-{
-	struct trace_id key = { .low = setting(SETTING_TRACE_KEY_LOW), .high = setting(SETTING_TRACE_KEY_HIGH) };
+	struct trace_id key = { .low = setting(w, SETTING_TRACE_KEY_LOW), .high = setting(w, SETTING_TRACE_KEY_HIGH) };
 	u32 zero = 0;
 
-	if (!is_told(&key, &w->event, setting(SETTING_TRACED)) || !bpf_ringbuf_output(&events, &w->event, sizeof w->event, BPF_RB_NO_WAKEUP))
+	if (!is_told(&key, &w->event, setting(w, SETTING_TRACED)) ||
+	    !bpf_ringbuf_output(&events, &w->event, sizeof w->event, BPF_RB_NO_WAKEUP))
 		return;
 	u64 *lost = bpf_map_lookup_elem(&events_lost, &zero);
 	if (lost)
 		(*lost)++;
 }
 
+/* The first bytes of the frame, where they can be read and parsed; 0: too short. */
 INLINE struct work *load(struct __sk_buff *skb)
 {
 	u32 zero = 0, len = skb->len;
@@ -60,92 +59,248 @@ INLINE struct work *load(struct __sk_buff *skb)
 	return w;
 }
 
-/* The way on without the stack, and so without connection tracking: the routing table names the interface, its neighbour table the link
- * address. What has no direct way, or is too big for it, is left to the stack, which knows how to say so: the reason, else REASON_none. */
-INLINE enum reason find_way(struct __sk_buff *skb, struct work *w, struct bpf_fib_lookup *fib)
+/* Frames that are the stack's whatever they carry: REASON_none for all others. Frames that leave a pod go to the bridge's
+ * address, which at the pod's interface is another's. */
+INLINE enum reason is_for_stack(const struct __sk_buff *skb, enum hook hook)
 {
-	const struct verdict *v = &w->verdict;
-	u32 mtu = 0;
-
-	if (w->packet.ttl <= 1)
-		return REASON_stack_ttl;
-	fib->family = AF_INET;
-	fib->l4_protocol = w->packet.proto;
-	fib->ifindex = skb->ifindex;
-	fib->tot_len = skb->gso_size ? 0 : (u16)(skb->len - ETH_LEN + v->append.len);
-	if (w->packet.icmp_error) { /* the addresses of the outer header are the ones to route by */
-		fib->ipv4_src = raw_at(&w->headers, w->packet.l3 + IP_SRC);
-		fib->ipv4_dst = raw_at(&w->headers, w->packet.l3 + IP_DST);
-	} else {
-		fib->ipv4_src = v->src.word[3];
-		fib->ipv4_dst = v->dst.word[3];
-	}
-	long found = bpf_fib_lookup(skb, fib, sizeof *fib, BPF_FIB_LOOKUP_SKIP_NEIGH);
-	if (found == BPF_FIB_LKUP_RET_FRAG_NEEDED || (!found && skb->gso_size && bpf_check_mtu(skb, fib->ifindex, &mtu, 0, BPF_MTU_CHK_SEGS)))
-		return REASON_stack_too_big;
-	return found ? REASON_stack_no_route : REASON_none;
+	if (skb->vlan_present)
+		return REASON_vlan;
+	return hook == HOOK_FROM_NET && skb->pkt_type != PACKET_HOST ? REASON_other_host : REASON_none;
 }
 
+/* As find_next_hop, of the packet that the verdict makes of this one. */
+INLINE enum reason find_way(struct __sk_buff *skb, struct work *w, struct next_hop *hop)
+{
+	const struct packet *p = &w->packet;
+	const struct verdict *v = &w->verdict;
+	be32 src = v4_of(&v->src), dst = v4_of(&v->dst);
+
+	if (p->ttl <= 1)
+		return REASON_stack_ttl;
+	if (p->icmp_error) { /* the addresses of the outer header are the ones to route by */
+		src = raw_at(&w->headers, p->l3 + IP_SRC);
+		dst = raw_at(&w->headers, p->l3 + IP_DST);
+	}
+	return find_next_hop(skb, src, dst, ip_len(skb, p->l4 - p->l3 + p->tcp_len, v->append.len), hop);
+}
+
+INLINE int answer_reset(struct __sk_buff *skb, struct work *w, enum hook hook)
+{
+	struct next_hop hop = {};
+
+	if (hook == HOOK_FROM_POD)
+		return rewrite_reset(skb, w) ? TC_ACT_SHOT : bpf_redirect(skb->ifindex, 0);
+	enum reason way = find_way(skb, w, &hop);
+	if (way)
+		count(skb, hook, way);
+	if (rewrite_reset(skb, w)) {
+		count(skb, hook, REASON_rewrite_failed);
+		return TC_ACT_SHOT;
+	}
+	if (way) /* what answers a packet to the pod goes as if the pod had sent it */
+		return bpf_redirect(skb->ifindex, BPF_F_INGRESS);
+	return bpf_redirect_neigh(hop.ifindex, &hop.neighbour, sizeof hop.neighbour, 0);
+}
+
+/* What the chain decided, done: the program's answer to the kernel. */
 INLINE int finish(struct __sk_buff *skb, struct work *w, enum hook hook, enum reason reason)
 {
 	u8 outcome = outcomes[reason & (COUNTER_REASONS - 1)];
-	struct bpf_fib_lookup fib = {};
-	int direct = 0;
+	struct next_hop hop = {};
+	enum reason way = REASON_none;
 
 	count(skb, hook, reason);
 	if (w->packet.malformed_option)
 		count(skb, hook, REASON_option_malformed);
 	if (outcome == OUTCOME_PASS)
 		return NEXT;
+	if (w->event.kind)
+		report(w);
 	if (outcome == OUTCOME_DROP)
 		return TC_ACT_SHOT;
 	if (outcome == OUTCOME_REFLECT)
 		return rewrite_turned(skb, w) ? TC_ACT_SHOT : bpf_redirect(skb->ifindex, 0);
-	if (w->event.kind)
-		tell(w);
-	if (outcome == OUTCOME_RESET && hook == HOOK_FROM_POD)
-		return rewrite_reset(skb, w) ? TC_ACT_SHOT : bpf_redirect(skb->ifindex, 0);
-	if (outcome == OUTCOME_FORWARD || outcome == OUTCOME_RESET) {
-		reason = find_way(skb, w, &fib);
-		direct = reason == REASON_none;
-		if (!direct)
-			count(skb, hook, reason);
+	if (outcome == OUTCOME_RESET)
+		return answer_reset(skb, w, hook);
+	if (outcome == OUTCOME_FORWARD) {
+		way = find_way(skb, w, &hop);
+		if (way)
+			count(skb, hook, way);
 	}
-	if (outcome == OUTCOME_RESET ? rewrite_reset(skb, w) : rewrite(skb, w, direct)) {
+	bool direct = outcome == OUTCOME_FORWARD && !way;
+	if (rewrite(skb, w, direct)) {
 		count(skb, hook, REASON_rewrite_failed);
 		return TC_ACT_SHOT;
 	}
-	if (!direct) /* what answers a packet to the pod goes as if the pod had sent it */
-		return outcome == OUTCOME_RESET ? bpf_redirect(skb->ifindex, BPF_F_INGRESS) : NEXT;
-	struct bpf_redir_neigh hop = { .nh_family = AF_INET, .ipv4_nh = fib.ipv4_dst };
-	return bpf_redirect_neigh(fib.ifindex, &hop, sizeof hop, 0);
+	return direct ? (int)bpf_redirect_neigh(hop.ifindex, &hop.neighbour, sizeof hop.neighbour, 0) : NEXT;
 }
 
-#define PROGRAM(name, hook, decide) \
-	int name(struct __sk_buff *skb) \
+/* The whole chain of a hook, as a program of its own within the program: the verifier looks at it by itself, and the fast
+ * path stays small. */
+#define WHOLE_CHAIN(name, hook, decide) \
+	__attribute__((noinline)) int name(struct __sk_buff *skb) \
 	{ \
-		struct work *w = load(skb); \
+		enum reason reason = is_for_stack(skb, hook); \
+		struct work *w = reason == REASON_none ? load(skb) : 0; \
 		if (!w) { \
-			count(skb, hook, REASON_not_ip); \
+			count(skb, hook, reason == REASON_none ? REASON_not_ip : reason); \
 			return NEXT; \
 		} \
-		enum reason reason = parse(&w->headers, &w->packet); \
+		w->event.kind = EVENT_NONE; \
+		reason = parse(&w->headers, &w->packet); \
 		if (reason == REASON_none) \
 			reason = decide(skb, w); \
 		return finish(skb, w, hook, reason); \
 	}
 
-SEC("tcx/ingress") PROGRAM(wharf_from_pod, HOOK_FROM_POD, decide_from_pod)
-SEC("tcx/egress") PROGRAM(wharf_to_pod, HOOK_TO_POD, decide_to_pod)
-SEC("tcx/ingress") PROGRAM(wharf_from_net, HOOK_FROM_NET, decide_from_net)
+INLINE enum reason decide_from_uplink(struct __sk_buff *skb, struct work *w)
+{
+	const struct packet *p = &w->packet;
+	enum reason reason = decide_from_net(skb, w);
+	bool begins = p->proto == PROTO_TCP && !p->icmp_error && is_syn(p);
 
-/* Before the others, while the records of connections go from a former release's tables to this one's (kernel.py): what a packet changed
- * meanwhile would be lost, and TCP repeats the packet. The hold ends by itself, should the agent. */
+	return begins && !has_reverse_path(skb, v4_of(&p->src), v4_of(&p->dst)) ? REASON_reverse_path : reason;
+}
+
+WHOLE_CHAIN(whole_from_pod, HOOK_FROM_POD, decide_from_pod)
+WHOLE_CHAIN(whole_to_pod, HOOK_TO_POD, decide_to_pod)
+WHOLE_CHAIN(whole_from_net, HOOK_FROM_NET, decide_from_uplink)
+
+/* The headers of a packet that the fast path may take; 0: the whole chain is to look at it. */
+INLINE struct plain *plain_of(struct __sk_buff *skb)
+{
+	struct plain *h = (void *)(long)skb->data;
+	be32 *options = (be32 *)(h + 1);
+	bool has_options = (void *)(options + 1) <= (void *)(long)skb->data_end;
+
+	if ((void *)options > (void *)(long)skb->data_end || skb->vlan_present)
+		return 0;
+	return is_plain(h, has_options ? *options : 0, skb->len) ? h : 0;
+}
+
+#define LEFT_TO_STACK 0xffffffff /* in place of a way's interface: the stack is to take it, by the reason in `gateway` */
+
+/* The next hop that a record remembers, or that the routing table has now, which it then remembers: REASON_none, or why the
+ * stack is to take the packet. The hop of another family than IPv4's, and one whose MTU was not told, are not remembered. */
+INLINE enum reason remembered_way(struct __sk_buff *skb, const struct plain_verdict *v, u32 len, union way *way, u16 *mtu,
+				  bool fresh, struct next_hop *hop)
+{
+	union way known = { .whole = way->whole };
+
+	if (fresh && known.ifindex == LEFT_TO_STACK)
+		return known.gateway & (COUNTER_REASONS - 1);
+	if (fresh && known.ifindex && len <= *mtu) {
+		hop->ifindex = known.ifindex;
+		hop->neighbour.nh_family = AF_INET;
+		hop->neighbour.ipv4_nh = known.gateway;
+		return REASON_none;
+	}
+	enum reason left = find_next_hop(skb, v->src, v->dst, len, hop);
+	if (left == REASON_stack_too_big)
+		return left;
+	known = (union way){};
+	if (left)
+		known = (union way){ .ifindex = LEFT_TO_STACK, .gateway = left };
+	else if (hop->mtu && hop->neighbour.nh_family == AF_INET)
+		known = (union way){ .ifindex = hop->ifindex, .gateway = hop->neighbour.ipv4_nh };
+	*mtu = (u16)hop->mtu;
+	way->whole = known.whole;
+	return left;
+}
+
+/* Writes the packet and sends it by `hop`, or leaves it to the stack. */
+INLINE int plain_leaves(struct __sk_buff *skb, struct plain *h, enum hook hook, const struct plain_verdict *v,
+			enum reason left, struct next_hop *hop)
+{
+	if (plain_write(skb, h, v, left ? 0 : 1))
+		return TC_ACT_SHOT;
+	count(skb, hook, v->reason);
+	if (!left)
+		return (int)bpf_redirect_neigh(hop->ifindex, &hop->neighbour, sizeof hop->neighbour, 0);
+	count(skb, hook, left);
+	return NEXT;
+}
+
+INLINE int fast_from_pod(struct __sk_buff *skb)
+{
+	struct plain *h = plain_of(skb);
+	struct next_hop hop = {};
+	struct flow_key k;
+
+	if (!h || h->ttl <= 1)
+		return WHOLE;
+	struct flow *f = plain_flow(0, skb->ifindex, h, &k);
+	if (!f)
+		return WHOLE;
+	struct plain_verdict v = plain_sends(h, f);
+	u32 now = stamp_now(0), len = ip_len(skb, IPV4_LEN + (h->offset >> 4) * 4, 0);
+	bool fresh = f->seen == now;
+	if (v.reason == REASON_none || (!fresh && is_client_state(f->life.state) && server_is_gone(0, &k, f)))
+		return WHOLE;
+	enum reason left = remembered_way(skb, &v, len, &f->way, &f->mtu, fresh, &hop);
+	if (!fresh)
+		f->seen = now;
+	return plain_leaves(skb, h, HOOK_FROM_POD, &v, left, &hop);
+}
+
+INLINE int fast_to_pod(struct __sk_buff *skb)
+{
+	struct plain *h = plain_of(skb);
+
+	if (!h)
+		return WHOLE;
+	struct wire *wire = plain_wire(0, h);
+	if (!wire || wire->ifindex != skb->ifindex)
+		return WHOLE;
+	struct plain_verdict v = plain_receives(0, h, wire);
+	if (v.reason == REASON_none)
+		return WHOLE;
+	if (plain_write(skb, h, &v, 0))
+		return TC_ACT_SHOT;
+	count(skb, HOOK_TO_POD, v.reason);
+	return NEXT;
+}
+
+INLINE int fast_from_net(struct __sk_buff *skb)
+{
+	struct plain *h = plain_of(skb);
+	struct next_hop hop = {};
+
+	if (!h || h->ttl <= 1 || skb->pkt_type != PACKET_HOST)
+		return WHOLE;
+	struct wire *wire = plain_wire(0, h);
+	if (!wire)
+		return WHOLE;
+	struct plain_verdict v = plain_passes_node(h, wire);
+	if (v.reason == REASON_none)
+		return WHOLE;
+	u32 now = stamp_now(0), len = ip_len(skb, IPV4_LEN + (h->offset >> 4) * 4, 0);
+	bool fresh = wire->seen == now;
+	enum reason left = remembered_way(skb, &v, len, &wire->way, &wire->mtu, fresh, &hop);
+	if (!fresh)
+		wire->seen = now;
+	return plain_leaves(skb, h, HOOK_FROM_NET, &v, left, &hop);
+}
+
+#define PROGRAM(name, fast, whole) \
+	int name(struct __sk_buff *skb) \
+	{ \
+		int done = fast(skb); \
+		return done == WHOLE ? whole(skb) : done; \
+	}
+
+SEC("tcx/ingress") PROGRAM(wharf_from_pod, fast_from_pod, whole_from_pod)
+SEC("tcx/egress") PROGRAM(wharf_to_pod, fast_to_pod, whole_to_pod)
+SEC("tcx/ingress") PROGRAM(wharf_from_net, fast_from_net, whole_from_net)
+
+/* Before the others, while the records of connections go from a former release's tables to this one's (kernel.py): what a
+ * packet changed meanwhile would be lost, and TCP repeats the packet. The hold ends by itself, should the agent. */
 #define HOLD(name, hook) \
 	int name(struct __sk_buff *skb) \
 	{ \
-		struct work *w = bpf_ktime_get_ns() < setting(SETTING_HELD_UNTIL) ? load(skb) : 0; \
-		if (!w || parse(&w->headers, &w->packet) != REASON_none || w->packet.icmp_error || w->packet.proto != PROTO_TCP) \
+		struct work *w = bpf_ktime_get_ns() < setting(0, SETTING_HELD_UNTIL) ? load(skb) : 0; \
+		if (!w || parse(&w->headers, &w->packet) != REASON_none || w->packet.icmp_error || \
+		    w->packet.proto != PROTO_TCP) \
 			return NEXT; \
 		count(skb, hook, REASON_held); \
 		return TC_ACT_SHOT; \

@@ -27,15 +27,26 @@ struct option {
 	u32 origin;
 };
 
-INLINE int names_port(const struct option *o) { return o->flags & OPTION_CONFIRM && o->flags & OPTION_PORT; }
+INLINE bool names_port(const struct option *o) { return o->flags & OPTION_CONFIRM && o->flags & OPTION_PORT; }
 
-enum tcp_flag { TCP_FIN = 0x01, TCP_SYN = 0x02, TCP_RST = 0x04, TCP_PSH = 0x08, TCP_ACK = 0x10 };
-
-enum {
-	ETHERTYPE_IPV4 = 0x0800,
-	PROTO_ICMP = 1, PROTO_TCP = 6, PROTO_UDP = 17,
-	ETH_LEN = 14, IPV4_LEN = 20, TCP_LEN = 20, TCP_LEN_MAX = 60,
+/* Where the fields of a header are, from its start: parse.h reads there and rewrite.h writes there. */
+enum eth_field { ETH_DST = 0, ETH_SRC = 6, ETH_TYPE = 12, ETH_LEN = 14 };
+enum ipv4_field {
+	IP_VERSION = 0, IP_TOTAL = 2, IP_FRAGMENT = 6, IP_TTL = 8, IP_PROTO = 9, IP_SUM = 10, IP_SRC = 12, IP_DST = 16,
+	IPV4_LEN = 20,
 };
+enum tcp_field {
+	TCP_SPORT = 0, TCP_DPORT = 2, TCP_SEQ = 4, TCP_ACKS = 8, TCP_OFFSET = 12, TCP_FLAGS = 13, TCP_SUM = 16, TCP_LEN = 20,
+	TCP_LEN_MAX = 60,
+};
+enum icmp_field { ICMP_TYPE = 0, ICMP_SUM = 2, ICMP_LEN = 8 };
+enum option_field { OPTION_EXID_AT = 2, OPTION_FLAGS_AT = 4, OPTION_VERSION_AT = 5, OPTION_PORT_AT = 6, OPTION_SCOPE_AT = 8,
+		    OPTION_ORIGIN_AT = 12 };
+
+enum tcp_flag { TCP_FIN = 0x01, TCP_SYN = 0x02, TCP_RST = 0x04, TCP_PSH = 0x08, TCP_ACK = 0x10, TCP_FLAGS_KNOWN = 0x1f };
+enum fragment { IP_DONT_FRAGMENT = 0x4000, IP_IS_FRAGMENT = 0x3fff /* more to come, or an offset */ };
+
+enum { ETHERTYPE_IPV4 = 0x0800, PROTO_ICMP = 1, PROTO_TCP = 6, PROTO_UDP = 17 };
 
 /* The start gate's probe: UDP to a link-local address that no host has, answered by the attached program. */
 enum { GATE_ADDRESS = 0xa9fe5746 /* 169.254.87.70 */, GATE_PORT = 22342 };

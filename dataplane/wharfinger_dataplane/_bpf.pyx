@@ -23,9 +23,12 @@ cdef int OBJ_GET_INFO_BY_FD = 15
 cdef int PROG_QUERY = 16
 cdef uint32_t LOOPBACK = 1  # its index, in every network namespace
 NO_TCX = (errno.EINVAL, errno.EOPNOTSUPP)
+cdef uint32_t LINK_TYPE_TCX = 11
 cdef int BEFORE = 8  # BPF_F_BEFORE
 ATTACH_TYPES = {"tcx/ingress": TCX_INGRESS, "tcx/egress": TCX_EGRESS}
 BATCH = 4096
+QUERIED_MAX = 64
+"""The kernel takes no more programs at one place (BPF_MPROG_MAX)."""
 
 cdef list complaints = []
 cdef char complaint[1 << 20]
@@ -196,15 +199,15 @@ cdef class Map:
             keys = [int(n).to_bytes(4, "little") for n in range(self.max_entries)]
             yield [(key, self.get(key)) for key in keys]
             return
-        for count, keys, values in self._buffers():
+        for count, keys, values in self.buffers():
             yield [(bytes(keys[n * self.key_size:(n + 1) * self.key_size]), bytes(values[n * self.stride:(n + 1) * self.stride]))
                    for n in range(count)]
 
-    def absorb(self, Map other, uint32_t moment_at):
-        """Copies what the other hash table has, whose keys are like this one's, by batches, and yields how many records each wrote. Values are
-        cut, or filled up with zeros, to this table's size; the 64-bit number at byte `moment_at` says when a record was last changed: one that
-        is here already and changed later stays."""
-        if other.key_size != self.key_size or moment_at + 8 > self.stride:
+    def absorb(self, Map other, uint32_t seen_at):
+        """Copies what the other hash table has, whose keys are like this one's, by batches, and yields how many records each
+        wrote. Values are cut, or filled up with zeros, to this table's size; the 32-bit stamp at byte `seen_at` says when a
+        record was last used (clock.h): one that is here already and was used later stays."""
+        if other.key_size != self.key_size or seen_at + 4 > self.stride:
             raise ValueError(f"map {self.name}: cannot take what {other.name} has")
         cdef uint32_t n, written, common = min(self.stride, other.stride)
         cdef bytearray mine = bytearray(self.stride), theirs = bytearray(self.stride), keys, values
@@ -212,18 +215,19 @@ cdef class Map:
         cdef char *comes = theirs
         cdef char *key
         cdef char *value
-        cdef uint64_t changed, changes
+        cdef uint32_t seen, sees, later
         cdef int code
-        for count, keys, values in other._buffers():
+        for count, keys, values in other.buffers():
             key, value, written = keys, values, 0
             for n in range(<uint32_t>count):
                 memcpy(comes, value + n * other.stride, common)
                 code = libbpf.bpf_map_update_elem(self.fd, key + n * self.key_size, comes, libbpf.BPF_NOEXIST)
                 if code == -errno.EEXIST:
                     code = libbpf.bpf_map_lookup_elem(self.fd, key + n * self.key_size, was)
-                    memcpy(&changed, was + moment_at, 8)
-                    memcpy(&changes, comes + moment_at, 8)
-                    if code == 0 and changed > changes:
+                    memcpy(&seen, was + seen_at, 4)
+                    memcpy(&sees, comes + seen_at, 4)
+                    later = (seen - sees) & 0xffffff
+                    if code == 0 and 0 < later < 0x800000:
                         continue
                     code = libbpf.bpf_map_update_elem(self.fd, key + n * self.key_size, comes, 0)
                 if code:
@@ -231,8 +235,8 @@ cdef class Map:
                 written += 1
             yield written
 
-    def _buffers(self):
-        """A hash table's (count, keys, values) by batches, as the kernel writes them."""
+    def buffers(self):
+        """A hash table's (count, keys, values) by batches, as the kernel writes them: no object for each record."""
         cdef uint32_t count
         cdef uint32_t size = min(BATCH, self.max_entries)
         cdef bytearray keys, values
@@ -286,6 +290,13 @@ cdef class Program:
         if code:
             raise failed(code, f"program {self.name}: test run of {len(packet)} bytes")
         return <int>opts.retval, out[:opts.data_size_out], opts.duration
+
+    @property
+    def number(self) -> int:
+        """The kernel's id of it."""
+        cdef uint32_t info[64]
+        info_of(self.fd, info, sizeof(info), f"reading the id of program {self.name}")
+        return info[1]  # struct bpf_prog_info: type, id
 
     def totals(self) -> tuple[int, int]:
         """(nanoseconds, runs) since it was loaded, as the kernel counts them while `statistics` is on."""
@@ -387,6 +398,27 @@ def layout(path) -> list:
         libbpf.bpf_object__close(handle)
 
 
+def queried(uint32_t ifindex, uint32_t attach_type) -> list[tuple[int, int]]:
+    """(program's id, link's id) of whatever is attached by tcx to an interface of this namespace, in the order in which it runs. A link's id is 0
+    for a program that was attached without one; a kernel without tcx has none of them."""
+    cdef uint32_t attr[16]
+    cdef uint32_t programs[64]
+    cdef uint32_t links[64]
+    cdef uint64_t where
+    memset(attr, 0, sizeof(attr))
+    memset(links, 0, sizeof(links))
+    attr[0], attr[1], attr[6] = ifindex, attach_type, QUERIED_MAX
+    where = <uint64_t>&programs[0]
+    memcpy(&attr[4], &where, 8)
+    where = <uint64_t>&links[0]
+    memcpy(&attr[10], &where, 8)
+    if libbpf.syscall(libbpf.SYS_bpf, PROG_QUERY, attr, sizeof(attr)) < 0:
+        if c_errno in (errno.EINVAL, errno.EOPNOTSUPP):
+            return []
+        raise failed(c_errno, f"asking what is attached to interface {ifindex}")
+    return [(programs[n], links[n]) for n in range(attr[6])]
+
+
 cdef class Link:
     """A program attached to an interface by tcx. It lasts while it is open or pinned."""
 
@@ -432,9 +464,16 @@ cdef class Link:
     @property
     def ifindex(self) -> int:
         """The interface it is attached to; 0 when that interface is gone."""
+        return self.place[0]
+
+    @property
+    def place(self) -> tuple[int, int, int, int]:
+        """Where it is attached, as the kernel says it: interface (0: it is gone), attach type, the program's id, its own id."""
         cdef uint32_t[16] info
-        info_of(self.fd, info, sizeof(info), "reading a link's interface")
-        return info[4]  # struct bpf_link_info: type, id, prog_id, (padding to 8), tcx.ifindex
+        info_of(self.fd, info, sizeof(info), "reading what a link holds")
+        if info[0] != LINK_TYPE_TCX:
+            raise OSError(errno.EMEDIUMTYPE, f"a link is of type {info[0]}, not of tcx")
+        return info[4], info[5], info[2], info[1]  # struct bpf_link_info: type, id, prog_id, (padding to 8), tcx.ifindex, tcx.attach_type
 
     def detach(self):
         cdef uint32_t attr[16]

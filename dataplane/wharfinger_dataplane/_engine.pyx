@@ -7,7 +7,7 @@ Explains decisions, is what fuzzers and property tests drive, and stands beside 
 import errno
 from dataclasses import dataclass
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from wharfinger_dataplane cimport core
@@ -105,21 +105,33 @@ cdef class Engine:
         return self._table(table).capacity
 
     def hold(self, bytes pair, uint32_t expects, uint32_t sends):
-        """The pods' stacks have a socket of this pair of ports: a SERVER_STACK key of `flows`. It expects and will send these numbers."""
-        if <uint32_t>len(pair) != self.engine.held.key_size:
-            raise ValueError(f"a key of {len(pair)} bytes, not {self.engine.held.key_size}")
+        """The pods' stacks have a socket of this pair of ports, a key of `wires`. It expects and will send these numbers."""
+        if <uint32_t>len(pair) != self.engine.sockets.key_size:
+            raise ValueError(f"a key of {len(pair)} bytes, not {self.engine.sockets.key_size}")
         cdef core.numbers numbers
         numbers.expects, numbers.unacknowledged, numbers.next = expects, sends, sends
-        if core.engine_put(&self.engine.held, <const char *>pair, &numbers):
+        if core.engine_put(&self.engine.sockets, <const char *>pair, &numbers):
             raise OSError("too many sockets")
 
-    def run(self, str hook, bytes packet, *, int ifindex=0, now_ns=0, random=0) -> Result:
-        """One frame through a hook of HOOKS at the host side of interface `ifindex`, at `now_ns` (monotonic)."""
+    def outdate(self):
+        """What connections remember of routes and tables is looked up again."""
+        self.engine.setting[core.SETTING_GENERATION] += 1
+
+    def set(self, int setting, uint64_t value):
+        """A setting of the programs."""
+        if not 0 <= setting < core.SETTING_COUNT:
+            raise ValueError(f"setting {setting} of {core.SETTING_COUNT}")
+        self.engine.setting[setting] = value
+
+    def run(self, str hook, bytes packet, *, int ifindex=0, now_ns=0, random=0, bint fast=True) -> Result:
+        """One frame through a hook of HOOKS at the host side of interface `ifindex`, at `now_ns` (monotonic). `fast`: the fast
+        path takes what it can, as in the programs; else the whole chain decides each packet."""
         if len(packet) > 65536:
             raise ValueError(f"a packet of {len(packet)} bytes; 65536 at most")
         cdef int number = HOOKS.index(hook)
         self.engine.now_ns, self.engine.random, self.engine.packet_len = now_ns, random, <uint32_t>len(packet)
         memcpy(self.engine.packet, <const char *>packet, len(packet))
+        self.engine.whole_chain = not fast
         cdef int reason = core.engine_run(self.engine, number, ifindex)
         event = (<const char *>&self.engine.work.event)[:sizeof(core.event)] if self.engine.work.event.kind else None
         return Result(REASONS[reason], (<const char *>self.engine.packet)[:self.engine.packet_len], event,

@@ -18,11 +18,11 @@ PAGE_PORTS = core.PAGE_PORTS
 PAGES = 65536 // core.PAGE_PORTS
 SERVICE_PORTS_MAX = core.SERVICE_PORTS_MAX
 TCP = core.PROTO_TCP
-END_RESET, END_RESET_SAID = core.END_RESET, core.END_RESET_SAID
 COUNTER_REASONS = core.COUNTER_REASONS
 SETTING_HELD_UNTIL = core.SETTING_HELD_UNTIL
 SETTING_GENERATION = core.SETTING_GENERATION
 SETTING_LEFT_TO_STACK = core.SETTING_LEFT_TO_STACK
+SETTING_FULL = core.SETTING_FULL
 TRACES_ALL = core.TRACES_ALL
 GATE = str(ipaddress.IPv4Address(core.GATE_ADDRESS)), core.GATE_PORT
 """Whom the start gate's question is addressed to."""
@@ -30,8 +30,10 @@ EVENT_KIND_AT = <size_t>&(<core.event *>NULL).kind
 EVENT_ISN_AT = <size_t>&(<core.event *>NULL).isn
 EVENT_ESTABLISHED_AT = <size_t>&(<core.event *>NULL).established_ns
 """Where in a record of struct event these are."""
-FLOW_SEEN_AT = <size_t>&(<core.flow *>NULL).seen_ns
-"""Where in a record of struct flow the moment of its last packet is."""
+SEEN_AT = <size_t>&(<core.flow *>NULL).seen
+"""Where in a record of struct flow or struct wire the stamp of its last use is (clock.h)."""
+COMPARABLE = <size_t>&(<core.flow *>NULL).mtu
+"""How many bytes of either come before what depends on the host and on the time."""
 
 
 class Role(IntFlag):
@@ -51,11 +53,11 @@ class InterfaceBit(IntFlag):
 
 
 class Policy(IntEnum):
-    """How a redirect set is drawn from (tables.h, enum policy)."""
+    """How a redirect set is drawn from (tables.h, enum balancing)."""
 
-    HASH = core.POLICY_HASH
-    RANDOM = core.POLICY_RANDOM
-    ROUND_ROBIN = core.POLICY_ROUND_ROBIN
+    HASH = core.BALANCE_HASH
+    RANDOM = core.BALANCE_RANDOM
+    ROUND_ROBIN = core.BALANCE_ROUND_ROBIN
 
 
 class ServerState(IntEnum):
@@ -72,24 +74,36 @@ class PortKind(IntEnum):
     SET = core.PORT_SET
 
 
-class Side(IntEnum):
-    """Which end's record, seen from where (tables.h, enum flow_side)."""
-
-    CLIENT_STACK = core.SIDE_CLIENT_STACK
-    CLIENT_WIRE = core.SIDE_CLIENT_WIRE
-    SERVER_STACK = core.SIDE_SERVER_STACK
-    SERVER_WIRE = core.SIDE_SERVER_WIRE
-
-
 class FlowState(IntEnum):
     """tables.h, enum flow_state."""
 
-    OPENING = core.FLOW_OPENING
-    REDIRECTED = core.FLOW_REDIRECTED
-    ESTABLISHED = core.FLOW_ESTABLISHED
-    CLOSING = core.FLOW_CLOSING
-    UNENTERED = core.FLOW_UNENTERED
-    STRAY = core.FLOW_STRAY
+    CLIENT_CLAIMED = core.CLIENT_CLAIMED
+    CLIENT_OPENING = core.CLIENT_OPENING
+    CLIENT_UNAWARE = core.CLIENT_UNAWARE
+    CLIENT_JOINING = core.CLIENT_JOINING
+    CLIENT_ESTABLISHED = core.CLIENT_ESTABLISHED
+    CLIENT_CLOSED = core.CLIENT_CLOSED
+    SERVER_OPENING = core.SERVER_OPENING
+    SERVER_ESTABLISHED = core.SERVER_ESTABLISHED
+    SERVER_CLOSED = core.SERVER_CLOSED
+    SERVER_FOUND = core.SERVER_FOUND
+    SERVER_STRAY = core.SERVER_STRAY
+
+    @property
+    def is_client(self) -> bool:
+        """Whether it is the client's side of a connection."""
+        return bool(core.is_client_state(self.value))
+
+
+class Mark(IntFlag):
+    """tables.h, enum flow_mark."""
+
+    LOCAL_FIN = core.LOCAL_FIN
+    PEER_FIN = core.PEER_FIN
+    RESET = core.RESET
+    FIN_SEEN = core.FIN_SEEN
+    RESET_SEEN = core.RESET_SEEN
+    AWARE = core.AWARE
 
 
 class EventKind(IntEnum):
@@ -138,26 +152,43 @@ class ServerPort(NamedTuple):
 
 
 class FlowKey(NamedTuple):
-    side: Side
+    """A connection as its pod's stack sees it, or, with `ifindex` 0, as the wire has it."""
+
     local: str
     local_port: int
     peer: str
     peer_port: int
+    ifindex: int
 
 
 class Flow(NamedTuple):
-    other: str
-    scope: int
-    isn: int
-    redirect_port: int
-    service_port: int
+    """tables.h, struct flow. `server` is None at the server's side, `client_port` and `redirect_port` 0 at the client's."""
+
     state: FlowState
-    ends: int
-    aware: bool
+    marks: Mark
+    tries: int
+    reason: int
+    isn: int
+    scope: int
+    server: str | None
     client_port: int
+    redirect_port: int
+    wire_port: int
+    seen: int
+    established_us: int
     started_ns: int
-    established_ns: int
-    seen_ns: int
+
+
+class Wire(NamedTuple):
+    """tables.h, struct wire."""
+
+    state: FlowState
+    isn: int
+    ifindex: int
+    peer: str
+    local_port: int
+    peer_port: int
+    started_ns: int
 
 
 class Event(NamedTuple):
@@ -189,6 +220,19 @@ cdef core.addr to_addr(str text) except *:
     cdef bytes packed = parsed.packed if parsed.version == 6 else bytes(10) + b"\xff\xff" + parsed.packed
     memcpy(out.byte, <const char *>packed, 16)
     return out
+
+
+cdef uint32_t to_v4(str text) except? 0:
+    """An IPv4 address as it lies in packets."""
+    cdef uint32_t out
+    cdef bytes packed = ipaddress.IPv4Address(text).packed
+    memcpy(&out, <const char *>packed, 4)
+    return out
+
+
+cdef str from_v4(uint32_t v4):
+    cdef const unsigned char *b = <const unsigned char *>&v4
+    return f"{b[0]}.{b[1]}.{b[2]}.{b[3]}"
 
 
 cdef str from_addr(const core.addr *a):
@@ -370,38 +414,97 @@ def unpack_server_port(bytes record) -> ServerPort:
     return ServerPort(p.scope, core.from_be16(p.target), tuple(core.from_be16(p.service[n]) for n in range(p.count)))
 
 
-def pack_flow_key(int side, str local, uint16_t local_port, str peer, uint16_t peer_port) -> bytes:
+def pack_flow_key(str local, uint16_t local_port, str peer, uint16_t peer_port, uint32_t ifindex=0) -> bytes:
+    """struct flow_key: with the pod's interface a key of flows, without one of wires."""
     cdef core.flow_key out
-    memset(&out, 0, sizeof(out))
-    out.local, out.peer, out.side, out.proto = to_addr(local), to_addr(peer), <uint8_t>side, core.PROTO_TCP
-    out.local_port, out.peer_port = core.to_be16(local_port), core.to_be16(peer_port)
+    core.set_key(&out, ifindex, to_v4(local), core.to_be16(local_port), to_v4(peer), core.to_be16(peer_port))
     return (<const char *>&out)[:sizeof(out)]
 
 
 def unpack_flow_key(bytes record) -> FlowKey:
     check(record, sizeof(core.flow_key))
     cdef const core.flow_key *k = <const core.flow_key *><const char *>record
-    return FlowKey(Side(k.side), from_addr(&k.local), core.from_be16(k.local_port), from_addr(&k.peer), core.from_be16(k.peer_port))
+    return FlowKey(from_v4(k.local), core.from_be16(k.local_port), from_v4(k.peer), core.from_be16(k.peer_port), k.ifindex)
 
 
-def pack_flow(*, str other, uint32_t scope, uint32_t isn, uint16_t redirect_port, uint16_t service_port, int state,
-              uint64_t started_ns, uint64_t seen_ns, uint16_t client_port=0, uint32_t ends=0) -> bytes:
-    """An aware connection's struct flow, as tests need it: only packets write them else."""
+def pack_flow(*, int state, uint16_t wire_port, str server="0.0.0.0", uint16_t client_port=0, uint16_t redirect_port=0,
+              uint32_t scope=0, uint32_t isn=0, int marks=core.AWARE, int reason=0, uint32_t seen=0,
+              uint64_t started_ns=0) -> bytes:
+    """struct flow, as tests need it: only packets write them else."""
     cdef core.flow out
     memset(&out, 0, sizeof(out))
-    out.other, out.scope, out.isn, out.state, out.aware = to_addr(other), scope, isn, <uint8_t>state, 1
-    out.redirect_port, out.service_port = core.to_be16(redirect_port), core.to_be16(service_port)
-    if client_port:
-        out.client_port = core.to_be16(client_port)  # of the server's side, which has no other address
-    out.started_ns, out.seen_ns, out.ends = started_ns, seen_ns, ends
+    out.life.state, out.life.marks, out.life.reason, out.life.isn = <uint8_t>state, <uint8_t>marks, <uint8_t>reason, isn
+    out.scope, out.wire_port, out.seen, out.started_ns = scope, core.to_be16(wire_port), seen, started_ns
+    if core.is_client_state(out.life.state):
+        out.server = to_v4(server)
+    else:
+        out.client_port, out.redirect_port = core.to_be16(client_port), core.to_be16(redirect_port)
     return (<const char *>&out)[:sizeof(out)]
 
 
 def unpack_flow(bytes record) -> Flow:
     check(record, sizeof(core.flow))
     cdef const core.flow *f = <const core.flow *><const char *>record
-    return Flow(from_addr(&f.other), f.scope, f.isn, core.from_be16(f.redirect_port), core.from_be16(f.service_port), FlowState(f.state),
-                f.ends, bool(f.aware), core.from_be16(f.client_port), f.started_ns, f.established_ns, f.seen_ns)
+    cdef bint client = core.is_client_state(f.life.state)
+    return Flow(FlowState(f.life.state), Mark(f.life.marks), f.life.tries, f.life.reason, f.life.isn, f.scope,
+                from_v4(f.server) if client else None, 0 if client else core.from_be16(f.client_port),
+                0 if client else core.from_be16(f.redirect_port), core.from_be16(f.wire_port), f.seen, f.established_us,
+                f.started_ns)
+
+
+def pack_wire(*, int state, uint32_t ifindex, str peer, uint16_t local_port, uint16_t peer_port, uint32_t isn=0,
+              uint64_t started_ns=0) -> bytes:
+    """struct wire, as tests need it."""
+    cdef core.wire out
+    memset(&out, 0, sizeof(out))
+    out.life.state, out.life.isn, out.ifindex, out.peer = <uint8_t>state, isn, ifindex, to_v4(peer)
+    out.local_port, out.peer_port, out.started_ns = core.to_be16(local_port), core.to_be16(peer_port), started_ns
+    return (<const char *>&out)[:sizeof(out)]
+
+
+def unpack_wire(bytes record) -> Wire:
+    check(record, sizeof(core.wire))
+    cdef const core.wire *w = <const core.wire *><const char *>record
+    return Wire(FlowState(w.life.state), w.life.isn, w.ifindex, from_v4(w.peer), core.from_be16(w.local_port),
+                core.from_be16(w.peer_port), w.started_ns)
+
+
+def wire_key_of(bytes key, bytes flow) -> bytes:
+    """The key of the wire that belongs to a flow."""
+    cdef core.flow_key out
+    check(key, sizeof(core.flow_key))
+    check(flow, sizeof(core.flow))
+    core.wire_key_of(&out, <const core.flow_key *><const char *>key, <const core.flow *><const char *>flow)
+    return (<const char *>&out)[:sizeof(out)]
+
+
+def flow_key_of(bytes key, bytes wire) -> bytes:
+    """The key of the flow that a wire leads to."""
+    cdef core.flow_key out
+    check(key, sizeof(core.flow_key))
+    check(wire, sizeof(core.wire))
+    core.flow_key_of(&out, <const core.flow_key *><const char *>key, <const core.wire *><const char *>wire)
+    return (<const char *>&out)[:sizeof(out)]
+
+
+def connection_of(bytes record) -> tuple:
+    """Whose a flow or a wire is: when the connection began, and its client's initial sequence number."""
+    cdef const core.flow *f = <const core.flow *><const char *>record
+    cdef const core.wire *w = <const core.wire *><const char *>record
+    check(record, sizeof(core.flow))
+    if <const void *>&f.started_ns != <const void *>&w.started_ns or sizeof(core.flow) != sizeof(core.wire):
+        raise AssertionError("flows and wires say in different places when they began")
+    return f.started_ns, f.life.isn
+
+
+def stamp(uint64_t now_ns, uint64_t generation=0) -> int:
+    """The stamp of a record that is used at this moment (clock.h)."""
+    return core.stamp_of(now_ns, generation)
+
+
+def stamp_age_ns(uint32_t seen, uint64_t now_ns) -> int:
+    """How long ago a record with this stamp was last used (clock.h)."""
+    return core.stamp_age_ns(seen, now_ns)
 
 
 def unpack_scope(str table, bytes record) -> int:
@@ -434,71 +537,79 @@ def unpack_event(bytes record) -> Event:
                  core.from_be16(e.target_port), bool(e.aware))
 
 
-def ended_flows(items, uint64_t now_ns, uint64_t idle_ns, uint64_t wire_ns, uint64_t opening_ns, dict gone) -> list:
-    """Of `flows`' (key, value) records, as they are, those that may have ended: closing, reset by the wire's word, not seen for `idle_ns`,
-    unanswered for `opening_ns`, or of a pod that is gone (`gone`: packed address -> since when, ns). The wire's records, which packets do not
-    touch, when they are older than `wire_ns`."""
-    cdef const core.flow_key *k
-    cdef const core.flow *f
-    cdef uint64_t seen, limit
-    cdef bytes key, value
+cdef class Batch:
+    """A batch of a table's records as the kernel wrote it: `count` keys and values, one after the other."""
+
+    cdef readonly uint32_t count
+    cdef readonly bytes keys, values
+
+    def __init__(self, uint32_t count, keys, values):
+        self.count, self.keys, self.values = count, bytes(keys), bytes(values)
+
+    cdef _check(self, size_t value_size):
+        if <size_t>len(self.keys) < self.count * sizeof(core.flow_key) or <size_t>len(self.values) < self.count * value_size:
+            raise ValueError(f"{self.count} records in {len(self.keys)} and {len(self.values)} bytes")
+
+    cdef tuple record(self, uint32_t n, size_t value_size):
+        """The n-th (key, value)."""
+        return (self.keys[n * sizeof(core.flow_key):(n + 1) * sizeof(core.flow_key)],
+                self.values[n * value_size:(n + 1) * value_size])
+
+
+def quiet_flows(Batch batch, uint64_t now_ns, uint64_t idle_ns, dict gone) -> list:
+    """Of a batch of `flows` the (key, value) of those that may be over: the stack has sent nothing for `idle_ns`, or the wire
+    says that it was reset, or the pod is gone (`gone`: pack_v4(address) -> since when, ns)."""
+    cdef const core.flow_key *k = <const core.flow_key *><const char *>batch.keys
+    cdef const core.flow *f = <const core.flow *><const char *>batch.values
+    cdef uint32_t n
+    batch._check(sizeof(core.flow))
     out = []
-    for item in items:
-        key, value = item
-        if len(key) != sizeof(core.flow_key) or len(value) != sizeof(core.flow):
-            raise ValueError(f"a flow of {len(key)} and {len(value)} bytes")
-        k, f = <const core.flow_key *><const char *>key, <const core.flow *><const char *>value
-        seen, limit = f.seen_ns, idle_ns
-        if k.side in (core.SIDE_CLIENT_WIRE, core.SIDE_SERVER_WIRE):
-            seen, limit = f.started_ns, wire_ns
-        elif f.state == core.FLOW_OPENING:
-            seen, limit = f.started_ns, opening_ns
-        if f.state == core.FLOW_CLOSING or f.ends & core.END_RESET_SAID or (now_ns > seen and now_ns - seen > limit) or (gone and f.started_ns < gone.get(key[:16], 0)):
-            out.append(item)
+    for n in range(batch.count):
+        if (core.stamp_age_ns(f[n].seen, now_ns) > idle_ns and now_ns > f[n].started_ns + idle_ns) \
+                or f[n].life.marks & core.RESET_SEEN or (gone and f[n].started_ns < gone.get(k[n].local, 0)):
+            out.append(batch.record(n, sizeof(core.flow)))
     return out
 
 
-def open_flows(items) -> list:
-    """Of `flows`' (key, value) records, as they are, the stacks' entries of aware connections that are established and have not ended."""
-    cdef const core.flow_key *k
-    cdef const core.flow *f
-    cdef uint32_t fins = core.END_LOCAL_FIN | core.END_PEER_FIN
-    cdef bytes key, value
-    out = []
-    for item in items:
-        key, value = item
-        if len(key) != sizeof(core.flow_key) or len(value) != sizeof(core.flow):
-            raise ValueError(f"a flow of {len(key)} and {len(value)} bytes")
-        k, f = <const core.flow_key *><const char *>key, <const core.flow *><const char *>value
-        if k.side not in (core.SIDE_CLIENT_STACK, core.SIDE_SERVER_STACK) or not f.scope or f.state == core.FLOW_OPENING:
-            continue
-        if not (f.ends & core.END_RESET or (f.ends & fins) == fins):
-            out.append(item)
-    return out
+def old_wires(Batch batch, uint64_t now_ns, uint64_t age_ns) -> list:
+    """Of a batch of `wires` the (key, value) of those that began more than `age_ns` ago."""
+    cdef const core.wire *w = <const core.wire *><const char *>batch.values
+    cdef uint32_t n
+    batch._check(sizeof(core.wire))
+    return [batch.record(n, sizeof(core.wire)) for n in range(batch.count)
+            if now_ns > w[n].started_ns and now_ns - w[n].started_ns > age_ns]
 
 
-def flows_to(items, dict gone) -> list:
-    """Of `flows`' (key, value) records, as they are, those of clients' connections that lead to a server of `gone` and are not over:
-    packed address -> (service ports, scopes). By the service port that the server named; else by the scope."""
-    cdef const core.flow_key *k
-    cdef const core.flow *f
-    cdef bytes key, value
-    cdef uint32_t both = core.END_LOCAL_FIN | core.END_PEER_FIN
+def open_flows(Batch batch) -> list:
+    """Of a batch of `flows` the (key, value) of a pool's connections that have not ended."""
+    cdef const core.flow *f = <const core.flow *><const char *>batch.values
+    cdef uint32_t n
+    batch._check(sizeof(core.flow))
+    return [batch.record(n, sizeof(core.flow)) for n in range(batch.count)
+            if f[n].scope and not core.is_over(f[n].life.marks)]
+
+
+def flows_to(Batch batch, dict gone) -> list:
+    """Of a batch of `flows` the (key, value) of clients' connections that lead to a server of `gone` and are not over:
+    pack_v4(address) -> (service ports, scopes). By the service port in use; by the scope when it is the port dialled."""
+    cdef const core.flow_key *k = <const core.flow_key *><const char *>batch.keys
+    cdef const core.flow *f = <const core.flow *><const char *>batch.values
+    cdef uint32_t n
+    batch._check(sizeof(core.flow))
     out = []
-    for item in items:
-        key, value = item
-        if len(key) != sizeof(core.flow_key) or len(value) != sizeof(core.flow):
-            raise ValueError(f"a flow of {len(key)} and {len(value)} bytes")
-        k, f = <const core.flow_key *><const char *>key, <const core.flow *><const char *>value
-        if k.side != core.SIDE_CLIENT_STACK or not f.aware or f.state == core.FLOW_OPENING or f.ends & core.END_RESET or (f.ends & both) == both:
+    for n in range(batch.count):
+        if not core.is_client_state(f[n].life.state) or core.is_over(f[n].life.marks):
             continue
-        found = gone.get(value[:16])
+        found = gone.get(f[n].server)
         if found is None:
             continue
         ports, scopes = found
-        if f.service_port and f.service_port != f.redirect_port:
-            if core.from_be16(f.service_port) in ports:
-                out.append(item)
-        elif f.scope in scopes or core.from_be16(f.service_port) in ports:
-            out.append(item)
+        dialled = f[n].wire_port == k[n].peer_port
+        if core.from_be16(f[n].wire_port) in ports or (dialled and f[n].scope in scopes):
+            out.append(batch.record(n, sizeof(core.flow)))
     return out
+
+
+def pack_v4(str address) -> int:
+    """An IPv4 address as the keys of flows have it; 0 for any other."""
+    return to_v4(address) if ipaddress.ip_address(address).version == 4 else 0

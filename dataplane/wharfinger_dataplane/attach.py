@@ -4,6 +4,8 @@ Rules:
 - Both calls are told everything that shall be attached. Nothing that is not ours is touched.
 - A link is pinned at <links>/<interface index>-<program>: it outlives the agent, and ends with its interface.
 - Renewing puts the new program in a link between two packets: no packet passes without one.
+- Nothing counts as attached that was not read back from the kernel: this program, at this interface, in this direction. Another's queueing
+  discipline may take a filter and put it elsewhere, without an error.
 - The programs that hold TCP stand before all others and are pinned nowhere: links end with the process, and filters hold nothing by then.
 """
 
@@ -16,8 +18,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from wharfinger_dataplane import netlink
-from wharfinger_dataplane._bpf import TCX_INGRESS, Link, Program, has_tcx
+import structlog
+
+from wharfinger_dataplane import netlink, netlink_node
+from wharfinger_dataplane._bpf import TCX_INGRESS, Link, Program, has_tcx, queried
+from wharfinger_dataplane.netlink_node import Filter
 
 POD_PROGRAMS = frozenset({"wharf_from_pod", "wharf_to_pod"})
 UPLINK_PROGRAMS = frozenset({"wharf_from_net"})
@@ -57,6 +62,12 @@ class Attacher:
         self._links = links
         self.mode = mode if mode is not Mode.AUTO else Mode.TCX if has_tcx() else Mode.CLSACT
         self._attached: dict[tuple[int, str], Mode] = {}
+        self._numbers: dict[tuple[int, str], int] = {}
+        """Ids of the programs that this process attached or renewed: what was adopted has a former process's until then."""
+        self._fell_back = mode is Mode.AUTO and self.mode is Mode.CLSACT
+        self._log = structlog.get_logger()
+        self.fallbacks = 0
+        """Programs that became classic filters because the kernel has no tcx."""
         links.mkdir(parents=True, exist_ok=True)
 
     def adopt(self) -> int:
@@ -72,34 +83,76 @@ class Attacher:
                     self._attached[int(index), name] = Mode.TCX
                 else:
                     path.unlink()
-        for (index, direction, name), priority in netlink.filters().items():
-            if priority == HOLD_PRIORITY and name in HOLDING.values():
-                netlink.drop_filter(index, direction, priority)
+        for found in _all_filters():
+            if found.priority == HOLD_PRIORITY and found.name in HOLDING.values():
+                netlink.drop_filter(found.interface, found.direction, found.priority)
         self._attached |= dict.fromkeys(self._filters(), Mode.CLSACT)
         return len(self._attached)
 
     def verify(self) -> list[tuple[int, str]]:
-        """Forgets what somebody else took away (`tc qdisc del`, a link detached, a pin removed), so that the next `attach` puts it back;
+        """Forgets what somebody else took away or replaced (`tc qdisc del`, a link detached, a pin removed), so that the next `attach` puts it back;
         (interface index, program) of each. What ended with its interface is none of it: nothing can be put back there."""
-        filters = self._filters() if Mode.CLSACT in self._attached.values() else frozenset()
-        lost = [(index, name) for (index, name), mode in self._attached.items()
-                if ((index, name) not in filters if mode is Mode.CLSACT else not self._link_holds(index, name))
-                and netlink.interface(index) is not None]
+        filters = self._filters() if Mode.CLSACT in self._attached.values() else {}
+        lost = [key for key, mode in self._attached.items()
+                if (self._filter_wrong(key, filters) if mode is Mode.CLSACT else self._link_wrong(key)) and netlink.interface(key[0]) is not None]
         for key in lost:
-            del self._attached[key]
+            self._forget(key)
         return lost
 
-    def _link_holds(self, index: int, name: str) -> bool:
+    def behind(self) -> frozenset[int]:
+        """Interfaces with programs of others behind ours at their ingress: those do not see what ours sends on."""
+        out = set()
+        for (index, name), mode in self._attached.items():
+            if mode is Mode.CLSACT or self._programs[name].attach_type != TCX_INGRESS:
+                continue
+            link = Link.adopt(self._pin(index, name))
+            if link is None:
+                continue
+            with closing(link), suppress_gone():
+                links = [number for _, number in queried(index, TCX_INGRESS)]
+                if link.place[3] in links[:-1]:
+                    out.add(index)
+        return frozenset(out)
+
+    def _link_wrong(self, key: tuple[int, str]) -> str:
+        """What of the link that should be there is not so; "" when all is."""
+        index, name = key
         link = Link.adopt(self._pin(index, name))
         if link is None:
-            return False
+            return "its pin is gone"
         with closing(link):
-            return link.ifindex == index
+            at, attach_type, program, number = link.place
+            if at != index or attach_type != self._programs[name].attach_type:
+                return f"its link is at interface {at}, attach type {attach_type}"
+            if program != self._numbers.get(key, program):
+                return f"its link holds program {program}"
+            return "" if (program, number) in queried(index, attach_type) else "the interface runs no such link"
 
-    def _filters(self) -> frozenset[tuple[int, str]]:
-        """Our classic filters, as the kernel has them."""
-        return frozenset((index, name) for (index, direction, name), priority in netlink.filters().items()
-                         if priority == PRIORITY and name in self._programs and direction == _direction(self._programs[name]))
+    def _filter_wrong(self, key: tuple[int, str], filters: Mapping[tuple[int, str], Filter]) -> str:
+        found = filters.get(key)
+        if found is None:
+            return "no clsact queueing discipline has the filter in its direction"
+        return f"the filter holds program {found.program}" if found.program != self._numbers.get(key, found.program) else ""
+
+    def _read_back(self, index: int, name: str) -> None:
+        """OSError when what was just attached is not where it should be; then nothing of it stays."""
+        key = index, name
+        self._numbers[key] = self._programs[name].number
+        classic = self._attached[key] is Mode.CLSACT
+        wrong = self._filter_wrong(key, self._filters(index)) if classic else self._link_wrong(key)
+        if wrong:
+            self._detach(index, name)
+            raise OSError(errno.ENOTUNIQ, f"{name} was attached to interface {index}, but {wrong}: somebody else is at work there")
+
+    def _forget(self, key: tuple[int, str]) -> Mode:
+        self._numbers.pop(key, None)
+        return self._attached.pop(key)
+
+    def _filters(self, index: int = 0) -> dict[tuple[int, str], Filter]:
+        """Our classic filters, as the kernel has them, of one interface or of all."""
+        return {(found.interface, found.name): found for found in _all_filters(index)
+                if found.priority == PRIORITY and found.qdisc == "clsact" and found.name in self._programs
+                and found.direction == _direction(self._programs[found.name])}
 
     def renew(self, after_each: Callable[[], None] = lambda: None) -> None:
         """Puts this process's programs where others are attached. An interface that is gone meanwhile is no failure."""
@@ -108,6 +161,7 @@ class Attacher:
             if mode is Mode.CLSACT:
                 with suppress_gone():
                     self._put_filter(index, name)
+                    self._numbers[index, name] = self._programs[name].number
                 continue
             link = Link.adopt(self._pin(index, name))
             if link is None:
@@ -115,6 +169,7 @@ class Attacher:
             with closing(link):
                 with suppress_gone():
                     link.update(self._programs[name])
+                    self._numbers[index, name] = self._programs[name].number
 
     @contextmanager
     def hold(self) -> Iterator[None]:
@@ -174,6 +229,8 @@ class Attacher:
             self._create_link(index, name)
         else:
             self._put_filter(index, name)
+        self._read_back(index, name)
+        self.fallbacks += self._fell_back
 
     def _create_link(self, index: int, name: str) -> None:
         pin = self._pin(index, name)
@@ -191,7 +248,7 @@ class Attacher:
         self._attached[index, name] = Mode.CLSACT
 
     def _detach(self, index: int, name: str) -> None:
-        if self._attached.pop((index, name)) is Mode.CLSACT:
+        if self._forget((index, name)) is Mode.CLSACT:
             netlink.drop_filter(index, _direction(self._programs[name]), PRIORITY)
             return
         link = Link.adopt(self._pin(index, name))
@@ -199,7 +256,7 @@ class Attacher:
             return
         with closing(link), suppress_gone():
             link.detach()  # at once: without its pin it would go too, but some time later
-        self._pin(index, name).unlink()
+        self._pin(index, name).unlink(missing_ok=True)
 
     def _pin(self, index: int, name: str) -> Path:
         return self._links / f"{index}-{name}"
@@ -217,3 +274,10 @@ def suppress_gone() -> Iterator[None]:
 
 def _direction(program: Program) -> str:
     return "ingress" if program.attach_type == TCX_INGRESS else "egress"
+
+
+def _all_filters(index: int = 0) -> Iterator[Filter]:
+    """The classic filters of one interface, or of all, whosever they are."""
+    for at, qdisc in netlink_node.qdiscs().items():
+        if index in (0, at):
+            yield from netlink_node.filters(at, qdisc)

@@ -32,18 +32,31 @@ cdef extern from "host_engine.h" nogil:
         uint16_t target, count
         uint16_t service[16]
     cdef struct flow_key:
-        addr local, peer
+        uint32_t ifindex, local, peer
         uint16_t local_port, peer_port
-        uint8_t proto, side
-        uint16_t pad
+    cdef union life:
+        uint8_t state, marks, tries, reason
+        uint32_t isn
+        uint64_t whole
+    cdef union way:
+        uint32_t ifindex, gateway
+        uint64_t whole
     cdef struct flow:
-        addr other
-        uint32_t scope, isn, peer_end, server_isn
-        uint16_t redirect_port, service_port
-        uint8_t state, tries, aware, reason
-        uint32_t ends
-        uint16_t client_port
-        uint64_t started_ns, established_ns, seen_ns
+        life life
+        uint32_t scope, peer_end, server_isn
+        uint16_t claimed
+        uint32_t server
+        uint16_t client_port, redirect_port, wire_port, mtu
+        way way
+        uint32_t seen, established_us
+        uint64_t started_ns
+    cdef struct wire:
+        life life
+        uint32_t ifindex, peer
+        uint16_t local_port, peer_port, mtu
+        way way
+        uint32_t seen, checked
+        uint64_t started_ns
     cdef struct event:
         uint64_t time_ns, started_ns, established_ns
         addr client
@@ -72,7 +85,9 @@ cdef extern from "host_engine.h" nogil:
         engine_node **bucket
     cdef struct engine:
         engine_table *table
-        engine_table held
+        engine_table sockets
+        uint64_t *setting
+        uint32_t whole_chain
         uint64_t now_ns
         uint32_t random, packet_len
         uint8_t *packet
@@ -80,12 +95,14 @@ cdef extern from "host_engine.h" nogil:
 
     uint16_t to_be16(uint16_t n)
     uint16_t from_be16(uint16_t n)
-    int SIDE_CLIENT_WIRE, FLOW_CLOSING
     int POD_CLIENT, POD_SERVER, POD_INGRESS_SELECTED, POD_EGRESS_SELECTED
-    int POLICY_HASH, POLICY_RANDOM, POLICY_ROUND_ROBIN, SERVER_READY, SERVER_DRAINING, SIDE_CLIENT_STACK
-    int SIDE_SERVER_STACK, SIDE_SERVER_WIRE, FLOW_OPENING, FLOW_REDIRECTED, FLOW_ESTABLISHED, FLOW_UNENTERED, FLOW_STRAY
+    int BALANCE_HASH, BALANCE_RANDOM, BALANCE_ROUND_ROBIN, SERVER_READY, SERVER_DRAINING
+    int CLIENT_CLAIMED, CLIENT_OPENING, CLIENT_UNAWARE, CLIENT_JOINING, CLIENT_ESTABLISHED, CLIENT_CLOSED
+    int SERVER_OPENING, SERVER_ESTABLISHED, SERVER_CLOSED, SERVER_FOUND, SERVER_STRAY
+    int LOCAL_FIN, PEER_FIN, RESET, FIN_SEEN, RESET_SEEN, AWARE
     int EVENT_BALANCED, EVENT_CLOSED, ROLE_CLIENT, ROLE_BALANCER, ROLE_SERVER
-    int END_LOCAL_FIN, END_PEER_FIN, END_RESET, END_RESET_SAID, COUNTER_REASONS, SETTING_TRACED, SETTING_TRACE_KEY_LOW, SETTING_TRACE_KEY_HIGH, SETTING_HELD_UNTIL, SETTING_GENERATION, SETTING_LEFT_TO_STACK
+    int COUNTER_REASONS, SETTING_TRACED, SETTING_TRACE_KEY_LOW, SETTING_TRACE_KEY_HIGH, SETTING_HELD_UNTIL
+    int SETTING_GENERATION, SETTING_LEFT_TO_STACK, SETTING_FULL, SETTING_COUNT
     int INTERFACE_DIRECT, INTERFACE_STRICT
     uint64_t TRACES_ALL
     uint32_t GATE_ADDRESS, GATE_PORT
@@ -94,6 +111,15 @@ cdef extern from "host_engine.h" nogil:
     const char **engine_reason_name
     const char **engine_reason_words
     const char **engine_table_name
+
+    void set_key(flow_key *k, uint32_t ifindex, uint32_t local, uint16_t local_port, uint32_t peer, uint16_t peer_port)
+    bint is_client_state(uint8_t state)
+    bint is_over(uint8_t marks)
+    void wire_key_of(flow_key *out, const flow_key *k, const flow *f)
+    void flow_key_of(flow_key *out, const flow_key *k, const wire *w)
+    bint leads_to(const wire *w, const flow_key *k)
+    uint32_t stamp_of(uint64_t time_ns, uint64_t generation)
+    uint64_t stamp_age_ns(uint32_t stamp, uint64_t now_ns)
 
     engine *engine_new()
     void engine_free(engine *e)

@@ -13,14 +13,15 @@ from typing import Any
 
 from wharfinger_dataplane import _bpf
 from wharfinger_dataplane._engine import HOOKS, REASONS
-from wharfinger_dataplane._records import COUNTER_REASONS, unpack_address, unpack_flow, unpack_flow_key, unpack_pod
+from wharfinger_dataplane._records import COUNTER_REASONS, unpack_address, unpack_flow, unpack_pod
 
 BPFFS = Path("/sys/fs/bpf")
-TABLES = ("pods", "addresses", "pages", "sets", "servers", "server_ports", "flows", "half_open")
+FLOWS = ("flows", "opening_flows", "closed_flows")
+TABLES = ("interfaces", "pods", "addresses", "pages", "sets", "servers", "server_ports", *FLOWS, "wires", "opening_wires", "closed_wires")
 
 
 def dump(bpffs: Path = BPFFS) -> dict[str, Any]:
-    """links[], and layouts {directory: {tables {name: {entries, capacity}}, pods {address: ...}, flows {side and state: entries},
+    """links[], and layouts {directory: {tables {name: {entries, capacity}}, pods {address: ...}, flows {state: entries},
     counters {hook: {reason: packets}}}}; `unreadable` stands in place of what another release's maps hold. OSError when the BPF file
     system cannot be read."""
     root = bpffs / "wharfinger"
@@ -37,8 +38,8 @@ def _layout(directory: Path) -> dict[str, Any]:
                                           for name, found in maps.items() if name in TABLES}}
         try:
             out["pods"] = {unpack_address(key): unpack_pod(value)._asdict() for key, value in maps["pods"].items()}
-            out["flows"] = Counter(f"{unpack_flow_key(key).side.name} {unpack_flow(value).state.name}"
-                                   for batch in maps["flows"].batches() for key, value in batch)
+            out["flows"] = Counter(unpack_flow(value).state.name for table in FLOWS for batch in maps[table].batches()
+                                   for _, value in batch)
             out["counters"] = _counters(maps["counters"])
         except (KeyError, ValueError) as error:
             out["unreadable"] = f"these maps are another release's: {error}"

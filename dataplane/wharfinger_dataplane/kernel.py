@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing
@@ -23,12 +24,21 @@ from typing import NamedTuple
 
 from wharfinger_dataplane import _bpf
 from wharfinger_dataplane._engine import HOOKS, REASONS
-from wharfinger_dataplane._records import COUNTER_REASONS, FLOW_SEEN_AT, SETTING_HELD_UNTIL, pack_setting, pack_tracing
+from wharfinger_dataplane._records import (
+    COUNTER_REASONS,
+    SEEN_AT,
+    SETTING_GENERATION,
+    SETTING_HELD_UNTIL,
+    Batch,
+    pack_index,
+    pack_setting,
+    pack_tracing,
+)
 
 OBJECT = Path(__file__).parent / "wharfinger.bpf.o"
-LAYOUT = 1
+LAYOUT = 2
 """Raised when a map's contents change their meaning but not their size."""
-CONNECTION_TABLES = ("flows", "half_open")
+CONNECTION_TABLES = ("flows", "wires", "opening_flows", "opening_wires", "closed_flows", "closed_wires")
 HOLD_NS = 1_000_000_000
 """How long a hold lasts if the agent that began it goes on no further."""
 SETTLE_S = 0.002
@@ -63,6 +73,7 @@ class Kernel:
         self._root = root
         self._maps = maps
         self._held_until = 0
+        self._generations = threading.Lock()
         self.programs: Mapping[str, _bpf.Program] = loaded.programs
 
     @classmethod
@@ -92,9 +103,9 @@ class Kernel:
     def items(self, table: str) -> list[tuple[bytes, bytes]]:
         return self._object.maps[table].items()
 
-    def batches(self, table: str) -> Iterator[list[tuple[bytes, bytes]]]:
-        """As `items`, some thousands at a time."""
-        return self._object.maps[table].batches()
+    def batches(self, table: str) -> Iterator[Batch]:
+        """A table of connections, some thousands of records at a time."""
+        return (Batch(*found) for found in self._object.maps[table].buffers())
 
     def take(self, table: str, key: bytes) -> bytes | None:
         """Removes the value and answers it, in one step."""
@@ -116,6 +127,20 @@ class Kernel:
         if any(self.get("settings", setting) != value for setting, value in wanted):
             for setting, value in (*pack_tracing(key, 0), wanted[0]):
                 self.put("settings", setting, value)
+
+    def set(self, setting: int, value: int) -> bool:
+        """A setting of the programs (work.h, enum setting); whether it was another before."""
+        key, packed = pack_setting(setting, value)
+        changed = self.get("settings", key) != packed
+        if changed:
+            self.put("settings", key, packed)
+        return changed
+
+    def outdate(self) -> None:
+        """What connections remember of routes, interfaces and tables is looked up again (clock.h). May be called from any thread."""
+        with self._generations:
+            generation = int.from_bytes(self.get("settings", pack_index(SETTING_GENERATION)) or b"", "little")
+            self.set(SETTING_GENERATION, generation + 1)
 
     def ring(self) -> _bpf.Ring:
         """The reading end of the ring buffer of events."""
@@ -183,7 +208,7 @@ class Kernel:
                 time.sleep(SETTLE_S)
                 records = 0
                 for _, mine, theirs in self._remembered():
-                    for written in mine.absorb(theirs, FLOW_SEEN_AT):
+                    for written in mine.absorb(theirs, SEEN_AT):
                         records += written
                         self._prolong()
                 switch(self._prolong)
@@ -214,7 +239,7 @@ class Kernel:
                         yield directory / table, self._object.maps[table], theirs
 
     def _put_hold(self, time_ns: int) -> None:
-        self.put("settings", *pack_setting(SETTING_HELD_UNTIL, time_ns))
+        self.set(SETTING_HELD_UNTIL, time_ns)
 
     def _former(self) -> list[Path]:
         return [path for path in self._root.glob("maps-*") if path != self._maps]

@@ -1,4 +1,4 @@
-"""The one file that speaks netlink: interfaces, routes, classic filters and sockets, of this network namespace or of another.
+"""The file that speaks netlink, with netlink_node.py: interfaces, routes, classic filters and sockets, of this network namespace or of another.
 
 Rules:
 - A look into another namespace is a short-lived thread that enters it (setns(2) changes one thread) and ends there; nothing of it stays.
@@ -37,11 +37,8 @@ CONNECTIONS = 0xFFF & ~(1 << TCP_LISTEN) & ~(1 << TCP_CLOSE)
 """All TCP states but LISTEN and CLOSE, TIME_WAIT and SYN_RECV among them."""
 ANY_COOKIE = b"\xff" * 8
 MAPPED = bytes(10) + b"\xff\xff"
-RTN_UNICAST, RT_TABLE_MAIN = 1, 254
+RTN_UNICAST = 1
 UNNUMBERED = 0xFFFFFFFF
-RTMGRP_LINK, RTMGRP_TC, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE = 0x1, 0x8, 0x10, 0x40
-TC_MESSAGES = range(36, 48)
-"""RTM_NEWQDISC to RTM_GETTFILTER (linux/rtnetlink.h)."""
 CLSACT = 0xFFFF0000
 CLSACT_PARENTS = {"ingress": 0xFFFFFFF2, "egress": 0xFFFFFFF3}
 ETH_P_ALL = 0x0003
@@ -56,7 +53,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 @dataclass(frozen=True)
 class Interface:
     """A network interface. `peer`: index of the other end, 0 if it has none; it is in the namespace that this one calls `peer_namespace`
-    (None: in this one)."""
+    (None: in this one). `master`: index of the bridge, bond or VRF that it is a port of, 0 if it is of none."""
 
     index: int
     name: str
@@ -65,11 +62,13 @@ class Interface:
     peer: int
     peer_namespace: int | None
     addresses: tuple[str, ...] = ()
+    master: int = 0
 
 
 @dataclass(frozen=True)
 class Route:
-    """An IPv4 route of the main table. `destination` is "" for the default route, `gateway` "" for one that is on the link."""
+    """An IPv4 route, of whichever table. `destination` is "" for the default route, `gateway` "" for one that is on the link; it may be an IPv6
+    address (RFC 8950)."""
 
     interface: int
     destination: str
@@ -164,29 +163,39 @@ def _interface(link: dict, addresses: tuple[str, ...]) -> Interface:
     info = link.get("IFLA_LINKINFO")
     kind = (info.get("IFLA_INFO_KIND") if info else None) or ""
     return Interface(link["index"], link.get("IFLA_IFNAME"), kind, link["ifi_type"] == ARPHRD_ETHER, link.get("IFLA_LINK") or 0,
-                     link.get("IFLA_LINK_NETNSID"), addresses)
+                     link.get("IFLA_LINK_NETNSID"), addresses, link.get("IFLA_MASTER") or 0)
 
 
 def routes() -> list[Route]:
-    """The IPv4 unicast routes of this namespace's main table."""
+    """The IPv4 unicast routes of this namespace, of every table: rules may choose another than the main one by a pod's address."""
     found = []
     with _route_socket() as socket_:
-        for route in socket_.get_routes(family=socket.AF_INET, table=RT_TABLE_MAIN, type=RTN_UNICAST):
-            paths = [(hop["oif"], hop.get("RTA_GATEWAY") or "") for hop in route.get("RTA_MULTIPATH") or ()]
-            paths = paths or [(route.get("RTA_OIF") or 0, route.get("RTA_GATEWAY") or "")]
+        for route in socket_.get_routes(family=socket.AF_INET, type=RTN_UNICAST):
+            paths = [(hop["oif"], _gateway(hop)) for hop in route.get("RTA_MULTIPATH") or ()]
+            paths = paths or [(route.get("RTA_OIF") or 0, _gateway(route))]
             destination = f"{route.get('RTA_DST')}/{route['dst_len']}" if route["dst_len"] else ""
             found += [Route(interface, destination, gateway) for interface, gateway in paths if interface]
     return found
 
 
+def _gateway(hop: dict) -> str:
+    return hop.get("RTA_GATEWAY") or (hop.get("RTA_VIA") or {}).get("addr") or ""
+
+
 def put_filter(index: int, direction: str, program: int, name: str, priority: int) -> None:
-    """A direct-action BPF filter (program descriptor `program`) at `priority` of interface `index`, in place of the one that is there."""
+    """A direct-action BPF filter (program descriptor `program`) at `priority` of interface `index`, in place of the one that is there.
+
+    OSError (EBUSY): the interface has an `ingress` queueing discipline, which knows one direction only and would take both for it."""
     with _route_socket() as routes:
         try:
             routes.tc("add", kind="clsact", index=index)
         except NetlinkError as error:
             if error.code != errno.EEXIST:
                 raise
+            kinds = {found.get("TCA_KIND") for found in routes.get_qdiscs(index=index)}
+            if "ingress" in kinds:
+                raise OSError(errno.EBUSY, f"interface {index} has an ingress queueing discipline of somebody else's, beside which there can be "
+                              "no clsact for programs of both directions") from error
         routes.tc("replace-filter", **_filter(index, direction, priority), fd=program, name=name, direct_action=True)
 
 
@@ -209,14 +218,6 @@ def filter_names(index: int, direction: str) -> dict[str, int]:
     """The names of an interface's BPF filters, and their priorities."""
     with _route_socket() as routes:
         return _filter_names(routes, index, direction)
-
-
-def filters() -> dict[tuple[int, str, str], int]:
-    """Every BPF filter of this namespace's clsact queueing disciplines: (interface index, direction, name) -> priority."""
-    with _route_socket() as routes:
-        indexes = [found["index"] for found in routes.get_qdiscs() if found.get("TCA_KIND") == "clsact"]
-        return {(index, direction, name): priority for index in indexes for direction in CLSACT_PARENTS
-                for name, priority in _filter_names(routes, index, direction).items()}
 
 
 def _filter_names(routes: IPRoute, index: int, direction: str) -> dict[str, int]:
@@ -340,31 +341,3 @@ def _address(family: int, packed: bytes) -> str:
     if family == socket.AF_INET:
         return socket.inet_ntoa(packed[:4])
     return socket.inet_ntoa(packed[12:]) if packed.startswith(MAPPED) else socket.inet_ntop(socket.AF_INET6, packed)
-
-
-def changes() -> socket.socket:
-    """A socket of this namespace that becomes readable when a link, an IPv4 address, an IPv4 route, a queueing discipline or a filter
-    changes. The caller closes it."""
-    channel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
-    try:
-        channel.bind((0, RTMGRP_LINK | RTMGRP_TC | RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE))
-    except OSError:
-        channel.close()
-        raise
-    return channel
-
-
-def drain(channel: socket.socket) -> bool:
-    """Reads away what `changes` told; whether queueing disciplines or filters were among it. What was lost for want of room may have been
-    anything, and is of no other matter, as the listener looks for itself."""
-    filters_changed = False
-    while True:
-        try:
-            message = channel.recv(1 << 16)  # the kernel sends one notification at a time
-            filters_changed |= struct.unpack_from("=H", message, 4)[0] in TC_MESSAGES
-        except BlockingIOError:
-            return filters_changed
-        except OSError as error:
-            if error.errno != errno.ENOBUFS:
-                raise
-            filters_changed = True

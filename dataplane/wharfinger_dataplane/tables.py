@@ -131,10 +131,12 @@ class Tables:
         for piece in sorted(slices, key=lambda piece: (piece.metadata.namespace, piece.metadata.name)):
             pools.setdefault(piece.spec.pool.uid, []).append(piece)
         self._refusals = {uid: refusal for uid, refusal in self._refusals.items() if uid in pools}
-        writes, removals = 0, -1
+        before, writes, removals = self._written.removals, 0, -1
         while removals != self._written.removals:  # what was removed may be room for a pool that found none
             removals = self._written.removals
             writes += self._apply_changed(pools) + self._remove_stale(pools)
+        if self._written.removals != before:
+            self._store.outdate()
         return writes
 
     def put_pod(self, address: str, ifindex: int, roles: records.Role, netns: int = -1) -> None:

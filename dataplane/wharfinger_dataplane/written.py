@@ -20,7 +20,8 @@ SCOPED = ("server_ports", "servers", "sets")
 class Store(Protocol):
     """Where tables live: an Engine in memory, or the kernel's maps. Keys and values are bytes of the C structures.
 
-    `put` raises OSError with errno E2BIG when the table holds `capacity` entries.
+    `put` raises OSError with errno E2BIG when the table holds `capacity` entries; after `outdate` connections look up again
+    what they remember of the tables.
     """
 
     def put(self, table: str, key: bytes, value: bytes) -> None: ...
@@ -28,6 +29,7 @@ class Store(Protocol):
     def delete(self, table: str, key: bytes) -> bool: ...
     def items(self, table: str) -> list[tuple[bytes, bytes]]: ...
     def capacity(self, table: str) -> int: ...
+    def outdate(self) -> None: ...
 
 
 class Written:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from support.lab import OBJECT, bpffs
 from wharfinger_dataplane import _bpf
+from wharfinger_dataplane.kernel import CONNECTION_TABLES
 
 
 @pytest.fixture(scope="session")
@@ -27,11 +28,11 @@ def pins(file_system: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def load(pins: Path) -> Iterator[Callable[[], _bpf.Object]]:
-    """Loads the programs as an agent does at its start, with a table of connections that is quickly made."""
+    """Loads the programs as an agent does at its start, with tables of connections that are quickly made."""
     loaded: list[_bpf.Object] = []
 
     def work(flows: int = 1024) -> _bpf.Object:
-        loaded.append(_bpf.Object(OBJECT, pins, max_entries={"flows": flows}))
+        loaded.append(_bpf.Object(OBJECT, pins, max_entries=dict.fromkeys(CONNECTION_TABLES, flows)))
         return loaded[-1]
 
     yield work

@@ -6,10 +6,10 @@ import pytest
 from support.lab import bpffs
 from support.slices import pool_slice
 from wharfinger_dataplane import _records as records
-from wharfinger_dataplane.kernel import Kernel
+from wharfinger_dataplane.kernel import CONNECTION_TABLES, Kernel
 from wharfinger_dataplane.tables import WRITE_ORDER, Tables
 
-SMALL = {"flows": 1024, "half_open": 1024}
+SMALL = dict.fromkeys(CONNECTION_TABLES, 1024)
 SHOP = pool_slice({"a": "10.0.0.1", "b": "10.0.0.2"})
 OTHER = pool_slice({"x": "10.0.0.9"}, name="other", scope=8, virtual=["10.96.0.11"], ports={"x": [30_000]})
 

@@ -9,6 +9,7 @@ from support.lab import OBJECT, PROGRAMS
 from wharfinger_dataplane import _bpf
 from wharfinger_dataplane._engine import HOOKS, REASONS, TABLES, Engine
 from wharfinger_dataplane.attach import HOLDING
+from wharfinger_dataplane.kernel import CONNECTION_TABLES
 
 HASH, ARRAY, PERCPU_ARRAY, LRU_HASH, RINGBUF = 1, 2, 6, 9, 27
 LAYOUT = {name: (kind, key, value, entries) for name, kind, key, value, entries in _bpf.layout(OBJECT)}
@@ -29,9 +30,18 @@ def test_the_engine_has_no_table_that_is_not_a_map_and_the_maps_no_surprise():
     assert set(LAYOUT) - set(TABLES) == {"counters", "turns", "settings", "events", "events_lost", "works"}
 
 
-def test_connections_live_in_plain_tables_and_half_open_ones_in_a_bounded_one():
-    assert LAYOUT["flows"][0] == HASH
-    assert LAYOUT["half_open"][0] == LRU_HASH
+def test_established_connections_live_in_plain_tables_and_those_that_open_or_are_closed_in_bounded_ones():
+    kinds = {"flows": HASH, "wires": HASH, "opening_flows": LRU_HASH, "opening_wires": LRU_HASH,
+             "closed_flows": LRU_HASH, "closed_wires": LRU_HASH}
+    assert {table: LAYOUT[table][0] for table in CONNECTION_TABLES} == kinds
+
+
+def test_a_flow_and_its_wire_find_room_alike():
+    for phase in ("", "opening_", "closed_"):
+        assert LAYOUT[f"{phase}flows"][1:] == LAYOUT[f"{phase}wires"][1:]
+
+
+def test_what_is_no_connections_has_the_kind_that_its_use_asks_for():
     assert (LAYOUT["turns"][0], LAYOUT["counters"][0], LAYOUT["events"][0]) == (ARRAY, PERCPU_ARRAY, RINGBUF)
 
 
@@ -42,11 +52,13 @@ def test_the_counters_have_a_place_for_every_reason_of_every_hook():
 def test_p09_a_loader_adopts_the_maps_that_its_predecessor_pinned(load, pins):
     first = load()
     first.maps["pods"].put(bytes(16), b"123456789012")
-    first.maps["flows"].put(bytes(40), bytes(range(64)))
+    for table in CONNECTION_TABLES:
+        first.maps[table].put(bytes(range(16)), bytes(range(48)))
     first.close()
     second = load()
     assert second.maps["pods"].get(bytes(16)) == b"123456789012"
-    assert second.maps["flows"].items() == [(bytes(40), bytes(range(64)))]
+    for table in CONNECTION_TABLES:
+        assert second.maps[table].items() == [(bytes(range(16)), bytes(range(48)))]
     assert {path.name for path in pins.iterdir()} == set(LAYOUT) - {"works"}  # which lasts no longer than a packet
 
 

@@ -5,14 +5,14 @@ from contextlib import closing
 import pytest
 from support.lab import bpffs
 from wharfinger_dataplane import _records as records
-from wharfinger_dataplane.kernel import Kernel
+from wharfinger_dataplane.kernel import CONNECTION_TABLES, Kernel
 
 KEY, HALF = bytes(range(16)), records.TRACES_ALL // 2
 
 
 @pytest.fixture
 def kernel(tmp_path):
-    with bpffs(tmp_path / "bpf") as path, closing(Kernel.open(path, {"flows": 1024, "half_open": 1024})) as found:
+    with bpffs(tmp_path / "bpf") as path, closing(Kernel.open(path, dict.fromkeys(CONNECTION_TABLES, 1024))) as found:
         yield found
 
 

@@ -8,18 +8,18 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
-from support.lab import Lab, Node, Pod, Role, bpffs, inside, sh
+from support.lab import SMALL, Lab, Node, Pod, Role, bpffs, inside, sh
 from support.programs import attached, exists
 from support.slices import VIRTUAL, pool_slice
 from support.traffic import Client, server
 from wharfinger_dataplane import netlink
 from wharfinger_dataplane.agent.leave import QUIET_S, Leave, Marker, withdrawn
 from wharfinger_dataplane.agent.namespaces import Namespaces
+from wharfinger_dataplane.agent.surroundings import look
+from wharfinger_dataplane.agent.ways import ways
 from wharfinger_dataplane.attach import POD_PROGRAMS, UPLINK_PROGRAMS, Attacher, Mode
 from wharfinger_dataplane.kernel import Kernel
 from wharfinger_dataplane.tables import Tables
-
-SMALL = {"flows": 1024, "half_open": 1024}
 
 
 class Agent:
@@ -35,6 +35,7 @@ class Agent:
         self.interfaces = [lab.uplink(node), *(pod.ifindex for pod, _ in pods.values())]
         wanted = {self.interfaces[0]: UPLINK_PROGRAMS, **dict.fromkeys(self.interfaces[1:], POD_PROGRAMS)}
         assert inside(node.name, lambda: self.attacher.attach(wanted)).failed == {}
+        self.tables.put_interfaces(inside(node.name, lambda: ways(look(), self.attacher.attached())).bits)
         for pod, role in pods.values():
             self.tables.put_pod(pod.address, pod.ifindex, role)
         inside(node.name, lambda: self.namespaces.look(0.0))

@@ -15,9 +15,8 @@ from support.slices import VIRTUAL, pool_slice
 from support.traffic import Client, checksum, server, sockets
 from support.wire import numbers, send
 from wharfinger_dataplane import _bpf
-from wharfinger_dataplane._records import EventKind, unpack_event
+from wharfinger_dataplane._records import COMPARABLE, EventKind, unpack_event
 
-TIMES = 24  # struct flow ends in three times
 WILD = [(n << 30) + 77 for n in range(4)]  # three of them are far from any window
 NAMES = [option(REDIRECT, scope=7), option(REDIRECT | PORT, 20_002), option(CONFIRM | PORT, 20_002), option(REDIRECT | CONFIRM | PORT, 20_002)]
 
@@ -38,7 +37,7 @@ def pod(lab: Lab) -> Iterator[Pod]:
 
 def flows(lab: Lab) -> list[dict[bytes, bytes]]:
     """The tables of connections, times aside."""
-    return [{key: value[:-TIMES] for key, value in node.bpf.maps["flows"].items()} for node in lab.nodes]
+    return [{key: value[:COMPARABLE] for key, value in node.bpf.maps["flows"].items()} for node in lab.nodes]
 
 
 def told(lab: Lab, rings: list[_bpf.Ring]) -> list[EventKind]:

@@ -10,19 +10,20 @@ from pathlib import Path
 
 import pytest
 from support.churn import churn
-from support.lab import Lab, Node, Pod, Role, bpffs, fall_back, inside
+from support.lab import SMALL, Lab, Node, Pod, Role, bpffs, fall_back, inside
 from support.programs import pin_hash_map
 from support.slices import VIRTUAL, pool_slice
 from wharfinger_api import ServicePortSlice
 from wharfinger_dataplane import _records as records
 from wharfinger_dataplane import netlink
 from wharfinger_dataplane._bpf import Map
-from wharfinger_dataplane._records import FlowState, Side
+from wharfinger_dataplane._records import FlowState
+from wharfinger_dataplane.agent.surroundings import look
+from wharfinger_dataplane.agent.ways import ways
 from wharfinger_dataplane.attach import POD_PROGRAMS, UPLINK_PROGRAMS, Attacher, Mode
 from wharfinger_dataplane.kernel import Carried, Kernel, layout_name
 from wharfinger_dataplane.tables import Tables
 
-SMALL = {"flows": 1024, "half_open": 1024}
 SIZES = (131_072, 262_144)
 SWITCHES = 6
 
@@ -40,12 +41,12 @@ def kernel(fs: Path) -> Iterator[Kernel]:
 
 
 def flow_key(number=0):
-    return records.pack_flow_key(Side.CLIENT_STACK, "10.98.0.2", 41_000, "10.98.0.1", number)
+    return records.pack_flow_key("10.98.0.2", 41_000, "10.98.0.1", number, 9)
 
 
 def flow(**changes):
-    return records.pack_flow(**{"other": "10.98.0.1", "scope": 7, "isn": 1, "redirect_port": 40_000, "service_port": 0, "state": FlowState.CLOSING,
-                                "started_ns": 1, "seen_ns": 1, **changes})
+    return records.pack_flow(**{"state": FlowState.CLIENT_ESTABLISHED, "server": "10.98.0.1", "wire_port": 40_000, "scope": 7, "isn": 1,
+                                "started_ns": 1, "seen": 1, **changes})
 
 
 def test_maps_outlive_the_agent(fs):
@@ -59,11 +60,11 @@ def test_another_layout_takes_over_what_connections_remember(fs):
     alone, older, newer = flow_key(1), flow_key(2), flow_key(3)
     with closing(Kernel.open(fs, SMALL)) as former, closing(Kernel.open(fs, {**SMALL, "flows": 2048})) as kernel:
         for key in (alone, older, newer):
-            former.put("flows", key, flow(seen_ns=5))
-        kernel.put("flows", older, flow(isn=2, seen_ns=4))
-        kernel.put("flows", newer, flow(isn=2, seen_ns=6))
+            former.put("flows", key, flow(seen=5))
+        kernel.put("flows", older, flow(isn=2, seen=4))
+        kernel.put("flows", newer, flow(isn=2, seen=6))
         assert kernel.replace_former(nullcontext, lambda prolong: None).records == 2
-        assert dict(kernel.items("flows")) == {alone: flow(seen_ns=5), older: flow(seen_ns=5), newer: flow(isn=2, seen_ns=6)}
+        assert dict(kernel.items("flows")) == {alone: flow(seen=5), older: flow(seen=5), newer: flow(isn=2, seen=6)}
         assert len(list((fs / "wharfinger").glob("maps-*"))) == 1
 
 
@@ -71,19 +72,19 @@ def test_an_agent_that_was_stopped_for_longer_than_a_hold_lasts_takes_over_again
     """What a former program changed when the hold had ended is not lost."""
     times = []
     with closing(Kernel.open(fs, SMALL)) as former, closing(Kernel.open(fs, {**SMALL, "flows": 2048})) as kernel:
-        former.put("flows", flow_key(1), flow(seen_ns=5))
+        former.put("flows", flow_key(1), flow(seen=5))
 
         def switch(prolong):
             times.append(time.monotonic_ns())
             if len(times) == 1:
-                former.put("flows", flow_key(1), flow(isn=2, seen_ns=6))
+                former.put("flows", flow_key(1), flow(isn=2, seen=6))
                 monkeypatch.setattr("wharfinger_dataplane.kernel.HOLD_NS", 10**9)
                 time.sleep(0.05)
 
         monkeypatch.setattr("wharfinger_dataplane.kernel.HOLD_NS", 2 * 10**7)
         kernel.replace_former(nullcontext, switch)
         assert len(times) == 2
-        assert kernel.items("flows") == [(flow_key(1), flow(isn=2, seen_ns=6))]
+        assert kernel.items("flows") == [(flow_key(1), flow(isn=2, seen=6))]
 
 
 def test_a_former_layout_that_holds_more_than_this_one_has_room_for_goes_on(fs):
@@ -153,10 +154,10 @@ def test_a_release_that_cannot_read_connections_leaves_the_former_one_at_work_an
 
 
 def test_a_layouts_name_changes_with_any_size():
-    maps = [("flows", 1, 40, 64, 1024)]
+    maps = [("flows", 1, 16, 48, 1024)]
     assert layout_name(maps) == layout_name(list(maps))
-    assert len({layout_name([("flows", *sizes)]) for sizes in [(1, 40, 64, 1024), (9, 40, 64, 1024), (1, 44, 64, 1024), (1, 40, 72, 1024),
-                                                               (1, 40, 64, 2048)]}) == 5
+    assert len({layout_name([("flows", *sizes)]) for sizes in [(1, 16, 48, 1024), (9, 16, 48, 1024), (1, 20, 48, 1024), (1, 16, 56, 1024),
+                                                               (1, 16, 48, 2048)]}) == 5
 
 
 class Agents:
@@ -185,6 +186,7 @@ class Agents:
         tables.apply(slices)
         carried = kernel.replace_former(attacher.hold, attacher.renew) if kernel.has_former else None
         assert attacher.attach(self._wanted).failed == {}
+        tables.put_interfaces(ways(look(), attacher.attached()).bits)
         return carried
 
     def held(self) -> int:

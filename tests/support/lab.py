@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +17,27 @@ from typing import TypeVar
 
 from pyroute2 import netns
 from wharfinger_dataplane import _bpf, _engine, netlink
-from wharfinger_dataplane._records import TRACES_ALL, Role, pack_index, pack_tracing
+from wharfinger_dataplane._records import (
+    SETTING_GENERATION,
+    SETTING_LEFT_TO_STACK,
+    TRACES_ALL,
+    Batch,
+    InterfaceBit,
+    Role,
+    pack_index,
+    pack_setting,
+    pack_tracing,
+    unpack_interface,
+)
+from wharfinger_dataplane.agent.surroundings import look
+from wharfinger_dataplane.agent.ways import Ways, ways
+from wharfinger_dataplane.attach import POD_PROGRAMS, PRIORITY, UPLINK_PROGRAMS, Mode
+from wharfinger_dataplane.kernel import CONNECTION_TABLES
 from wharfinger_dataplane.tables import Tables
 
 T = TypeVar("T")
+SMALL = dict.fromkeys(CONNECTION_TABLES, 1024)
+"""Capacities of tables of connections that are quickly made."""
 OBJECT = Path(_bpf.__file__).with_name("wharfinger.bpf.o")
 PREFIX = os.environ.get("WHARFINGER_LAB", "wharf-lab")
 """Of the namespaces' names, so that two checkouts' tests can run at the same time."""
@@ -75,14 +92,18 @@ class Store:
     def capacity(self, table: str) -> int:
         return self.maps[table].max_entries
 
-    def batches(self, table: str) -> Iterator[list[tuple[bytes, bytes]]]:
-        return self.maps[table].batches()
+    def batches(self, table: str) -> Iterator[Batch]:
+        return (Batch(*found) for found in self.maps[table].buffers())
 
     def take(self, table: str, key: bytes) -> bytes | None:
         return self.maps[table].take(key)
 
-    def put_new(self, table: str, key: bytes, value: bytes) -> bool:
-        return self.maps[table].put_new(key, value)
+    def set(self, setting: int, value: int) -> None:
+        self.maps["settings"].put(*pack_setting(setting, value))
+
+    def outdate(self) -> None:
+        generation = int.from_bytes(self.maps["settings"].get(pack_index(SETTING_GENERATION)), "little")
+        self.set(SETTING_GENERATION, generation + 1)
 
 
 @dataclass
@@ -94,7 +115,9 @@ class Node:
     bpf: _bpf.Object
     tables: Tables
     spare: bool
-    links: list[_bpf.Link] = field(default_factory=list)
+    links: list[_bpf.Link | Filter] = field(default_factory=list)
+    ways: Ways | None = None
+    """What was last told of its interfaces."""
 
     @property
     def address(self) -> str:
@@ -104,6 +127,21 @@ class Node:
         """As Kernel.trace."""
         for setting, value in pack_tracing(key, traced):
             self.bpf.maps["settings"].put(setting, value)
+
+    def settle(self) -> Ways:
+        """Tells the programs what holds of the node's interfaces now, as the agent would of what is attached."""
+        self.ways = inside(self.name, lambda: ways(look(), attached(self.bpf.programs.values())))
+        settings = self.bpf.maps["settings"]
+        self.tables.put_interfaces(self.ways.bits)
+        settings.put(*pack_setting(SETTING_LEFT_TO_STACK, int(self.ways.left_to_stack)))
+        key, _ = pack_setting(SETTING_GENERATION, 0)
+        settings.put(*pack_setting(SETTING_GENERATION, int.from_bytes(settings.get(key), "little") + 1))
+        return self.ways
+
+    def bits(self) -> dict[str, InterfaceBit]:
+        """What the programs were told of each interface, by its name."""
+        names = {found.index: found.name for found in inside(self.name, netlink.interfaces)}
+        return {names[int.from_bytes(key, "little")]: unpack_interface(value) for key, value in self.bpf.maps["interfaces"].items()}
 
     def counts(self) -> dict[tuple[str, str], int]:
         """Packets by (hook, reason), those not zero."""
@@ -134,6 +172,51 @@ class Pod:
         return inside(self.name, work)
 
 
+@dataclass
+class Filter:
+    """A program attached the classic way, until it is closed."""
+
+    namespace: str
+    index: int
+    program: _bpf.Program
+
+    @property
+    def direction(self) -> str:
+        return "ingress" if self.program.attach_type == _bpf.TCX_INGRESS else "egress"
+
+    def put(self) -> Filter:
+        """In the calling thread's namespace."""
+        netlink.put_filter(self.index, self.direction, self.program.fd, self.program.name, PRIORITY)
+        return self
+
+    def close(self) -> None:
+        inside(self.namespace, lambda: netlink.drop_filter(self.index, self.direction, PRIORITY))
+
+
+def attached(programs: Iterable[_bpf.Program]) -> dict[int, frozenset[str]]:
+    """Interface -> names of those of `programs` that the kernel says are at it, in the calling thread's namespace."""
+    names = {program.number: program.name for program in programs}
+    found = {}
+    for interface in netlink.interfaces():
+        ids = {number for kind in (_bpf.TCX_INGRESS, _bpf.TCX_EGRESS) for number, _ in _bpf.queried(interface.index, kind)}
+        classic = {name for direction in netlink.CLSACT_PARENTS for name in netlink.filter_names(interface.index, direction)}
+        found[interface.index] = frozenset({names[number] for number in ids & names.keys()} | (classic & set(names.values())))
+    return {index: each for index, each in found.items() if each}
+
+
+def clear(maps: Mapping[str, _bpf.Map]) -> None:
+    """Makes the programs' maps as if they were new."""
+    for name in _engine.TABLES:
+        for key, _ in maps[name].items():
+            maps[name].delete(key)
+    for name in ("counters", "turns", "settings", "events_lost"):
+        for number in range(maps[name].max_entries):
+            key = pack_index(number)
+            if any(value := maps[name].get(key)):
+                maps[name].put(key, bytes(len(value)))
+    _bpf.Ring(maps["events"]).drain()
+
+
 class Spares:
     """Loaded programs for one lab after the other: the verifier takes two seconds for each node's."""
 
@@ -149,15 +232,7 @@ class Spares:
 
     def give_back(self, bpf: _bpf.Object) -> None:
         """They are at no interface any more."""
-        for name in _engine.TABLES:
-            for key, _ in bpf.maps[name].items():
-                bpf.maps[name].delete(key)
-        for name in ("counters", "turns", "settings", "events_lost"):
-            for number in range(bpf.maps[name].max_entries):
-                key = pack_index(number)
-                if any(value := bpf.maps[name].get(key)):
-                    bpf.maps[name].put(key, bytes(len(value)))
-        _bpf.Ring(bpf.maps["events"]).drain()
+        clear(bpf.maps)
         self._idle.append(bpf)
 
     def close(self) -> None:
@@ -168,16 +243,17 @@ class Spares:
 class Lab:
     """Builds it all under one prefix, and takes all of it away again; but for `spares`, which other labs have after it."""
 
-    def __init__(self, pins: Path, prefix: str = PREFIX, spares: Spares | None = None) -> None:
-        self.prefix, self.pins, self._spares = prefix, pins, spares
+    def __init__(self, pins: Path, prefix: str = PREFIX, spares: Spares | None = None, mode: Mode = Mode.TCX) -> None:
+        self.prefix, self.pins, self._spares, self._mode = prefix, pins, spares, mode
         self.nodes: list[Node] = []
         self.pods: dict[str, Pod] = {}
         self._namespaces: list[str] = []
-        self.switch = self._namespace("switch")
+        self.switch = self.namespace("switch")
         sh(f"ip -n {self.switch} link add br0 type bridge")
         sh(f"ip -n {self.switch} link set br0 up")
 
-    def _namespace(self, name: str) -> str:
+    def namespace(self, name: str) -> str:
+        """A namespace of the lab's; its whole name."""
         full = f"{self.prefix}-{name}"
         if full in netns.listnetns():
             netns.remove(full)
@@ -188,7 +264,7 @@ class Lab:
 
     def add_outside(self) -> str:
         """The namespace of a host that is no node, on the nodes' wire as `eth0`: their way to everything else, where all that they send ends."""
-        full = self._namespace("outside")
+        full = self.namespace("outside")
         sh(f"ip -n {self.switch} link add outside type veth peer name eth0 netns {full}")
         sh(f"ip -n {self.switch} link set outside master br0 up")
         sh(f"ip -n {full} addr add 172.31.0.254/24 dev eth0")
@@ -200,7 +276,7 @@ class Lab:
     def add_node(self, attach: bool = True, capacity: Mapping[str, int] | None = None) -> Node:
         """`capacity`: entries of maps that shall differ from what the object says."""
         number = len(self.nodes) + 1
-        name = self._namespace(f"node{number}")
+        name = self.namespace(f"node{number}")
         sh(f"ip -n {self.switch} link add port{number} type veth peer name uplink netns {name}")
         sh(f"ip -n {self.switch} link set port{number} master br0 up")
         sh(f"ip -n {name} addr add 172.31.0.{number}/24 dev uplink")
@@ -218,36 +294,45 @@ class Lab:
             sh(f"ip -n {other.name} route add 10.99.{number}.0/24 via {node.address}")
         self.nodes.append(node)
         if attach:
-            self._attach(node, "uplink", "wharf_from_net")
+            self.attach(node, "uplink", *UPLINK_PROGRAMS)
         return node
 
     def uplink(self, node: Node) -> int:
         """Its interface index."""
-        return _ifindex(node.name, "uplink")
+        return self.index(node, "uplink")
 
-    def _attach(self, node: Node, interface: str, *programs: str) -> int:
-        def work() -> int:
-            ifindex = _ifindex(node.name, interface)
-            node.links.extend(_bpf.Link.create(node.bpf.programs[program], ifindex) for program in programs)
-            return ifindex
-        return inside(node.name, work)
+    def index(self, node: Node, interface: str) -> int:
+        """An interface's index at the node."""
+        return _ifindex(node.name, interface)
+
+    def attach(self, node: Node, interface: str, *programs: str) -> None:
+        """Attaches programs, and tells them what holds then."""
+        def work() -> None:
+            index = _ifindex(node.name, interface)
+            for program in map(node.bpf.programs.__getitem__, programs):
+                classic = self._mode is Mode.CLSACT
+                node.links.append(Filter(node.name, index, program).put() if classic else _bpf.Link.create(program, index))
+        inside(node.name, work)
+        node.settle()
 
     def add_pod(self, node: Node, name: str, roles: Role | None = None) -> Pod:
         """A pod on the node's bridge; `roles` None: a pod that is none of our business."""
-        full = self._namespace(name)
+        full = self.namespace(name)
         address = f"10.99.{node.number}.{10 + len(self.pods)}"
         sh(f"ip -n {node.name} link add v-{name} type veth peer name eth0 netns {full}")
         sh(f"ip -n {node.name} link set v-{name} master cni0 up")
         sh(f"ip -n {full} addr add {address}/24 dev eth0")
         sh(f"ip -n {full} link set eth0 up")
         sh(f"ip -n {full} route add default via 10.99.{node.number}.1")
-        ifindex = _ifindex(node.name, f"v-{name}")
+        return self.enter(Pod(full, node, address, _ifindex(node.name, f"v-{name}")), roles)
+
+    def enter(self, pod: Pod, roles: Role | None) -> Pod:
+        """The pod is the lab's, and has our programs if it has `roles`."""
+        self.pods[pod.short] = pod
         if roles is not None:
-            self._attach(node, f"v-{name}", "wharf_from_pod", "wharf_to_pod")
-        self.pods[name] = Pod(full, node, address, ifindex)
-        if roles is not None:
-            self.know(self.pods[name], roles)
-        return self.pods[name]
+            self.attach(pod.node, f"v-{pod.short}", *POD_PROGRAMS)
+            self.know(pod, roles)
+        return pod
 
     def know(self, pod: Pod, roles: Role) -> None:
         """The pod's node has it in its tables, as its agent would."""

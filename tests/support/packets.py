@@ -48,7 +48,7 @@ def tcp(
     payload: bytes = b"",
     ttl: int = 64,
     ip: bytes = b"",
-    flags_ip: str = "",
+    flags_ip: str = "DF",
     window: int = 8192,
     **fields: object,
 ) -> bytes:
@@ -65,7 +65,7 @@ def reset(src: str, dst: str, seq: int) -> bytes:
     """The bare RST by which a frame is answered, on its way back."""
     source, sport, target, dport = ends(src, dst)
     link = Ether(src=MACS["dst"], dst=MACS["src"])
-    return bytes(link / IP(src=source, dst=target, id=1) / TCP(sport=sport, dport=dport, flags="R", seq=seq & 0xFFFFFFFF, window=0))
+    return bytes(link / IP(src=source, dst=target, id=1, flags="DF") / TCP(sport=sport, dport=dport, flags="R", seq=seq & 0xFFFFFFFF, window=0))
 
 
 def with_ip_options(packet: Ether, options: bytes) -> bytes:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from pyroute2 import netns
 from support.lab import bpffs, inside, sh
+from support.packets import MACS
 from vectors import stacks
 from vectors.twins import Twins
 from vectors.vector import INTERFACES, PODS
@@ -22,11 +23,12 @@ def namespace() -> Iterator[str]:
     try:
         for interface in INTERFACES:
             sh(f"ip -n {name} link add {interface} type veth peer name {interface}-end")
-            sh(f"ip -n {name} link set {interface} up")
+            sh(f"ip -n {name} link set {interface} address {MACS['dst']} up")
             sh(f"ip -n {name} link set {interface}-end up")
         inside(name, lambda: Path("/proc/sys/net/ipv4/ip_forward").write_text("1"))
         sh(f"ip -n {name} link set u mtu 1400")
         sh(f"ip -n {name} route add 10.99.2.0/24 dev u")
+        sh(f"ip -n {name} route add 10.99.3.0/24 dev o")
         stacks.make(f"{name}-stacks", name, PODS)
         yield name
     finally:

@@ -96,7 +96,7 @@ REBUILDING = [
         "p09 a lost server entry is rebuilt when the stack answers",
         [
             *SETTLED,
-            Change(forget=("flows",)),
+            Change(forget=("flows", "wires")),
             STRAY,
             server(tcp(SP, C, "A", **BACK), "server_rebuilt", tcp(SY, C, "A", **BACK)),
             server(tcp(SP, C, "A", **BACK), "server_sends", tcp(SY, C, "A", **BACK)),
@@ -112,7 +112,7 @@ REBUILDING = [
     Vector("a SYN+ACK answers no stray packet", [STRAY, server(ANSWER.frame, "not_ours")]),
     Vector(
         "a client whose entry was lost goes unaware",
-        [*SETTLED, Change(forget=("flows",)), client(tcp(C, VX, "A", **AFTER), "no_entry"), to_client(tcp(SY, C, "A", **BACK), "not_ours")],
+        [*SETTLED, Change(forget=("flows", "wires")), client(tcp(C, VX, "A", **AFTER), "no_entry"), to_client(tcp(SY, C, "A", **BACK), "not_ours")],
     ),
     Vector(
         "an established connection goes on after its server's port is removed at the client's node",

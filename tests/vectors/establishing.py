@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from support.packets import CONFIRM, MSS, PORT, option, tcp
-from support.slices import pool_slice
+from support.slices import VIRTUAL, pool_slice
 from vectors.opening import FAR, FAR_SYN, GET, R_X, R_Y, SERVICE, answers, seen
 from vectors.vector import (
     AFTER,
@@ -31,14 +31,18 @@ from vectors.vector import (
     TAG,
     VX,
     C,
+    Change,
+    Step,
     Vector,
     X,
     Y,
+    blank,
     client,
     server,
     to_client,
     to_server,
 )
+from wharfinger_dataplane._records import SETTING_LEFT_TO_STACK
 
 PLAIN = (pool_slice({"a": SERVER}, target=X),)
 """The application listens at the redirect port itself, so that an answer from there may be a plain server's."""
@@ -85,22 +89,35 @@ ANSWER_VECTORS = [
     ),
     Vector(
         "the first answer stands and a second that names another port is dropped",
-        [*OPENED, answers(SX, option(CONFIRM | PORT, 20_005), "client_other_answer", DROPPED), JOIN],
+        [*OPENED, answers(SX, option(CONFIRM | PORT, 20_005), "client_unsure", DROPPED), JOIN],
     ),
     Vector(
-        "an answer whose port another connection of the client uses is dropped",
+        "a SYN to which the server would name a port that another connection of the client uses goes unaware at once",
         [
             client(tcp(C, SERVICE, "S", seq=5), "client_syn_service", tcp(C, SY, "S", seq=5, options=TAG)),
+            client(SYN.frame, "port_taken"),
+        ],
+    ),
+    Vector(
+        "a port that another connection took between the SYN and its answer is not taken from that",
+        [
             SYN,
-            answers(SX, NAMES_Y, "client_other_answer", DROPPED),
+            Change(slices=(pool_slice({"a": SERVER}, ports={"a": [20_003]}, generation=2),)),
+            client(tcp(C, f"{VIRTUAL}:20003", "S", seq=5), "client_syn_service", tcp(C, f"{SERVER}:20003", "S", seq=5, options=TAG)),
+            to_client(
+                tcp(f"{SERVER}:20003", C, "SA", seq=SERVER_ISN, ack=6, options=option(CONFIRM)),
+                "client_confirmed",
+                tcp(f"{VIRTUAL}:20003", C, "SA", seq=SERVER_ISN, ack=6, options=blank(8)),
+            ),
+            answers(SX, option(CONFIRM | PORT, 20_003), "client_other_answer", DROPPED),
         ],
     ),
     Vector("a repeated answer is delivered and changes nothing", [*OPENED, answers(SX, NAMES_Y, "client_receives", seen(8)), JOIN]),
     Vector(
-        "an answer to another SYN that names no port is delivered for the stack to refuse",
+        "an answer to another SYN that names no port is no packet of the connection that opens",
         [
             SYN,
-            answers(SX, option(CONFIRM), "client_receives", seen(8, ack=ISN + 7), ack=ISN + 7),
+            answers(SX, option(CONFIRM), "not_ours", tcp(SX, C, "SA", **{**NUMBERS, "ack": ISN + 7}, options=option(CONFIRM)), ack=ISN + 7),
             answers(SX, NAMES_Y, "client_redirected", seen(8)),
         ],
     ),
@@ -193,7 +210,7 @@ JOIN_VECTORS = [
         [
             *OPENED,
             server(tcp(SP, C, "A", **BACK), "server_opening", tcp(SX, C, "A", **BACK)),
-            to_client(tcp(SX, C, "A", **BACK), "client_left_port", DROPPED),
+            to_client(tcp(SX, C, "A", **BACK), "not_ours"),
             server(tcp(SP, C, "A", seq=SERVER_ISN + 9, ack=ISN + 1), "not_ours"),
             server(tcp(SP, C, "A", seq=SERVER_ISN + 1, ack=ISN + 9), "not_ours"),
             JOIN,
@@ -224,6 +241,16 @@ SEVERAL_VECTORS = [
             client(tcp(C, VX, "A", **AFTER), "client_joins", tcp(C, R_Y, "A", **AFTER, options=HINT), way=REDIRECTED),
             client(tcp(C, VX, "PA", **AFTER, payload=GET), "client_sends", tcp(C, R_Y, "PA", **AFTER, payload=GET), way=REDIRECTED),
         ],
+        slices=FAR,
+    ),
+    Vector(
+        "a packet whose way leads by an interface that bears no program is left to the stack",
+        [client(tcp(C, VX, "S", seq=ISN), "client_syn", tcp(C, f"10.99.3.1:{X}", "S", seq=ISN, options=TAG), way="stack_no_hook")],
+        slices=(pool_slice({"elsewhere": "10.99.3.1"}),),
+    ),
+    Vector(
+        "at a node with xfrm policies every packet is left to the stack",
+        [Change(settings={SETTING_LEFT_TO_STACK: 1}), Step(**{**FAR_SYN.__dict__, "way": "stack_by_rule"})],
         slices=FAR,
     ),
     Vector(

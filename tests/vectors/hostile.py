@@ -38,6 +38,7 @@ from vectors.vector import (
     to_client,
     to_server,
 )
+from wharfinger_dataplane._records import SETTING_FULL
 
 SOCKETS = Change(held=((C, VX, SERVER_ISN + 1, ISN + 1), (SP, C)))
 LIVE = (*SETTLED, SOCKETS)
@@ -129,7 +130,7 @@ NUMBERED = [
         [
             SYN,
             to_client(tcp(SX, C, "SA", seq=5, ack=FAR, options=NAMES_Y), "client_resets", reset(C, SY, FAR), tells=False),
-            to_client(tcp(SX, C, "SA", seq=5, ack=FAR), "client_receives", tcp(VX, C, "SA", seq=5, ack=FAR), tells=False),
+            to_client(tcp(SX, C, "SA", seq=5, ack=FAR), "not_ours", tells=False),
             client(tcp(C, VX, "R", seq=FAR), "client_sends_unredirected", tcp(C, SX, "R", seq=FAR), tells=False),
             SYN_ARRIVES,
             ANSWER,
@@ -142,8 +143,8 @@ NUMBERED = [
         "a reset that acknowledges no SYN of the client does not end what opens",
         [
             SYN,
-            to_client(tcp(SX, C, "RA", ack=FAR), "client_receives", tcp(VX, C, "RA", ack=FAR), tells=False),
-            to_client(tcp(SX, C, "R", seq=FAR), "client_receives", tcp(VX, C, "R", seq=FAR), tells=False),
+            to_client(tcp(SX, C, "RA", ack=FAR), "not_ours", tells=False),
+            to_client(tcp(SX, C, "R", seq=FAR), "not_ours", tells=False),
             to_client(tcp(SX, C, "RA", ack=ISN + 1), "client_withheld", DROPPED, tells=False),
             to_client(
                 tcp(SX, C, "RA", ack=ISN + 1, options=option(CONFIRM)), "client_receives", tcp(VX, C, "RA", ack=ISN + 1, options=NOP * 8), tells=True
@@ -170,16 +171,17 @@ NUMBERED = [
 
 def left(flags: str) -> Step:
     """From X, with the numbers that the client's stack expects."""
-    return to_client(tcp(SX, C, flags, **BACK), "client_left_port", DROPPED, tells=False)
+    return to_client(tcp(SX, C, flags, **BACK), "not_ours", tells=False)
 
 
 LEFT = [
     Vector(
-        "from the port that a connection has left nothing comes but the answer once more",
+        "from the port that a connection has left nothing is its packet but the answer once more",
         [
             *OPENED,
             *(left(flags) for flags in ("R", "RA", "FA", "A", "PA", "S", "SRA", "SFA")),
-            to_client(tcp(SX, C, "SA", seq=5, ack=FAR), "client_left_port", DROPPED),
+            to_client(tcp(SX, C, "SA", seq=5, ack=FAR), "not_ours"),
+            to_client(tcp(SX, C, "SA", seq=5, ack=FAR, options=NAMES_Y), "client_other_answer", DROPPED),
             ANSWER_ARRIVES_AGAIN := to_client(ANSWER.out, "client_receives", ANSWER_ARRIVES.out),
             JOIN,
             JOIN_ARRIVES,
@@ -224,7 +226,7 @@ STRAYS = [
         [
             *OPENED,
             JOIN,
-            Change(forget=("half_open",)),
+            Change(forget=("opening_flows", "opening_wires")),
             to_server(JOIN.out, "server_unentered", JOIN_ARRIVES.out),
             server(tcp(SP, C, "PA", **BACK, payload=b"x"), "server_rebuilt", tcp(SY, C, "PA", **BACK, payload=b"x")),
         ],
@@ -277,30 +279,36 @@ FORGED = [
         slices=(pool_slice({"a": SERVER}), pool_slice({"b": "10.99.2.20"}, scope=9, name="other", virtual=["10.96.0.12"], ports={"b": [20_009]})),
     ),
 ]
+C2 = f"{CLIENT}:40001"
+# Another connection of the same client, as far as its node is concerned.
+ANOTHER = (
+    client(tcp(C2, VX, "S", seq=9), "client_syn", tcp(C2, SX, "S", seq=9, options=TAG)),
+    to_client(tcp(SX, C2, "SA", seq=5, ack=10, options=NAMES_Y), "client_redirected", tcp(VX, C2, "SA", seq=5, ack=10, options=NOP * 8)),
+)
 ROOM = [
     Vector(
         "a client that finds no room for the server's port begins again, unaware",
         [
+            *ANOTHER,
             SYN,
-            SYN_ARRIVES,
-            ANSWER,
             to_client(ANSWER.out, "client_no_room", DROPPED),
             client(SYN.frame, "third_syn"),
             to_client(ANSWER.out, "client_late", DROPPED),
         ],
-        capacity={"flows": 2},
+        capacity={"flows": 1},
     ),
     Vector(
         "whoever finds the table full, a live connection goes on",
         [
             *LIVE,
+            Change(settings={SETTING_FULL: 1}),
             client(tcp(f"{CLIENT}:40001", VX, "S", seq=9), "table_full"),
             to_server(tcp(f"{CLIENT}:9", SX, "S", seq=1, options=TAG), "server_syn", tcp(f"{CLIENT}:9", SP, "S", seq=1, options=NOP * 12)),
             server(tcp(SP, f"{CLIENT}:9", "SA", seq=5, ack=2), "server_answers", tcp(SX, f"{CLIENT}:9", "SA", seq=5, ack=2, options=NAMES_Y)),
             to_server(tcp(f"{CLIENT}:9", SY, "A", seq=2, ack=6), "server_no_room", tcp(f"{CLIENT}:9", SP, "A", seq=2, ack=6)),
             *GOES_ON,
         ],
-        capacity={"flows": 4},
+        capacity={"flows": 2},
     ),
 ]
 VECTORS = [*NUMBERED, *LEFT, *STRAYS, *FORGED, *ROOM]

@@ -55,17 +55,17 @@ VECTORS = [
         [SYN, SYN_ARRIVES, to_server(tcp(C, SY, "A", seq=ISN + 1, ack=1), "server_unentered", tcp(C, SP, "A", seq=ISN + 1, ack=1)), ANSWER],
     ),
     Vector(
-        "a full table at the server ends no connection: it lives by its record",
+        "a full table at the server ends no connection: it lives among the closed ones",
         [
             *OPENED,
             JOIN,
             to_server(JOIN.out, "server_no_room", JOIN_ARRIVES.out),
-            server(tcp(SP, C, "PA", **DATA), "server_rebuilt", tcp(SY, C, "PA", **DATA)),
+            server(tcp(SP, C, "PA", **DATA), "server_sends", tcp(SY, C, "PA", **DATA)),
             to_client(tcp(SY, C, "PA", **DATA), "client_receives", tcp(VX, C, "PA", **DATA)),
             client(tcp(C, VX, "A", **AFTER), "client_sends", tcp(C, SY, "A", **AFTER)),
-            to_server(tcp(C, SY, "A", **AFTER), "server_unentered", tcp(C, SP, "A", **AFTER)),
-            server(tcp(SP, C, "PA", **DATA), "server_rebuilt", tcp(SY, C, "PA", **DATA)),
+            to_server(tcp(C, SY, "A", **AFTER), "server_receives", tcp(C, SP, "A", **AFTER)),
+            server(tcp(SP, C, "PA", **DATA), "server_sends", tcp(SY, C, "PA", **DATA)),
         ],
-        capacity={"flows": 3},
+        capacity={"flows": 1},
     ),
 ]

@@ -5,15 +5,18 @@ from __future__ import annotations
 from support.packets import NOP, REDIRECT, option, tcp, udp
 from vectors.vector import (
     AFTER,
+    ANSWER,
     BACK,
     CLIENT,
     ISN,
+    JOIN,
     SERVER,
     SETTLED,
     SP,
     SX,
     SY,
     SYN,
+    SYN_ARRIVES,
     VX,
     C,
     Role,
@@ -41,7 +44,16 @@ def net(frame: bytes, reason: str, **more: object) -> Step:
 
 PROBE = udp(f"{CLIENT}:33000", GATE, b"token")
 VECTORS = [
-    Vector("a packet to a local server's service port goes straight to its pod", [net(tcp(C, SY, "A"), "net_service_port")]),
+    Vector("a SYN to a local server's service port goes straight to its pod", [net(tcp(C, SY, "S"), "net_service_port")]),
+    Vector("a packet to a service port of which no record speaks is the stack's to hand on", [net(tcp(C, SY, "A"), "not_ours")]),
+    Vector(
+        "what opens at a local server and what is established there goes straight to its pod",
+        [SYN, SYN_ARRIVES, ANSWER, net(JOIN.out, "net_service_port"), *SETTLED[3:], net(tcp(C, SY, "A", **AFTER), "net_service_port")],
+    ),
+    Vector(
+        "what opens at a local client lets a direct dial's packets from the same port pass",
+        [SYN, *(net(tcp(SX, C, flags, seq=1, ack=ISN + 9), "not_ours") for flags in ("SA", "A", "PA", "FA", "RA"))],
+    ),
     Vector("an aware SYN to a local server goes straight to its pod", [net(SYN.out, "net_redirect_port")]),
     Vector(
         "a packet to a local client's connection goes straight to its pod", [SYN, net(tcp(SX, C, "SA", seq=1, ack=ISN + 1), "net_client")]

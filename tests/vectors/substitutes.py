@@ -182,7 +182,11 @@ DIRECT = [
     ),
     Vector(
         "direct dials that nobody completes take no room from connections",
-        [SYN, SYN_ARRIVES, ANSWER, Change(held=TAKEN), DIALLED[0], Change(forget=("half_open",)), to_server(tcp(C, SP, "A", **AFTER), "not_ours")],
+        [
+            *(SYN, SYN_ARRIVES, ANSWER, Change(held=TAKEN), DIALLED[0]),
+            Change(forget=("opening_flows", "opening_wires")),
+            to_server(tcp(C, SP, "A", **AFTER), "not_ours"),
+        ],
         pods={CLIENT: ("c", Role.CLIENT), SERVER: ("s", Role.SERVER)},
     ),
     Vector(
@@ -198,7 +202,7 @@ DIRECT = [
         [*SETTLED, Change(held=(*TAKEN, *after(DIALS))), to_server(DIAL, "not_ours")],
     ),
     Vector(
-        "a direct dial that finds the table full lives by its records, and leaves by the stack",
+        "a direct dial that finds the table full lives among the closed ones, and leaves by the stack",
         [
             to_server(SYN.out, "server_syn", SYN_ARRIVES.out),
             ANSWER,
@@ -207,7 +211,7 @@ DIRECT = [
             *DIALLED[:2],
             to_server(DIALLED[2].frame, "server_no_room", DIALLED[2].out),
             server(tcp(SP, DIALS, "PA", seq=601, ack=301, payload=b"x"), "server_direct", tcp(SP, C, "PA", seq=601, ack=301, payload=b"x")),
-            to_server(tcp(C, SP, "A", seq=301, ack=602), "server_unentered", tcp(DIALS, SP, "A", seq=301, ack=602)),
+            to_server(tcp(C, SP, "A", seq=301, ack=602), "server_receives", tcp(DIALS, SP, "A", seq=301, ack=602)),
         ],
         pods={SERVER: ("s", Role.SERVER)},
         capacity={"flows": 1},
@@ -285,39 +289,70 @@ REPEATED = [
     ),
 ]
 
+# Another client's connection, which has all the room that there is.
+ROOM_TAKEN = (
+    to_server(tcp(f"{OTHER}:1", SX, "S", seq=ISN, options=TAG), "server_syn", tcp(f"{OTHER}:1", SP, "S", seq=ISN, options=blank(12))),
+    server(tcp(SP, f"{OTHER}:1", "SA", **NUMBERS), "server_answers", tcp(SX, f"{OTHER}:1", "SA", **NUMBERS, options=NAMES_Y)),
+    to_server(tcp(f"{OTHER}:1", SY, "A", **AFTER), "server_joined", tcp(f"{OTHER}:1", SP, "A", **AFTER)),
+)
 FULL = [
     Vector(
-        "a connection that finds the server's table full lives by its record",
+        "a connection that finds the server's table full lives among the closed ones, and is taken back when there is room",
         [
-            to_server(tcp(f"{OTHER}:1", SX, "S", seq=ISN, options=TAG), "server_syn", tcp(f"{OTHER}:1", SP, "S", seq=ISN, options=blank(12))),
-            server(
-                tcp(SP, f"{OTHER}:1", "SA", **NUMBERS), "server_answers", tcp(SX, f"{OTHER}:1", "SA", **NUMBERS, options=NAMES_Y)
-            ),
-            to_server(tcp(f"{OTHER}:1", SY, "A", **AFTER), "server_joined", tcp(f"{OTHER}:1", SP, "A", **AFTER)),
+            *ROOM_TAKEN,
             to_server(SYN.out, "server_syn", SYN_ARRIVES.out),
             ANSWER,
             to_server(JOIN.out, "server_no_room", JOIN_ARRIVES.out),
-            server(tcp(SP, C, "A", **BACK), "server_rebuilt", tcp(SY, C, "A", **BACK)),
-            to_server(tcp(C, SY, "A", **AFTER), "server_unentered", tcp(C, SP, "A", **AFTER)),
+            server(tcp(SP, C, "A", **BACK), "server_sends", tcp(SY, C, "A", **BACK)),
+            to_server(tcp(C, SY, "A", **AFTER), "server_receives", tcp(C, SP, "A", **AFTER)),
             Change(held=TAKEN),
-            to_server(tcp(C, SX, "S", seq=77, options=TAG), "server_no_substitute", b""),
+            to_server(tcp(C, SX, "S", seq=77, options=TAG), "server_syn", tcp(C, SP, "S", seq=77, options=blank(12))),
             to_server(tcp(C, SY, "A", **AFTER), "server_unentered", tcp(C, SP, "A", **AFTER)),
-            Change(forget=("flows",)),
-            server(tcp(SP, C, "A", **BACK), "server_rebuilt", tcp(SY, C, "A", **BACK)),
+            server(tcp(SP, C, "A", **BACK), "server_sends", tcp(SY, C, "A", **BACK)),
+            Change(forget=("flows", "wires", "opening_flows", "opening_wires")),
+            server(tcp(SP, C, "A", **BACK), "server_sends", tcp(SY, C, "A", **BACK)),
+            Change(forget=("closed_flows", "closed_wires")),
             server(tcp(SP, C, "A", **BACK), "server_sends", tcp(SY, C, "A", **BACK)),
         ],
         capacity={"flows": 1},
     ),
     Vector(
-        "a substituted connection that finds the table full lives by its records",
+        "a substituted connection that finds the table full lives among the closed ones",
         [
+            *ROOM_TAKEN,
+            Change(held=TAKEN),
             *OPENED_ELSEWHERE[:2],
             to_server(JOIN.out, "server_no_room", JOIN_PLACED.out),
-            server(tcp(SP, S, "A", **BACK), "server_rebuilt", tcp(SY, C, "A", **BACK)),
+            server(tcp(SP, S, "A", **BACK), "server_sends", tcp(SY, C, "A", **BACK)),
             to_server(tcp(C, SY, "A", **AFTER), "server_receives", tcp(S, SP, "A", **AFTER)),
         ],
-        held=TAKEN,
         capacity={"flows": 1},
     ),
 ]
-VECTORS = [*PLACES, *DIRECT, *OUTGOING, *REPEATED, *FULL]
+# The client closes, then the server: that waits for the client's last acknowledgement, or in TIME_WAIT.
+CLOSED = (
+    *SETTLED,
+    to_server(tcp(C, SY, "FA", **AFTER), "server_receives", tcp(C, SP, "FA", **AFTER)),
+    server(tcp(SP, C, "FA", seq=SERVER_ISN + 1, ack=ISN + 2), "server_sends", tcp(SY, C, "FA", seq=SERVER_ISN + 1, ack=ISN + 2)),
+)
+AGAIN = tcp(C, SX, "S", seq=5, options=TAG)
+WAITING = [
+    Vector(
+        "a connection on the ports of a closed one that waits in the server's stack gets a substitute",
+        [*CLOSED, Change(held=TAKEN), to_server(AGAIN, "server_syn", tcp(S, SP, "S", seq=5, options=blank(12)))],
+    ),
+    Vector(
+        "a direct dial on the ports of a closed connection that waits in the server's stack gets a substitute",
+        [*CLOSED, Change(held=TAKEN), *DIALLED],
+    ),
+    Vector(
+        "a connection on the ports of a closed one whose stack has forgotten it takes them",
+        [*CLOSED, to_server(AGAIN, "server_syn", tcp(C, SP, "S", seq=5, options=blank(12)))],
+    ),
+    Vector(
+        "without a substitute a connection takes the ports of the closed one, whose stack decides",
+        [*CLOSED, Change(held=(*TAKEN, *after(S))), to_server(AGAIN, "server_syn", tcp(C, SP, "S", seq=5, options=blank(12)))],
+    ),
+]
+
+VECTORS = [*PLACES, *DIRECT, *OUTGOING, *REPEATED, *FULL, *WAITING]

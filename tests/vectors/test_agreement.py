@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.lab import inside
-from support.packets import NOP, option, tcp
+from support.packets import MACS, NOP, option, tcp
 from support.slices import VIRTUAL, pool_slice
 from vectors import answers, ends, establishing, opening, outsiders, policy, substitutes, unaware
 from vectors.twins import KEY
@@ -35,19 +35,20 @@ CORPUS = sorted(
     }
 )
 LINK = 14
+LINK_ADDRESSES = bytes.fromhex((MACS["dst"] + MACS["src"]).replace(":", ""))
 LEAST = 34  # the kernel refuses to test-run a shorter frame that says it is IPv4
 places = st.tuples(st.sampled_from(HOOKS), st.sampled_from(INTERFACES))
 
 
 def ipv4(least: int) -> st.SearchStrategy[bytes]:
     """Frames that say they are IPv4, and arbitrary octets behind."""
-    return st.binary(min_size=least, max_size=200).map(lambda rest: bytes(12) + b"\x08\x00" + rest)
+    return st.binary(min_size=least, max_size=200).map(lambda rest: LINK_ADDRESSES + b"\x08\x00" + rest)
 
 
 @st.composite
 def mutated(draw: st.DrawFn) -> bytes:
     """A frame of the vectors with some octets behind the link header changed, and cut or lengthened."""
-    frame = bytearray(draw(st.sampled_from(CORPUS)))
+    frame = bytearray(LINK_ADDRESSES + draw(st.sampled_from(CORPUS))[len(LINK_ADDRESSES):])
     for at, octet in draw(st.lists(st.tuples(st.integers(LINK, len(frame) - 1), st.integers(0, 255)), max_size=6)):
         frame[at] = octet
     frame += draw(st.binary(max_size=40))

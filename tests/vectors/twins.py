@@ -1,6 +1,7 @@
-"""The two hosts of the core side by side: the programs as the kernel loaded them, by BPF_PROG_TEST_RUN, and the engine.
+"""The two hosts of the core side by side: the programs as the kernel loaded them, by BPF_PROG_TEST_RUN, and the engine; and a
+second engine that takes every packet through the whole chain, beside those two with their fast path.
 
-Both are filled by the same compile code, get the same frames, and must agree in reasons, bytes, events and connections.
+All are filled by the same compile code, get the same frames, and must agree in reasons, bytes, events and connections.
 """
 
 from __future__ import annotations
@@ -17,15 +18,25 @@ from vectors.stacks import NUMBER as STACKS
 from vectors.stacks import sockets
 from vectors.vector import DROPPED, ISN, REDIRECTED, SERVER_ISN, UNCHANGED, Change, Step, Vector
 from wharfinger_dataplane import _bpf, _engine
-from wharfinger_dataplane._records import TRACES_ALL, Side, pack_flow_key, pack_index, pack_tracing
+from wharfinger_dataplane._records import (
+    COMPARABLE,
+    SETTING_FULL,
+    SETTING_LEFT_TO_STACK,
+    TRACES_ALL,
+    InterfaceBit,
+    pack_flow_key,
+    pack_index,
+    pack_setting,
+    pack_tracing,
+)
+from wharfinger_dataplane.kernel import CONNECTION_TABLES
 from wharfinger_dataplane.tables import Tables
 from wharfinger_dataplane.telemetry._identity import is_told
 
 NEXT, SHOT, REDIRECT = -1, 2, 7  # TCX_NEXT, TC_ACT_SHOT, TC_ACT_REDIRECT
 REASONS = {reason.name: reason for reason in _engine.REASONS}
 KEY = bytes(range(16))
-CONNECTIONS = ("flows", "half_open")
-TIMES = 24  # struct flow ends in three times
+CONNECTIONS = CONNECTION_TABLES
 EVENT_TIMES = 24  # struct event begins with three
 
 
@@ -67,11 +78,14 @@ class Twins:
             self.maps["turns"].put(pack_index(turn), bytes(4))
         self._ring.drain()
         self.trace(TRACES_ALL)
-        self.engine = _engine.Engine(capacity=self._capacity)
-        self._tables = (Tables(Store(self.maps)), Tables(self.engine))
+        self.engine, self.whole = (_engine.Engine(capacity=self._capacity) for _ in range(2))
+        self._tables = (Tables(Store(self.maps)), Tables(self.engine), Tables(self.whole))
+        for setting in (SETTING_FULL, SETTING_LEFT_TO_STACK):
+            self._set(setting, 0)
 
     def fill(self, slices: Iterable | None, pods: Mapping) -> None:
         for tables in self._tables:
+            tables.put_interfaces({self.interfaces["u"]: InterfaceBit.DIRECT})
             if slices is not None:
                 tables.apply(slices)
             for address, (interface, roles) in pods.items():
@@ -84,8 +98,12 @@ class Twins:
     def forget_connections(self) -> None:
         for table in CONNECTIONS:
             self.forget(table)
-            for key, _ in self.engine.items(table):
-                self.engine.delete(table, key)
+            self._forget_in_engines(table)
+
+    def _forget_in_engines(self, table: str) -> None:
+        for engine in (self.engine, self.whole):
+            for key, _ in engine.items(table):
+                engine.delete(table, key)
 
     def counts(self, hook: str) -> dict[str, int]:
         first = _engine.HOOKS.index(hook) * self._stride
@@ -98,21 +116,27 @@ class Twins:
         self._counted[hook] = after = self.counts(hook)
         return Ran({name: n - before[name] for name, n in after.items() if n != before[name]}, verdict, out)
 
-    def connections(self) -> tuple[dict, dict]:
-        """Of the kernel and of the engine, times aside."""
+    def connections(self) -> tuple[dict, ...]:
+        """Of the kernel and of the engines, times and ways aside."""
 
         def timeless(items: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-            return {key: value[:-TIMES] for key, value in items}
+            return {key: value[:COMPARABLE] for key, value in items}
 
-        return (
-            {table: timeless(self.maps[table].items()) for table in CONNECTIONS},
-            {table: timeless(self.engine.items(table)) for table in CONNECTIONS},
-        )
+        sources = (lambda table: self.maps[table].items()), self.engine.items, self.whole.items
+        return tuple({table: timeless(items(table)) for table in CONNECTIONS} for items in sources)
+
+    def _run_engines(self, hook: str, interface: str, frame: bytes) -> _engine.Result:
+        """One frame through both engines, which must agree."""
+        ifindex = self.interfaces[interface]
+        result = self.engine.run(hook, frame, ifindex=ifindex, now_ns=1)
+        whole = self.whole.run(hook, frame, ifindex=ifindex, now_ns=1, fast=False)
+        assert result == whole, (hook, frame.hex())
+        return result
 
     def both(self, hook: str, interface: str, frame: bytes) -> tuple[Ran, _engine.Result]:
         """One frame through both, which must agree."""
         ran = self.kernel(hook, interface, frame)
-        result = self.engine.run(hook, frame, ifindex=self.interfaces[interface], now_ns=1)
+        result = self._run_engines(hook, interface, frame)
         expected = {result.reason.name, "option_malformed"} if result.malformed_option else {result.reason.name}
         stack = {name for name in ran.reasons if REASONS[name].outcome == "stack"}
         assert set(ran.reasons) - stack == expected
@@ -121,8 +145,8 @@ class Twins:
         assert not stack or forwarded or (result.reason.outcome, hook) == ("reset", "to_pod")
         assert ran.verdict == verdict(result.reason.outcome, bool(stack))
         assert ran.frame == (at_hop(result.packet) if forwarded and not stack else result.packet)
-        kernel, engine = self.connections()
-        assert kernel == engine
+        kernel, engine, whole = self.connections()
+        assert (kernel, engine) == (engine, whole)
         told = [result.event[EVENT_TIMES:]] if result.event and is_told(KEY, result.event, self._traced) else []
         assert [event[EVENT_TIMES:] for event in self._ring.drain()] == told
         return ran, result
@@ -133,7 +157,7 @@ class Twins:
         for hook, interface, frame in frames:
             ifindex = self.interfaces[interface]
             code, changed, _ = self._programs[hook].run(frame, ifindex=ifindex)
-            result = self.engine.run(hook, frame, ifindex=ifindex, now_ns=1)
+            result = self._run_engines(hook, interface, frame)
             direct = result.reason.outcome == "forward" and code == REDIRECT
             assert code == verdict(result.reason.outcome, not direct), (hook, result.reason.name, frame.hex())
             assert changed == (at_hop(result.packet) if direct else result.packet), (hook, result.reason.name, frame.hex())
@@ -145,8 +169,8 @@ class Twins:
             assert Counter(counted) == seen[hook]
         self._counted.clear()
         self._ring.drain()
-        kernel, engine = self.connections()
-        assert kernel == engine
+        kernel, engine, whole = self.connections()
+        assert kernel == engine == whole
         return out
 
     def step(self, step: Step) -> None:
@@ -177,15 +201,22 @@ class Twins:
         whole = [(local, peer, *(numbers or (ISN + 1, SERVER_ISN + 1))) for local, peer, *numbers in held]
         until.enter_context(sockets(self._stacks, whole))
         for local, peer, expects, sends in whole:
-            self.engine.hold(pack_flow_key(Side.SERVER_STACK, *ends(local, peer)), expects, sends)
+            for engine in (self.engine, self.whole):
+                engine.hold(pack_flow_key(*ends(local, peer)), expects, sends)
 
     def _change(self, change: Change, held: ExitStack) -> None:
         self.fill(change.slices, change.pods)
         self._hold(change.held, held)
         for table in change.forget:
             self.forget(table)
-            for key, _ in self.engine.items(table):
-                self.engine.delete(table, key)
+            self._forget_in_engines(table)
+        for setting, value in change.settings.items():
+            self._set(setting, value)
+
+    def _set(self, setting: int, value: int) -> None:
+        self.maps["settings"].put(*pack_setting(setting, value))
+        for engine in (self.engine, self.whole):
+            engine.set(setting, value)
 
     def close(self) -> None:
         self.object.close()

@@ -5,7 +5,9 @@ from __future__ import annotations
 from support.packets import END, MSS, NOP, REDIRECT, option, tcp, udp
 from vectors.vector import (
     AFTER,
+    DROPPED,
     ISN,
+    NUMBERS,
     SCOPE,
     SETTLED,
     SP,
@@ -20,6 +22,7 @@ from vectors.vector import (
     Vector,
     blank,
     client,
+    server,
     to_server,
 )
 
@@ -44,6 +47,16 @@ RULES = [
     unaware("a Multipath TCP SYN is unaware", "mptcp", MPTCP),
     unaware("a SYN signed by TCP-MD5 is unaware", "signed_segment", MD5),
     unaware("a SYN signed by TCP-AO is unaware", "signed_segment", AO),
+    Vector("a SYN that routers may fragment is unaware", [client(tcp(C, VX, "S", seq=ISN, flags_ip=""), "may_fragment")]),
+    Vector(
+        "a server whose packets routers may fragment does not answer an aware SYN",
+        [
+            SYN_ARRIVES,
+            server(tcp(SP, C, "SA", **NUMBERS, flags_ip=""), "server_may_fragment", DROPPED),
+            to_server(tcp(C, SP, "S", seq=ISN), "not_ours"),
+            server(tcp(SP, C, "SA", **NUMBERS, flags_ip=""), "not_ours"),
+        ],
+    ),
     unaware("a SYN whose options leave eight octets is unaware", "no_room", MSS * 8),
     unaware("a SYN full of options is unaware", "no_room", MSS * 10),
     unaware("a SYN whose options are ended is unaware", "no_room", MSS + END * 4),

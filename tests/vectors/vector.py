@@ -1,7 +1,7 @@
 """What a packet vector is: a sentence, the tables and pods it runs on, and what each packet shall become. Data only; `twins` runs it.
 
-The interfaces: `c`, `s`, `o` of three pods, `u` the uplink. There is a way on only to 10.99.2.0/24, by `u`, whose MTU is 1400: a packet to
-anything else is rewritten and then left to the stack.
+The interfaces: `c`, `s`, `o` of three pods, `u` the uplink. There is a way past the stack only to 10.99.2.0/24, by `u`, whose MTU is
+1400. A packet to anything else is rewritten and then left to the stack; to 10.99.3.0/24, since `o` bears no program there.
 """
 
 from __future__ import annotations
@@ -50,12 +50,13 @@ class Step:
 
 @dataclass(frozen=True)
 class Change:
-    """Between two packets: other slices or pods, connections that are forgotten, or sockets of the pods' stacks."""
+    """Between two packets: other slices or pods, connections that are forgotten, sockets of the pods' stacks, or settings."""
 
     slices: Sequence[ServicePortSlice] | None = None
     pods: Mapping[str, tuple[str, Role]] = field(default_factory=dict)
     forget: Sequence[str] = ()
     held: Sequence[tuple] = ()
+    settings: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 
+from wharfinger_api import Finding
+
 from wharfinger_dataplane.agent.desired import Attachment, LocalPod
 
-LATE, MISSING, POLICED = "TranslatorLate", "TranslatorMissing", "NetworkPolicy"
+LATE, MISSING, POLICED, REFUSED = "TranslatorLate", "TranslatorMissing", "NetworkPolicy", "TranslatorRefused"
 
 
 def untimely(pods: Iterable[LocalPod], attached_at: Mapping[str, datetime], now: datetime,
@@ -35,3 +37,11 @@ def policed(pods: Iterable[LocalPod], attached: Mapping[str, Attachment]) -> Ite
         if pod.injected and policy:
             yield pod, POLICED, (f"NetworkPolicy {policy} selects this pod for egress: its new connections are unaware by rule, so that "
                                  "the policy engine judges them; kube-proxy balances them. Those that stand go on.")
+
+
+def refused(pods: Iterable[LocalPod], refusals: Mapping[str, Finding]) -> Iterator[tuple[LocalPod, str, str]]:
+    """(pod, reason, message) of each pod that gets no translator; `refusals` by namespace/name."""
+    for pod in pods:
+        finding = refusals.get(pod.reference)
+        if finding and not pod.ended:
+            yield pod, REFUSED, f"{finding.message[0].upper()}{finding.message[1:]}. Remedy: {finding.remedy}."

@@ -1,12 +1,15 @@
-"""What connections left behind is removed when their socket is gone: silence and FINs only nominate.
+"""Established connections that ended unseen are moved aside: silence, or a reset that only the wire told of, nominates them.
 
 Rules (docs/protocol.md, "State of the ends"):
-- What was never answered is nominated after 10 s, so that a pod that opens without end fills the table with what its stack holds, no more.
-- An entry goes when the pod's namespace has no socket of that connection, TIME_WAIT included, or when the namespace itself is gone.
-- Doubt keeps an entry: a namespace that is not found, of a pod that the API server still tells of, says nothing.
-- An entry is removed as it was judged: if a new connection took its place meanwhile, it is put back.
-- A wire's record goes with the stack's entry that it leads to; one that leads to none is removed when two sweeps in a row found it so,
-  for there is a moment between a record and the entry it leads to.
+- Packets close what FIN and RST end. Here come those that ended without: by a time-out, or with their pod.
+- A socket that is there keeps its flow, whatever the wire says.
+- Not seen is not gone: a socket may be bound to a device, redirected inside the pod, or in another namespace of it. So a
+  flow whose socket is not found is moved to the closed ones. There a live connection goes on, and its next packet takes it
+  back; a dead one is forgotten when the room is needed.
+- Removed is only what belongs to a pod that is gone: the API server does not tell of it any more, and nor does the node.
+- A wire that leads to no flow of its own is removed when two sweeps in a row found it so, for there is a moment between
+  the two.
+- What another connection has put in the place meanwhile is not touched.
 """
 
 from __future__ import annotations
@@ -19,18 +22,16 @@ from typing import Protocol
 
 from wharfinger_dataplane import _records as records
 from wharfinger_dataplane import netlink
-from wharfinger_dataplane._records import Flow, FlowKey, Side
+from wharfinger_dataplane._records import Batch
 from wharfinger_dataplane.agent.namespaces import Namespaces
 
-FLOWS = "flows"
+FLOWS, WIRES, CLOSED_FLOWS, CLOSED_WIRES = "flows", "wires", "closed_flows", "closed_wires"
 LIST_FROM = 64
 """From how many candidates on a pod's connections are listed rather than looked up one by one."""
 SWEEP_EVERY = 12
-WIRE_AGE_NS = OPENING_NS = 10 * 10**9
-NEVER_NS = 2**63
-WIRES = (Side.CLIENT_WIRE, Side.SERVER_WIRE)
+WIRE_AGE_NS = 10 * 10**9
 PAUSE_S = 0.002
-"""Between two batches of the table, for the agent's other threads."""
+"""Between two batches of a table, for the agent's other threads."""
 
 Record = tuple[bytes, bytes]
 
@@ -38,149 +39,140 @@ Record = tuple[bytes, bytes]
 class FlowStore(Protocol):
     """What of `Kernel` is needed here."""
 
-    def batches(self, table: str) -> Iterator[list[Record]]: ...
+    def batches(self, table: str) -> Iterator[Batch]: ...
     def get(self, table: str, key: bytes) -> bytes | None: ...
+    def put(self, table: str, key: bytes, value: bytes) -> None: ...
     def take(self, table: str, key: bytes) -> bytes | None: ...
     def put_new(self, table: str, key: bytes, value: bytes) -> bool: ...
 
 
 @dataclass(frozen=True)
 class Pass:
-    """One pass over the table: entries seen, nominated, removed, and put back because a new connection had taken their place."""
+    """One pass over the flows: seen, nominated, moved aside, and removed with their pod."""
 
     seen: int = 0
     nominated: int = 0
+    moved: int = 0
     removed: int = 0
-    restored: int = 0
+
+
+def is_full(entries: int, capacity: int, was: bool) -> bool:
+    """Whether a table of connections is so full that new ones are better unaware from the start: with 95 % of its entries
+    taken, and then until 90 %."""
+    return entries >= capacity * (0.90 if was else 0.95)
 
 
 def by_pod(found: Iterable[Record]) -> dict[str, list[netlink.Connection]]:
-    """The connections of stacks' entries, as each pod's stack knows them, by the pod's address."""
+    """The connections of flows, as each pod's stack knows them, by the pod's address."""
     connections: dict[str, list[netlink.Connection]] = {}
-    for record in found:
-        key = records.unpack_flow_key(record[0])
-        connections.setdefault(key.local, []).append((key.local, key.local_port, key.peer, key.peer_port))
+    for key, _ in found:
+        k = records.unpack_flow_key(key)
+        connections.setdefault(k.local, []).append((k.local, k.local_port, k.peer, k.peer_port))
     return connections
 
 
-def stack_key(wire_key: FlowKey, wire: Flow) -> bytes:
-    """The key of the stack's entry that a wire's record leads to."""
-    if wire_key.side is Side.CLIENT_WIRE:
-        return records.pack_flow_key(Side.CLIENT_STACK, wire_key.local, wire_key.local_port, wire.other, wire.redirect_port)
-    return records.pack_flow_key(Side.SERVER_STACK, wire_key.local, wire.redirect_port, wire_key.peer, wire.client_port)
-
-
-def wire_keys(key: FlowKey, stack: Flow) -> list[bytes]:
-    """The keys of the wire's records that a stack's entry may have."""
-    if key.side is Side.CLIENT_STACK:
-        ports = {stack.redirect_port, stack.service_port} - {0}
-        return [records.pack_flow_key(Side.CLIENT_WIRE, key.local, key.local_port, stack.other, port) for port in ports]
-    if not stack.client_port:
-        return []
-    return [records.pack_flow_key(Side.SERVER_WIRE, key.local, stack.service_port, key.peer, stack.client_port)]
-
-
-def leads_to(wire_key: FlowKey, wire: Flow, stack: Flow | None) -> bool:
-    """Whether a wire's record belongs to the stack's entry at the place that it names."""
-    if stack is None:
-        return False
-    if wire_key.side is Side.CLIENT_WIRE:
-        return stack.other == wire_key.peer and wire_key.peer_port in (stack.redirect_port, stack.service_port)
-    return (stack.service_port, stack.client_port) == (wire_key.local_port, wire_key.peer_port)
-
-
-def same_connection(judged: Flow, found: Flow) -> bool:
-    """Whether an entry is still that of the connection that was judged, and as ended."""
-    return (judged.started_ns, judged.isn, judged.state) == (found.started_ns, found.isn, found.state)
+def is_same(judged: bytes, found: bytes | None) -> bool:
+    """Whether a flow or wire is still one of the connection whose flow or wire was judged."""
+    return found is not None and records.connection_of(judged) == records.connection_of(found)
 
 
 class Collector:
-    """One agent's collection. `told` answers whether the API server tells of a pod of this node with that address."""
+    """One agent's collection. `is_known` answers whether the API server tells of a pod of this node with that address."""
 
-    def __init__(self, store: FlowStore, namespaces: Namespaces, told: Callable[[str], bool], idle_ns: int) -> None:
-        self._store, self._namespaces, self._told, self._idle_ns = store, namespaces, told, idle_ns
-        self._gone: dict[bytes, int] = {}
+    def __init__(self, store: FlowStore, namespaces: Namespaces, is_known: Callable[[str], bool], idle_ns: int) -> None:
+        self._store, self._namespaces, self._is_known, self._idle_ns = store, namespaces, is_known, idle_ns
+        self._gone: dict[int, int] = {}
         self._passes = 0
-        self._orphans: dict[bytes, int] = {}
-        self._removed = self._restored = 0
+        self._orphans: dict[bytes, bytes] = {}
+        self._moved = self._removed = 0
 
     def pod_gone(self, address: str, now_ns: int) -> None:
         """The pod that had `address` until `now_ns` (monotonic) is gone. May be called from any thread."""
-        self._gone[records.pack_address(address)] = now_ns
+        self._gone[records.pack_v4(address)] = now_ns
 
     def collect(self, now_ns: int) -> Pass:
-        """One pass at `now_ns` (monotonic). OSError when maps or sockets cannot be read; what was removed by then was rightly removed."""
+        """One pass at `now_ns` (monotonic). OSError when maps or sockets cannot be read; what was moved or removed by then
+        was rightly so."""
         self._passes += 1
-        self._removed = self._restored = 0
-        sweep = self._passes % SWEEP_EVERY == 0
+        self._moved = self._removed = 0
         gone = dict(self._gone)
         seen, nominated = 0, []
         for batch in self._store.batches(FLOWS):
-            seen += len(batch)
-            nominated += records.ended_flows(batch, now_ns, self._idle_ns, WIRE_AGE_NS if sweep else NEVER_NS, OPENING_NS, gone)
+            seen += batch.count
+            nominated += records.quiet_flows(batch, now_ns, self._idle_ns, gone)
             time.sleep(PAUSE_S)
-        by_address: dict[str, list[tuple[FlowKey, Flow, Record]]] = {}
-        wires = []
+        by_address: dict[str, list[Record]] = {}
         for record in nominated:
-            key, flow = records.unpack_flow_key(record[0]), records.unpack_flow(record[1])
-            if key.side in WIRES:
-                wires.append((key, flow, record))
-            else:
-                by_address.setdefault(key.local, []).append((key, flow, record))
-        for address, entries in by_address.items():
-            self._collect_pod(address, entries, records.pack_address(address) in gone)
-        if sweep:
-            self._collect_orphans(wires)
+            by_address.setdefault(records.unpack_flow_key(record[0]).local, []).append(record)
+        for address, found in by_address.items():
+            self._collect_pod(address, found, records.pack_v4(address) in gone)
+        if self._passes % SWEEP_EVERY == 0:
+            self._collect_orphans(now_ns)
         for address, since in gone.items():
             if self._gone.get(address) == since:
                 del self._gone[address]
-        return Pass(seen, len(nominated), self._removed, self._restored)
+        return Pass(seen, len(nominated), self._moved, self._removed)
 
-    def _collect_pod(self, address: str, entries: list[tuple[FlowKey, Flow, Record]], gone: bool) -> None:
+    def _collect_pod(self, address: str, found: list[Record], gone: bool) -> None:
         channel = self._namespaces.diag(address)
         if channel is None:
-            if gone or not self._told(address):
-                for key, flow, record in entries:
-                    self._remove(key, flow, record)
+            if gone or not self._is_known(address):
+                self._removed += sum(self._remove(record) for record in found)
             return
         with closing(channel):
-            listed = netlink.connections(channel) if len(entries) >= LIST_FROM else ()
-            for key, flow, record in entries:
-                connection = key.local, key.local_port, key.peer, key.peer_port
+            listed = netlink.connections(channel) if len(found) >= LIST_FROM else ()
+            for record in found:
+                k = records.unpack_flow_key(record[0])
+                connection = k.local, k.local_port, k.peer, k.peer_port
                 if connection not in listed and not netlink.connected(channel, connection):
-                    self._remove(key, flow, record)
+                    self._move_aside(record)
 
-    def _collect_orphans(self, wires: list[tuple[FlowKey, Flow, Record]]) -> None:
+    def _move_aside(self, record: Record) -> None:
+        """To the closed connections, first there and then from here: a packet meanwhile finds it."""
+        key, judged = record
+        wire_key = records.wire_key_of(key, judged)
+        flow, wire = self._store.get(FLOWS, key), self._store.get(WIRES, wire_key)
+        if not is_same(judged, flow):
+            return
+        if is_same(judged, wire):
+            self._store.put(CLOSED_WIRES, wire_key, wire)
+        self._store.put(CLOSED_FLOWS, key, flow)
+        self._moved += self._remove(record)
+
+    def _remove(self, record: Record) -> bool:
+        """Removes the flow, if it is the one that was judged, and its wire; whether it was."""
+        key, judged = record
+        removed = self._take(FLOWS, key, judged)
+        if removed:
+            self._take(WIRES, records.wire_key_of(key, judged), judged)
+        return removed
+
+    def _take(self, table: str, key: bytes, judged: bytes) -> bool:
+        """Removes the record under `key`, if it is of the connection that was judged; whether it was. One of another
+        connection that takes its place in this very moment is put back."""
+        if not is_same(judged, self._store.get(table, key)):
+            return False
+        taken = self._store.take(table, key)
+        if is_same(judged, taken):
+            return True
+        if taken is not None:
+            self._store.put_new(table, key, taken)
+        return False
+
+    def _collect_orphans(self, now_ns: int) -> None:
         orphans = {}
-        for key, flow, record in wires:
-            stack = self._store.get(FLOWS, stack_key(key, flow))
-            if leads_to(key, flow, records.unpack_flow(stack) if stack else None):
-                continue
-            if self._orphans.get(record[0]) == flow.started_ns:
-                self._take(flow, record)
-            else:
-                orphans[record[0]] = flow.started_ns
+        for batch in self._store.batches(WIRES):
+            for key, wire in records.old_wires(batch, now_ns, WIRE_AGE_NS):
+                if self._leads_to_its_flow(key, wire):
+                    continue
+                if is_same(wire, self._orphans.get(key)):
+                    self._take(WIRES, key, wire)
+                else:
+                    orphans[key] = wire
+            time.sleep(PAUSE_S)
         self._orphans = orphans
 
-    def _remove(self, key: FlowKey, flow: Flow, record: Record) -> None:
-        if not self._take(flow, record):
-            return
-        for wire_key in wire_keys(key, flow):
-            wire = self._store.get(FLOWS, wire_key)
-            if wire is None:
-                continue
-            found = records.unpack_flow(wire)
-            if stack_key(records.unpack_flow_key(wire_key), found) == record[0] and found.started_ns == flow.started_ns:
-                self._take(found, (wire_key, wire))
-
-    def _take(self, flow: Flow, record: Record) -> bool:
-        """Removes the entry if it is the one that was judged; whether it was."""
-        taken = self._store.take(FLOWS, record[0])
-        if taken is None:
-            return False
-        if not same_connection(flow, records.unpack_flow(taken)):
-            self._store.put_new(FLOWS, record[0], taken)
-            self._restored += 1
-            return False
-        self._removed += 1
-        return True
+    def _leads_to_its_flow(self, key: bytes, wire: bytes) -> bool:
+        flow_key = records.flow_key_of(key, wire)
+        flow = self._store.get(FLOWS, flow_key)
+        return flow is not None and records.wire_key_of(flow_key, flow) == key

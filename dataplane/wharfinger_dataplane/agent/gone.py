@@ -25,8 +25,8 @@ from wharfinger_dataplane.agent.flows import FLOWS, PAUSE_S, FlowStore, Record, 
 from wharfinger_dataplane.agent.namespaces import Namespaces
 from wharfinger_dataplane.netlink import Connection
 
-Gone = Mapping[bytes, tuple[frozenset[int], frozenset[int]]]
-"""Server's packed address -> its service ports at rest, and the scopes (pools) in which nobody has that address any more."""
+Gone = Mapping[int, tuple[frozenset[int], frozenset[int]]]
+"""Server's address (pack_v4) -> its service ports at rest, and the scopes (pools) in which nobody has that address any more."""
 
 
 def gone_servers(slices: Iterable[ServicePortSlice]) -> Gone:
@@ -39,7 +39,7 @@ def gone_servers(slices: Iterable[ServicePortSlice]) -> Gone:
             ports.update(record.ports)
             scopes.add(piece.spec.scope)
     nobody: tuple[set[int], set[int]] = (set(), set())
-    return {records.pack_address(address): (frozenset(ports - serving.get(address, nobody)[0]), frozenset(scopes - serving.get(address, nobody)[1]))
+    return {records.pack_v4(address): (frozenset(ports - serving.get(address, nobody)[0]), frozenset(scopes - serving.get(address, nobody)[1]))
             for address, (ports, scopes) in resting.items()}
 
 

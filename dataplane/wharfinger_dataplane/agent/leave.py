@@ -21,6 +21,7 @@ from wharfinger_api import DETACHED, GRACE_KEY, Condition, ServicePortSlice
 
 from wharfinger_dataplane import _records as records
 from wharfinger_dataplane import netlink
+from wharfinger_dataplane._records import Batch
 from wharfinger_dataplane.agent.flows import FLOWS, Record, by_pod
 from wharfinger_dataplane.agent.namespaces import Namespaces
 from wharfinger_dataplane.agent.reflector import Misread
@@ -35,7 +36,7 @@ RESETS_S = 0.3
 class PinnedMaps(Protocol):
     """What of `Kernel` is needed here."""
 
-    def batches(self, table: str) -> Iterator[list[Record]]: ...
+    def batches(self, table: str) -> Iterator[Batch]: ...
     def unpin(self) -> None: ...
 
 

@@ -14,10 +14,11 @@ import structlog
 from wharfinger_api import GROUP, PLURALS, UNINSTALL_MARKER, VERSION, ApiError, NetworkPolicy, ServicePortSlice, network_policy, parse
 
 from wharfinger_dataplane import telemetry
+from wharfinger_dataplane._records import SETTING_FULL
 from wharfinger_dataplane.agent.access import NoAccess
 from wharfinger_dataplane.agent.cluster import Cluster, Json
 from wharfinger_dataplane.agent.desired import LocalPod, local_pod
-from wharfinger_dataplane.agent.flows import FLOWS, Collector, Pass
+from wharfinger_dataplane.agent.flows import FLOWS, Collector, Pass, is_full
 from wharfinger_dataplane.agent.gone import Ender, Gone
 from wharfinger_dataplane.agent.health import Health, Metric
 from wharfinger_dataplane.agent.heartbeat import Heartbeat
@@ -28,7 +29,7 @@ from wharfinger_dataplane.agent.namespaces import Namespaces
 from wharfinger_dataplane.agent.reflector import Misread, Reflector
 from wharfinger_dataplane.agent.report import About, Reporter
 from wharfinger_dataplane.agent.settings import SettingError, Settings, settings_from
-from wharfinger_dataplane.agent.watcher import Uplinks, Watcher
+from wharfinger_dataplane.agent.watcher import NodeReader, Watcher
 from wharfinger_dataplane.agent.worker import Sources, Worker
 from wharfinger_dataplane.attach import Attacher
 from wharfinger_dataplane.kernel import Kernel
@@ -82,7 +83,7 @@ class Agent:
         self._policies: Reflector[NetworkPolicy] = Reflector(cluster, POLICIES, {}, read_policy, self._wake)
         self._heartbeat = Heartbeat(cluster, settings.node, settings.namespace, settings.lease_period_s, settings.lease_duration_s,
                                     self._node_learned)
-        self._uplinks = Uplinks(settings.uplinks, lambda: self._heartbeat.node_addresses)
+        self._reader = NodeReader(settings.uplinks, lambda: self._heartbeat.node_addresses)
         self._reporter = Reporter(cluster, settings.node)
         self._collector = Collector(self.kernel, self._namespaces, self._told, int(settings.flow_idle_s * 1e9))
         self._markers: Reflector[Marker] = Reflector(cluster, f"/api/v1/namespaces/{settings.namespace}/configmaps",
@@ -90,13 +91,14 @@ class Agent:
         self._ender = Ender(self.kernel, self._namespaces)
         about = About(agent_version(), os.uname().release, settings.attach_mode, self._attacher.mode)
         self._worker = Worker(settings.node, about, settings.late_s,
-                              Sources(self._slices, self._pods, self._policies, self._namespaces, self._uplinks, self._markers), self.kernel,
+                              Sources(self._slices, self._pods, self._policies, self._namespaces, self._reader, self._markers), self.kernel,
                               self._attacher, self._collector, Leave(self.kernel, self._attacher, self._namespaces), self._reporter, tracing,
                               self._say_gone)
-        self._watcher = Watcher(self._namespaces, self._uplinks, lambda: self._worker.claimed, self._wake,
-                                self._worker.suspect)
+        self._watcher = Watcher(self._namespaces, self._reader, lambda: self._worker.claimed, self._wake, self._worker.suspect,
+                                self.kernel.outdate)
         self._last = Pass()
-        self._collected = {"removed": 0, "restored": 0}
+        self._full = False
+        self._collected = {"moved": 0, "removed": 0}
         self._stop = threading.Event()
         self._roused = threading.Event()
 
@@ -145,7 +147,7 @@ class Agent:
             self._roused.set()
 
     def _node_learned(self) -> None:
-        self._uplinks.changed()
+        self._reader.changed()
         self._worker.wake()
 
     def _told(self, address: str) -> bool:
@@ -162,7 +164,7 @@ class Agent:
     def _metrics(self) -> list[Metric]:
         entries = {FLOWS: self._last.seen, **self._worker.counts()}
         return [*kernel_metrics(self.kernel),
-                *agent_metrics(self._worker.progress, self._attacher.attached(), entries, self.kernel, self._collected, self._ender.ended,
+                *agent_metrics(self._worker.progress, self._attacher, entries, self.kernel, self._collected, self._ender.ended,
                                self._telemetry.counters())]
 
     def _collect(self) -> None:
@@ -182,8 +184,10 @@ class Agent:
             except OSError as error:
                 self._log.warning("flows not collected", error=str(error))
                 continue
-            self._collected = {"removed": self._collected["removed"] + self._last.removed,
-                               "restored": self._collected["restored"] + self._last.restored}
+            self._full = is_full(self._last.seen, self.kernel.capacity(FLOWS), self._full)
+            self.kernel.set(SETTING_FULL, int(self._full))
+            self._collected = {"moved": self._collected["moved"] + self._last.moved,
+                               "removed": self._collected["removed"] + self._last.removed}
 
 
 def end_with_thread(failure: threading.ExceptHookArgs) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from wharfinger_dataplane.agent.health import Metric, plain
 from wharfinger_dataplane.agent.worker import Progress
+from wharfinger_dataplane.attach import Attacher
 from wharfinger_dataplane.kernel import Kernel
 
 
@@ -21,14 +22,16 @@ def kernel_metrics(kernel: Kernel) -> list[Metric]:
     ]
 
 
-def agent_metrics(progress: Progress, attached: Mapping[int, frozenset[str]], entries: Mapping[str, int], kernel: Kernel,
+def agent_metrics(progress: Progress, attacher: Attacher, entries: Mapping[str, int], kernel: Kernel,
                   collected: Mapping[str, int], ended: int, traces: Mapping[tuple[str, str], int]) -> list[Metric]:
-    """`attached`: interface -> programs; `entries`: table -> entries as last counted; `collected`: outcome -> flows; `ended`: connections
+    """`entries`: table -> entries as last counted; `collected`: outcome -> flows; `ended`: connections
     whose server was gone; `traces`: as telemetry names them."""
-    programs = [name for names in attached.values() for name in names]
+    programs = [name for names in attacher.attached().values() for name in names]
     return [
         Metric("wharfinger_programs_attached", "gauge", "Interfaces that bear a program.",
                tuple(({"program": name}, programs.count(name)) for name in sorted(set(programs)))),
+        plain("wharfinger_attach_fallbacks_total", "counter", "Programs that became classic filters because the kernel has no tcx.",
+              attacher.fallbacks),
         Metric("wharfinger_table_entries", "gauge", "Entries of a table, as last counted.",
                tuple(({"table": name}, count) for name, count in entries.items())),
         Metric("wharfinger_table_capacity", "gauge", "Entries that a table can hold.",

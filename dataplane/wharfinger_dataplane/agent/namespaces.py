@@ -33,12 +33,13 @@ Key = tuple[str, int]
 @dataclass(frozen=True)
 class Namespace:
     """A pod's namespace. `interfaces`: address and index of the host's side; `asks`: a socket was seen waiting at the start gate;
-    `number`: what the node's namespace calls it, -1 until that is known."""
+    `number`: what the node's namespace calls it, -1 until that is known; `foreign`: address and kind of interfaces that have no host's side."""
 
     key: Key
     interfaces: tuple[tuple[str, int], ...] = ()
     asks: bool = False
     number: int = -1
+    foreign: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass
@@ -63,6 +64,12 @@ def host_sides(inside: Iterable[Interface], number: int, host: Callable[[int], I
             continue
         found += [(address, other.index) for address in interface.addresses if not address.startswith("fe80:")]
     return tuple(found)
+
+
+def foreign_kinds(inside: Iterable[Interface]) -> tuple[tuple[str, str], ...]:
+    """(address, kind) of the interfaces of a namespace that are no end of a veth: macvlan, ipvlan, netkit, or hardware ("")."""
+    return tuple((address, interface.kind) for interface in inside if interface.kind not in POD_INTERFACE_KINDS and interface.name != "lo"
+                 for address in interface.addresses if not address.startswith("fe80:"))
 
 
 def next_look_s(now_s: float, age_s: float, found: bool) -> float:
@@ -112,7 +119,7 @@ class Namespaces:
     def young(self) -> bool:
         """Whether a namespace is so young that the next look should be soon."""
         now_s = self._looked_s or 0.0
-        return any(known.channel is not None or (not known.namespace.interfaces and now_s - known.seen_s < YOUNG_S)
+        return any(known.channel is not None or (not (known.namespace.interfaces or known.namespace.foreign) and now_s - known.seen_s < YOUNG_S)
                    for known in self._known.values())
 
     def diag(self, address: str) -> socket.socket | None:
@@ -141,8 +148,10 @@ class Namespaces:
         inside = self._enter(known.namespace.key, netlink.interfaces) or ()
         number = self._open(known.namespace.key, netlink.namespace_number)
         found = host_sides(inside, -1 if number is None else number, netlink.interface) or known.namespace.interfaces
-        known.namespace = replace(known.namespace, interfaces=found, number=known.namespace.number if number is None else number)
-        known.next_s = next_look_s(now_s, now_s - known.seen_s, bool(found))
+        foreign = foreign_kinds(inside)
+        known.namespace = replace(known.namespace, interfaces=found, foreign=foreign,
+                                  number=known.namespace.number if number is None else number)
+        known.next_s = next_look_s(now_s, now_s - known.seen_s, bool(found or foreign))
 
     def _look_at_gate(self, known: _Known, *, wanted: bool) -> None:
         if not wanted or known.namespace.asks or not known.namespace.interfaces:

@@ -16,6 +16,7 @@ from wharfinger_api import (
     AttachedPod,
     Condition,
     Fallback,
+    Finding,
     Metadata,
     NodeReportStatus,
     PoolFault,
@@ -35,7 +36,7 @@ COALESCE_S = 0.02
 BACKOFF_S = (0.2, 10.0)
 REFRESH_S = 300.0
 """How often the report is written though nothing changed: somebody may have deleted or changed it."""
-SLICES_MAX, PODS_MAX, FAULTS_MAX = 5000, 1000, 1000  # crds/nodereports.yaml
+SLICES_MAX, PODS_MAX, FAULTS_MAX, FINDINGS_MAX = 5000, 1000, 1000, 1000  # crds/nodereports.yaml
 KERNEL_CHARACTERS = 128
 REPORTS = f"/apis/{GROUP}/{VERSION}/{PLURALS['NodeReport']}"
 
@@ -76,13 +77,23 @@ def _version(metadata: Metadata, version: str) -> SliceVersion:
     return SliceVersion(namespace=metadata.namespace, name=metadata.name, uid=metadata.uid, version=version)
 
 
-def node_report(about: About, slices: ProgrammedSlices, attachments: Mapping[str, Attachment], faults: Iterable[str],
-                pool_faults: Iterable[PoolFault], before: NodeReportStatus | None, now: datetime,
-                leaving: Condition | None = None) -> NodeReportStatus:
-    """What is programmed and attached. `faults` are what keeps the agent from doing all it should, in words, `pool_faults` what of it is about
-    a pool; `before` the last report; `leaving` how far this node has been left, while it is."""
-    pool_faults = sorted(pool_faults, key=lambda fault: (fault.namespace, fault.name))
-    faults = sorted([*faults, *(f"ServicePortPool {fault.namespace}/{fault.name} keeps its former tables: {fault.message}" for fault in pool_faults)])
+@dataclass(frozen=True)
+class Troubles:
+    """What is not as it could be. `faults` are what keeps the agent from doing all it should, in words, `pools` what of it is about a pool;
+    `findings` are what else is at work on the node, with which the agent does as it should."""
+
+    faults: Iterable[str] = ()
+    pools: Iterable[PoolFault] = ()
+    findings: Iterable[Finding] = ()
+
+
+def node_report(about: About, slices: ProgrammedSlices, attachments: Mapping[str, Attachment], troubles: Troubles,
+                before: NodeReportStatus | None, now: datetime, leaving: Condition | None = None) -> NodeReportStatus:
+    """What is programmed and attached. `before` is the last report; `leaving` how far this node has been left, while it is."""
+    pool_faults = sorted(troubles.pools, key=lambda fault: (fault.namespace, fault.name))
+    faults = sorted([*troubles.faults,
+                     *(f"ServicePortPool {fault.namespace}/{fault.name} keeps its former tables: {fault.message}"
+                       for fault in pool_faults)])
     servers = [_judged_by(found.pod, found.ingress) for found in attachments.values() if found.pod and found.roles & Role.SERVER]
     clients = [_judged_by(found.pod, found.egress) for found in attachments.values() if found.pod and found.roles & Role.CLIENT]
     ready = Condition(type="Ready", status="False" if faults else "True", reason="Failing" if faults else "Programmed",
@@ -94,6 +105,7 @@ def node_report(about: About, slices: ProgrammedSlices, attachments: Mapping[str
     return NodeReportStatus(
         agent_version=about.version, kernel=about.kernel[:KERNEL_CHARACTERS], attach_mode=about.mode, fallbacks=about.fallbacks,
         slices=slices, servers=_sorted(servers), clients=_sorted(clients), faults=tuple(pool_faults[:FAULTS_MAX]),
+        findings=tuple(troubles.findings)[:FINDINGS_MAX],
         conditions=(ready, leaving) if leaving else (ready,))
 
 

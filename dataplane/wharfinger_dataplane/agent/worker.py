@@ -16,25 +16,26 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import structlog
-from wharfinger_api import TRACEPARENT_ANNOTATION, NetworkPolicy, NodeReportStatus, Policies, PoolFault, ProgrammedSlices, ServicePortSlice
+from wharfinger_api import TRACEPARENT_ANNOTATION, Finding, NetworkPolicy, NodeReportStatus, Policies, PoolFault, ProgrammedSlices, ServicePortSlice
 
 from wharfinger_dataplane._records import Pod, Role
 from wharfinger_dataplane.agent.desired import Attachment, Desired, LocalPod, desire
-from wharfinger_dataplane.agent.events import policed, untimely
+from wharfinger_dataplane.agent.events import policed, refused, untimely
 from wharfinger_dataplane.agent.flows import Collector
 from wharfinger_dataplane.agent.gone import Gone, gone_servers
 from wharfinger_dataplane.agent.leave import Leave, Marker, withdrawn
 from wharfinger_dataplane.agent.namespaces import Namespaces
+from wharfinger_dataplane.agent.placement import Placement, Reader
 from wharfinger_dataplane.agent.reflector import Reflector
-from wharfinger_dataplane.agent.report import About, Reporter, event, node_report, programmed_slices
-from wharfinger_dataplane.agent.watcher import Uplinks
-from wharfinger_dataplane.attach import POD_PROGRAMS, UPLINK_PROGRAMS, Attacher
+from wharfinger_dataplane.agent.report import About, Reporter, Troubles, event, node_report, programmed_slices
+from wharfinger_dataplane.agent.ways import foreign_interface
+from wharfinger_dataplane.attach import Attacher
 from wharfinger_dataplane.kernel import Kernel
 from wharfinger_dataplane.tables import Tables
 from wharfinger_dataplane.telemetry import PodName, Telemetry
 
 DEBOUNCE_S = 0.003
-TICK_S, LEAVE_TICK_S, VERIFY_S = 5.0, 0.5, 5.0
+TICK_S, LEAVE_TICK_S = 5.0, 0.5
 TAKEOVER_AGAIN_S = 30.0
 """Until the former tables are taken over is tried again."""
 FAULT_CHARACTERS = 1024  # crds/nodereports.yaml
@@ -57,14 +58,14 @@ class Progress:
 
 @dataclass(frozen=True)
 class Sources:
-    """Where the loop looks. `uplinks` is asked for the indexes of the node's uplinks (OSError when the kernel does not tell); `markers` has
-    the one marker at which the node is left, or nothing."""
+    """Where the loop looks. `node` is asked for what decides on packets' ways; `markers` has the one marker at which the node is left, or
+    nothing."""
 
     slices: Reflector[ServicePortSlice]
     pods: Reflector[LocalPod]
     policies: Reflector[NetworkPolicy]
     namespaces: Namespaces
-    uplinks: Uplinks
+    node: Reader
     markers: Reflector[Marker]
 
 
@@ -78,6 +79,7 @@ class Worker:
         self._sources, self._kernel, self._attacher, self._collector = sources, kernel, attacher, collector
         self._leave, self._reporter, self._telemetry, self._say_gone = leave, reporter, telemetry, say_gone
         self._tables = Tables(kernel)
+        self._placement = Placement(sources.node, attacher, kernel, self._tables)
         self._pods: dict[str, Pod] = {}
         self._attached_at: dict[str, datetime] = {}
         self._generations: dict[str, int] = {}
@@ -90,7 +92,6 @@ class Worker:
         self._ask_again_s = 0.0
         self._woken = threading.Event()
         self._since_s: float | None = None
-        self._verify_s = 0.0
         self._stopping = False
         self._log = structlog.get_logger()
         self.claimed: frozenset[str] = frozenset()
@@ -117,7 +118,7 @@ class Worker:
 
     def suspect(self) -> None:
         """Somebody may have detached programs: the next round looks."""
-        self._verify_s = 0.0
+        self._placement.suspect()
 
     def stop(self) -> None:
         self._stopping = True
@@ -151,14 +152,14 @@ class Worker:
         self.claimed = frozenset(address for pod in pods for address in pod.addresses)
         desired = desire(self._node, slices, pods, self._sources.namespaces.snapshot(), self._pods, Policies(self._sources.policies.objects()))
         faults = [*self._sources.slices.misread(), *self._sources.policies.misread(), *self._sources.markers.misread()]
-        faults += [f"{pod.reference}: no interface of this node leads to {', '.join(pod.addresses)}" for pod in desired.missing]
+        refusals = self._astray(desired, faults)
         started_ns = time.time_ns()
-        self._verify(faults)
-        attached, changed = self._attach(desired, faults)
+        self._placement.begin({found.interface for found in desired.attachments.values()}, faults)
+        attached, changed = self._attach(desired, refusals, faults)
         writes = self._write_tables([withdrawn(piece) for piece in slices] if markers else slices, faults)
         ended_ns, ended_s = time.time_ns(), time.monotonic()
         changed += self._remove_pods(attached)
-        self._detach(desired, faults)
+        self._placement.detach_others(faults)
         if writes is not None:
             self._trace(slices, started_ns, ended_ns, writes)
             # What a faulty pool had goes on, and stays acknowledged at its own version: its servers are attached and serve.
@@ -169,53 +170,49 @@ class Worker:
             self._say_gone(gone_servers(self._programmed))
         if markers:
             self._step_out(markers[0], faults)
-        self._acknowledge(attached, faults, self._pool_faults(slices))
-        self._tell_events(pods, attached, datetime.now(UTC))
+        self._acknowledge(attached, faults, self._pool_faults(slices), [*refusals.values(), *self._placement.findings])
+        self._tell_events(pods, attached, refusals, datetime.now(UTC))
         names = [PodName(address, found.pod.pod, self._node) for address, found in attached.items() if found.pod]
         self._telemetry.names.update(slices, names)
         self._measure(since_s, ended_s, writes, changed, faults)
 
-    def _verify(self, faults: list[str]) -> None:
-        """Finds out what of ours somebody else detached. The kernel tells of filters (`suspect`), not of links."""
-        if time.monotonic() < self._verify_s:
-            return
-        self._verify_s = time.monotonic() + VERIFY_S
-        try:
-            lost = self._attacher.verify()
-        except OSError as error:
-            faults.append(f"what is attached is not known: {error}")
-            return
-        if lost:
-            self._log.warning("programs were detached by somebody else: attaching them again",
-                              programs=[f"{name} at {index}" for index, name in lost])
+    def _astray(self, desired: Desired, faults: list[str]) -> dict[str, Finding]:
+        """The pods (namespace/name) without an interface at this node that could bear programs, as far as it is known why; the others are
+        faults."""
+        kinds = {address: kind for namespace in self._sources.namespaces.snapshot() for address, kind in namespace.foreign}
+        found = {}
+        for pod in desired.missing:
+            kind = next((kinds[address] for address in pod.addresses if address in kinds), None)
+            if kind is None:
+                faults.append(f"{pod.reference}: no interface of this node leads to {', '.join(pod.addresses)}")
+            else:
+                found[pod.reference] = foreign_interface(kind).model_copy(update={"where": f"Pod {pod.reference}"})
+        return found
 
-    def _attach(self, desired: Desired, faults: list[str]) -> tuple[dict[str, Attachment], int]:
-        """Attaches programs and enters each pod as soon as its interface bears them, those that wait at the start gate first. The
-        attachments that stand, and the number of changes."""
+    def _attach(self, desired: Desired, refusals: dict[str, Finding], faults: list[str]) -> tuple[dict[str, Attachment], int]:
+        """Attaches programs and enters each pod as soon as its interface bears them, those that wait at the start gate first; adds the pods
+        that get none to `refusals`. The attachments that stand, and the number of changes."""
         standing: dict[str, Attachment] = {}
         changes = 0
         for address, found in sorted(desired.attachments.items(), key=lambda item: item[1].pod is not None):
-            failure = self._attacher.attach({found.interface: POD_PROGRAMS}).failed.get(found.interface)
+            name = found.pod.pod if found.pod else address
+            refusal = self._placement.refusal(found.interface)
+            if refusal:
+                refusals[name] = refusal.model_copy(update={"where": f"Pod {name}"})
+                continue
+            failure = self._placement.attach_pod(found.interface)
             try:
                 changes += self._put_pod(address, Pod(found.interface, found.roles, found.namespace)) if failure is None else 0
             except OSError as error:  # the table is full
                 failure = error
             if failure:
-                faults.append(f"{found.pod.pod if found.pod else address}: {failure}")
+                faults.append(f"{name}: {failure}")
                 self._log.warning("not attached", pod=found.pod.pod if found.pod else "", address=address, error=str(failure))
                 continue
             standing[address] = found
-        for index, failure in self._attacher.attach(self._uplinks(faults)).failed.items():
-            faults.append(f"uplink {index}: {failure}")
-            self._log.warning("uplink not attached", interface=index, error=str(failure))
+        self._placement.attach_uplinks(faults)
+        changes += self._placement.put_ways(faults)
         return standing, changes
-
-    def _uplinks(self, faults: list[str]) -> Mapping[int, frozenset[str]]:
-        try:
-            return dict.fromkeys(self._sources.uplinks.indexes(), UPLINK_PROGRAMS)
-        except OSError as error:
-            faults.append(f"the node's uplinks are not known: {error}")
-            return {index: names for index, names in self._attacher.attached().items() if names == UPLINK_PROGRAMS}
 
     def _put_pod(self, address: str, pod: Pod) -> bool:
         """Enters a pod; whether that changed anything."""
@@ -273,17 +270,6 @@ class Worker:
             self._log.info("programs renewed")
         self._renewed = True
 
-    def _detach(self, desired: Desired, faults: list[str]) -> None:
-        """Detaches what nobody needs. A pod whose interface could not be attached to is no reason to detach from it."""
-        wanted = {found.interface: POD_PROGRAMS for found in desired.attachments.values()}
-        try:
-            detached = self._attacher.detach_others({**wanted, **self._uplinks([])})
-        except OSError as error:
-            faults.append(f"detaching: {error}")
-            return
-        if detached:
-            self._log.info("detached", programs=detached)
-
     def _step_out(self, marker: Marker, faults: list[str]) -> None:
         try:
             self._leave.step(marker, time.monotonic())
@@ -298,16 +284,17 @@ class Worker:
         return [PoolFault(namespace=namespace, name=name, uid=uid, message=whys[uid][:FAULT_CHARACTERS])
                 for uid, (namespace, name) in named.items() if uid in whys]
 
-    def _acknowledge(self, attached: Mapping[str, Attachment], faults: list[str], pool_faults: list[PoolFault]) -> None:
+    def _acknowledge(self, attached: Mapping[str, Attachment], faults: list[str], pool_faults: list[PoolFault],
+                     findings: list[Finding]) -> None:
         """Reports what stands: the slices of the last write that succeeded, and what keeps the agent from more; nothing once the node is left.
         A server whose service ports could not be written is not reported as attached."""
         if self._leave.left:
-            self._programmed, self._acknowledged, attached = [], ProgrammedSlices(), {}
+            self._programmed, self._acknowledged, attached, findings = [], ProgrammedSlices(), {}, []
         programmed = {(found.pod_uid, found.address) for piece in self._programmed for found in piece.spec.assignments}
         standing = {address: found if found.pod is None or (found.pod.uid, address) in programmed else replace(found, roles=found.roles & Role.CLIENT)
                     for address, found in attached.items()}
-        report = node_report(self._about, self._acknowledged, standing, faults, pool_faults, self._report, datetime.now(UTC),
-                             self._leave.condition)
+        report = node_report(self._about, self._acknowledged, standing, Troubles(faults, pool_faults, findings), self._report,
+                             datetime.now(UTC), self._leave.condition)
         if report != self._report:
             self._report = report
             self._reporter.report(report)
@@ -323,9 +310,10 @@ class Worker:
         for traceparent, names in written.items():
             self._telemetry.tables.table_write(traceparent, names, started_ns, ended_ns, writes)
 
-    def _tell_events(self, pods: list[LocalPod], attached: Mapping[str, Attachment], now: datetime) -> None:
+    def _tell_events(self, pods: list[LocalPod], attached: Mapping[str, Attachment], refusals: Mapping[str, Finding], now: datetime) -> None:
         told = set()
-        for pod, reason, message in (*untimely(pods, self._attached_at, now, self._late_s), *policed(pods, attached)):
+        late = untimely((pod for pod in pods if pod.reference not in refusals), self._attached_at, now, self._late_s)
+        for pod, reason, message in (*late, *policed(pods, attached), *refused(pods, refusals)):
             told.add((pod.uid, reason))
             if (pod.uid, reason) not in self._told:
                 self._reporter.tell(event(pod, self._node, reason, message, now))

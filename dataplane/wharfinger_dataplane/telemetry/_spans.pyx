@@ -201,7 +201,7 @@ cdef class SpanWriter:
         text(b, b"wharfinger.server.address", server.text)
         text(b, b"wharfinger.server.node", server.node)
         if e.kind == core.EVENT_CLOSED:
-            text(b, b"wharfinger.ended_by", b"reset" if e.ends & core.END_RESET else b"fin")
+            text(b, b"wharfinger.ended_by", b"reset" if e.ends & core.RESET else b"fin")
 
     cdef Party party(self, const core.addr *a):
         cdef bytes key

@@ -3,19 +3,21 @@
 import errno
 
 import pytest
+from support.batches import batch_of
 from support.slices import pool_slice
 from wharfinger_dataplane import _records as records
-from wharfinger_dataplane._records import FlowState, Side
+from wharfinger_dataplane._records import FlowState, Mark
 from wharfinger_dataplane.agent import gone
 from wharfinger_dataplane.agent.gone import Ender, gone_servers
 
 CLIENT, SERVER, OTHER, VIRTUAL, X, Y, SCOPE = "10.244.1.5", "10.244.2.9", "10.244.2.10", "10.96.0.10", 80, 20_001, 7
-AT = records.pack_address(SERVER)
+IFINDEX = 5
 
 
 class Store(dict):
     def batches(self, table):
-        return iter([list(self.items())])
+        assert table == "flows"
+        return iter([batch_of(self.items())])
 
 
 class Pods:
@@ -38,10 +40,10 @@ def destroyed(monkeypatch):
     return found
 
 
-def add(store, port, side=Side.CLIENT_STACK, **changes):
-    store[records.pack_flow_key(side, CLIENT, port, VIRTUAL, X)] = records.pack_flow(**{
-        "other": SERVER, "scope": SCOPE, "isn": 1, "redirect_port": X, "service_port": Y, "state": FlowState.ESTABLISHED, "started_ns": 1,
-        "seen_ns": 1, **changes})
+def add(store, port, **changes):
+    """A client's connection from `port`."""
+    store[records.pack_flow_key(CLIENT, port, VIRTUAL, X, IFINDEX)] = records.pack_flow(**{
+        "state": FlowState.CLIENT_ESTABLISHED, "server": SERVER, "scope": SCOPE, "isn": 1, "wire_port": Y, "started_ns": 1, **changes})
 
 
 def ended(store, slices, *clients):
@@ -76,26 +78,58 @@ def test_a_server_that_no_slice_names_keeps_its_connections(destroyed):
 def test_a_connection_to_the_next_pod_with_the_address_is_another_servers(destroyed):
     store = Store()
     add(store, 41_000)
-    add(store, 41_001, service_port=20_002)
-    add(store, 41_002, service_port=0)
+    add(store, 41_001, wire_port=20_002)
+    add(store, 41_002, wire_port=X)
     ended(store, [pool_slice({"a": SERVER, "b": SERVER}, states={"a": "Resting"})])
     assert destroyed == [(CLIENT, 41_000, VIRTUAL, X)]
 
 
 def test_a_connection_that_stayed_on_the_redirect_port_goes_with_its_pools_server(destroyed):
     store = Store()
-    add(store, 41_000, service_port=0)
-    add(store, 41_001, service_port=0, scope=SCOPE + 1)
+    add(store, 41_000, wire_port=X)
+    add(store, 41_001, wire_port=X, scope=SCOPE + 1)
     ended(store, [pool_slice({"a": SERVER}, states={"a": "Resting"})])
     assert destroyed == [(CLIENT, 41_000, VIRTUAL, X)]
 
 
-@pytest.mark.parametrize("changes", [{"state": FlowState.OPENING, "service_port": 0}, {"side": Side.SERVER_STACK}, {"side": Side.CLIENT_WIRE}])
-def test_what_is_opening_and_what_is_no_clients_is_left_alone(destroyed, changes):
+def test_a_connection_whose_server_has_not_answered_at_its_port_yet_is_ended_too(destroyed):
+    store = Store()
+    add(store, 41_000, state=FlowState.CLIENT_JOINING)
+    ended(store, [pool_slice({"a": SERVER}, states={"a": "Resting"})])
+    assert destroyed == [(CLIENT, 41_000, VIRTUAL, X)]
+
+
+@pytest.mark.parametrize("marks", [Mark.LOCAL_FIN, Mark.PEER_FIN, Mark.FIN_SEEN, Mark.RESET_SEEN])
+def test_a_connection_that_is_half_closed_or_only_said_to_be_reset_is_ended(destroyed, marks):
+    store = Store()
+    add(store, 41_000, marks=Mark.AWARE | marks)
+    ended(store, [pool_slice({"a": SERVER}, states={"a": "Resting"})])
+    assert destroyed == [(CLIENT, 41_000, VIRTUAL, X)]
+
+
+@pytest.mark.parametrize("changes", [
+    {"marks": Mark.RESET, "state": FlowState.CLIENT_CLOSED},
+    {"marks": Mark.LOCAL_FIN | Mark.PEER_FIN, "state": FlowState.CLIENT_CLOSED},
+    {"state": FlowState.SERVER_ESTABLISHED, "client_port": Y, "redirect_port": X},
+], ids=["reset", "closed by both", "a server's"])
+def test_what_is_over_and_what_is_no_clients_is_left_alone(destroyed, changes):
     store = Store()
     add(store, 41_000, **changes)
     ended(store, [pool_slice({"a": SERVER}, states={"a": "Resting"})])
     assert destroyed == []
+
+
+def test_a_server_whose_own_clients_have_the_gone_ones_address_keeps_them(destroyed):
+    """The bytes of a client's `server` are a server's two ports: those are no address."""
+    store, (high, low) = Store(), divmod(records.pack_v4(SERVER), 1 << 16)
+    ports = [int.from_bytes(half.to_bytes(2, "little"), "big") for half in (low, high)]
+    add(store, 41_000, state=FlowState.SERVER_ESTABLISHED, client_port=ports[0], redirect_port=ports[1])
+    ended(store, [pool_slice({"a": SERVER}, states={"a": "Resting"})])
+    assert destroyed == []
+
+
+def test_ipv6_addresses_are_nobodys_server():
+    assert records.pack_v4("fd00::1") == 0
 
 
 def test_a_client_that_is_gone_itself_is_passed_over(destroyed):

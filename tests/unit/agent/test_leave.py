@@ -1,19 +1,20 @@
 """Leaving a node: when, and what counts as an open connection. Sockets and programs are tests/netns/test_leaving.py's."""
 
 import pytest
+from support.batches import batch_of
 from wharfinger_dataplane import _records as records
-from wharfinger_dataplane._records import FlowState, Side
+from wharfinger_dataplane._records import FlowState, Mark
 from wharfinger_dataplane.agent.leave import QUIET_S, Leave, Marker, read_marker
 from wharfinger_dataplane.agent.reflector import Misread
 
-ENDS_AT, REDIRECTED = 36, {"state": FlowState.REDIRECTED}
+SERVERS = {"state": FlowState.SERVER_ESTABLISHED, "client_port": 40_000, "redirect_port": 80}
 
 
-def entry(side=Side.CLIENT_STACK, ends=0, **changes):
-    value = records.pack_flow(**{"other": "10.0.0.9", "scope": 7, "isn": 1, "redirect_port": 80, "service_port": 20_000,
-                                 "state": FlowState.ESTABLISHED, "started_ns": 1, "seen_ns": 1, **changes})
-    value = value[:ENDS_AT] + ends.to_bytes(4, "little") + value[ENDS_AT + 4:]
-    return records.pack_flow_key(side, "10.0.0.2", 40_000, "10.96.0.10", 80), value
+def entry(marks=Mark(0), **changes):
+    """A record of `flows`, a client's unless told otherwise."""
+    value = records.pack_flow(**{"state": FlowState.CLIENT_ESTABLISHED, "server": "10.0.0.9", "scope": 7, "isn": 1,
+                                 "wire_port": 20_000, "marks": Mark.AWARE | marks, "started_ns": 1, **changes})
+    return records.pack_flow_key("10.0.0.2", 40_000, "10.96.0.10", 80, 5), value
 
 
 class Node:
@@ -25,7 +26,7 @@ class Node:
 
     def batches(self, table):
         assert table == "flows"
-        yield self.entries
+        yield batch_of(self.entries)
 
     def detach_all(self):
         self.done.append("detach")
@@ -43,24 +44,24 @@ class Node:
         return self.leave.left
 
 
-def test_where_ends_stand_in_an_entry():
-    assert records.unpack_flow(entry(ends=5)[1]).ends == 5
-
-
 @pytest.mark.parametrize(("name", "record", "still"), [
     ("a client's end", entry(), True),
-    ("a server's end", entry(Side.SERVER_STACK), True),
-    ("one that has just been redirected", entry(**REDIRECTED), True),
-    ("half closed", entry(ends=1), True),
-    ("half closed by the peer", entry(ends=2), True),
-    ("closed by both", entry(ends=3, state=FlowState.CLOSING), False),
-    ("reset", entry(ends=4, state=FlowState.CLOSING), False),
-    ("a SYN without answer", entry(state=FlowState.OPENING), False),
-    ("a direct dial under a substitute", entry(Side.SERVER_STACK, scope=0), False),
-    ("a record that only leads to one", entry(Side.CLIENT_WIRE), False),
+    ("a server's end", entry(**SERVERS), True),
+    ("one whose server has not answered at its port yet", entry(state=FlowState.CLIENT_JOINING), True),
+    ("half closed", entry(Mark.LOCAL_FIN), True),
+    ("half closed by the peer", entry(Mark.PEER_FIN), True),
+    ("one of whose end only the wire speaks", entry(Mark.FIN_SEEN | Mark.RESET_SEEN), True),
+    ("closed by both", entry(Mark.LOCAL_FIN | Mark.PEER_FIN), False),
+    ("reset", entry(Mark.RESET), False),
+    ("a direct dial under a substitute", entry(**SERVERS, scope=0), False),
 ])
 def test_a_node_waits_for_connections_that_are_open(name, record, still):
-    assert bool(records.open_flows([record])) == still
+    assert bool(records.open_flows(batch_of([record]))) == still
+
+
+def test_of_many_records_those_that_are_open_are_told_as_they_are():
+    found = [entry(), entry(Mark.RESET), entry(**SERVERS), entry(scope=0)]
+    assert records.open_flows(batch_of(found)) == [found[0], found[2]]
 
 
 def test_a_node_without_connections_is_left_when_it_has_been_quiet_for_a_moment():

@@ -9,15 +9,17 @@ from support.slices import pool_slice
 from wharfinger_api import AttachedPod, PoolFault, ProgrammedSlices, dump
 from wharfinger_dataplane._records import Role
 from wharfinger_dataplane.agent.desired import Attachment, LocalPod
-from wharfinger_dataplane.agent.events import LATE, MISSING, untimely
+from wharfinger_dataplane.agent.events import LATE, MISSING, REFUSED, refused, untimely
 from wharfinger_dataplane.agent.heartbeat import addresses_of, lease
 from wharfinger_dataplane.agent.reflector import Copy
-from wharfinger_dataplane.agent.report import About, event, node_report, programmed_slices
+from wharfinger_dataplane.agent.report import About, Troubles, event, node_report, programmed_slices
+from wharfinger_dataplane.agent.ways import foreign_interface
 from wharfinger_dataplane.attach import Mode
 
 NOW = datetime(2026, 11, 21, 10, 0, tzinfo=UTC)
 A, B = AttachedPod(pod="test/a", uid="uid-a", address="10.0.0.1"), AttachedPod(pod="test/b", uid="uid-b", address="10.0.0.2")
 FULL = PoolFault(namespace="test", name="shop", uid="pool-shop", message="table x is full")
+LIMITED = foreign_interface("macvlan").model_copy(update={"where": "Pod test/a"})
 ATTACHMENTS = {
     "10.0.0.1": Attachment(11, Role.SERVER, A),
     "10.0.0.2": Attachment(12, Role.CLIENT | Role.SERVER, B),
@@ -29,8 +31,9 @@ def about(asked=Mode.AUTO, mode=Mode.TCX, kernel="6.12.3-cloud"):
     return About("0.1.0", kernel, asked, mode)
 
 
-def report(faults=(), before=None, now=NOW, pool_faults=(), of=None):
-    return node_report(of or about(), ProgrammedSlices(version="4"), ATTACHMENTS, faults, pool_faults, before, now)
+def report(faults=(), before=None, now=NOW, pool_faults=(), findings=(), of=None):
+    troubles = Troubles(faults, pool_faults, findings)
+    return node_report(of or about(), ProgrammedSlices(version="4"), ATTACHMENTS, troubles, before, now)
 
 
 def said(seen, programmed, version="9", misread=()):
@@ -85,6 +88,11 @@ def test_a_pool_that_could_not_be_written_is_named_by_itself_and_in_the_nodes_co
     assert found.conditions[0].message == "ServicePortPool test/shop keeps its former tables: table x is full"
 
 
+def test_what_else_is_at_work_on_the_node_is_told_and_no_failure():
+    found = report(findings=[LIMITED])
+    assert (found.findings, found.conditions[0].status) == ((LIMITED,), "True")
+
+
 def test_a_condition_keeps_the_time_of_its_last_change():
     later = NOW + timedelta(minutes=5)
     assert report(before=report(), now=later).conditions[0].last_transition_time == NOW
@@ -107,7 +115,8 @@ def test_what_the_kernel_has_not_is_told_and_what_somebody_chose_is_not(asked, m
 def test_a_report_fits_its_schema(request, of):
     raw = yaml.safe_load((request.config.rootpath / "crds" / "nodereports.yaml").read_text())
     schema = raw["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]
-    jsonschema.validate(dump(report(pool_faults=[FULL], of=of).model_copy(update={"updated_at": NOW})), schema)
+    made = report(pool_faults=[FULL], findings=[LIMITED], of=of)
+    jsonschema.validate(dump(made.model_copy(update={"updated_at": NOW})), schema)
 
 
 def test_a_lease_says_how_long_it_is_good_for():
@@ -136,6 +145,12 @@ def test_a_pod_is_told_of_when_its_gate_opened_without_a_translator(attached_aft
 @pytest.mark.parametrize("changes", [{"injected": False}, {"ended": True}, {"host_network": True}, {"gate_since": None}, {"addresses": ()}])
 def test_a_pod_that_has_no_gate_is_not_told_of(changes):
     assert list(untimely([pod(**changes)], {}, NOW + timedelta(hours=1), 10.0)) == []
+
+
+def test_a_pod_that_is_refused_a_translator_is_told_why_and_what_helps():
+    [(told, reason, message)] = refused([pod(), pod(name="b"), pod(name="c", ended=True)], {"test/a": LIMITED, "test/c": LIMITED})
+    assert (told.name, reason) == ("a", REFUSED)
+    assert message == f"I{LIMITED.message[1:]}. Remedy: {LIMITED.remedy}."
 
 
 def test_an_event_has_one_name_for_one_pod_and_reason():

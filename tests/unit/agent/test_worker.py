@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
+from support.batches import batch_of
 from support.slices import pool_slice
 from wharfinger_api import AttachedPod, LabelSelector, NetworkPolicy, ProgrammedSlices
 from wharfinger_dataplane._engine import Engine
@@ -15,9 +16,11 @@ from wharfinger_dataplane.agent.leave import Leave, Marker
 from wharfinger_dataplane.agent.namespaces import Namespace
 from wharfinger_dataplane.agent.reflector import Copy
 from wharfinger_dataplane.agent.report import About
+from wharfinger_dataplane.agent.surroundings import Surroundings
 from wharfinger_dataplane.agent.worker import Sources, Worker
 from wharfinger_dataplane.attach import POD_PROGRAMS, UPLINK_PROGRAMS, Mode, Outcome
 from wharfinger_dataplane.kernel import Carried
+from wharfinger_dataplane.netlink import Interface
 from wharfinger_dataplane.tables import Tables
 
 A, B = "10.244.1.5", "10.244.1.6"
@@ -31,11 +34,19 @@ class Journal(Engine):
     has_former = False
 
     def __init__(self, capacity=None):
-        self.journal, self.takeovers, self.refusal = [], 0, None
+        self.journal, self.takeovers, self.refusal, self.settings = [], 0, None, {}
 
     def put(self, table, key, value):
         self.journal.append(f"put {table}")
         super().put(table, key, value)
+
+    def set(self, setting, value):
+        changed = self.settings.get(setting, 0) != value
+        self.settings[setting] = value
+        return changed
+
+    def outdate(self):
+        self.journal.append("new generation")
 
     def replace_former(self, hold, switch):
         self.takeovers += 1
@@ -46,7 +57,7 @@ class Journal(Engine):
         return Carried(0, 0.0)
 
     def batches(self, table):
-        yield self.items(table)
+        yield batch_of(self.items(table))
 
     def unpin(self):
         self.journal.append("unpin")
@@ -58,8 +69,13 @@ class Interfaces:
     def __init__(self, journal, adopted=()):
         self.journal, self.programs, self.refused, self.lost = journal, dict(adopted), set(), []
 
+    fallbacks = 0
+
     def adopt(self):
         return len(self.programs)
+
+    def behind(self):
+        return frozenset()
 
     def hold(self):
         return nullcontext()
@@ -103,17 +119,25 @@ class Scene:
         for address, index in adopted:
             Tables(self.store).put_pod(address, index, Role.CLIENT)
         self.slices, self.pods, self.policies, self.namespaces, self.markers, self.misread = [], [], [], [], [], []
-        self.misread_metadata = []
+        self.misread_metadata, self.seen = [], {}
         self.synced = SimpleNamespace(slices=True, pods=True, policies=True, namespaces=True, markers=True)
         self.reports, self.events, self.gone, self.spans, self.said_gone = [], [], [], [], []
         collector = SimpleNamespace(pod_gone=lambda address, now_ns: self.gone.append(address))
         telemetry = SimpleNamespace(names=SimpleNamespace(update=lambda slices, pods: None),
                                     tables=SimpleNamespace(table_write=lambda *call: self.spans.append(call)))
         self.worker = Worker("node", ABOUT, 10.0, Sources(*map(self.source, ("slices", "pods", "policies", "namespaces")),
-                                                            SimpleNamespace(indexes=lambda: frozenset({UPLINK})), self.source("markers")),
+                                                          self, self.source("markers")),
                              self.store, self.interfaces, collector, Leave(self.store, self.interfaces, None),
                              SimpleNamespace(report=self.reports.append, tell=self.events.append), telemetry, self.said_gone.append)
         self.worker.adopt()
+
+    def surroundings(self):
+        """Every interface that a pod has, and the uplink; `seen` changes it."""
+        indexes = {UPLINK, *(index for namespace in self.namespaces for _, index in namespace.interfaces)}
+        return Surroundings(**{"interfaces": {index: Interface(index, f"if{index}", "veth", True, 0, 0) for index in indexes}, **self.seen})
+
+    def uplinks(self):
+        return frozenset({UPLINK})
 
     def source(self, name):
         scene = self
@@ -175,7 +199,8 @@ def test_programs_are_attached_and_pods_entered_before_tables_are_written(scene)
     scene.slices = [pool_slice({"a": A})]
     journal = scene.round()
     assert journal[:3] == ["attach 11", "put pods", f"attach {UPLINK}"]
-    assert {"put server_ports", "put servers", "put sets", "put pages", "put addresses"} == set(journal[3:-1])
+    assert journal[3:6] == ["put interfaces", "put interfaces", "new generation"]
+    assert {"put server_ports", "put servers", "put sets", "put pages", "put addresses"} == set(journal[6:-1])
     assert journal[-1] == "renew"
     assert scene.entered == {A: Pod(11, Role.SERVER)}
 

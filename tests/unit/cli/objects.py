@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from wharfinger_api import parse
+from wharfinger_api import dump, parse
 from wharfinger_cli._seen import AgentLease, AgentPod, Installation, Pools, Workload
 
 NOW = datetime(2026, 11, 21, 10, 0, tzinfo=UTC)
@@ -56,7 +56,7 @@ def port_slice(*assignments, generation=1, policy="Hash"):
         "assignments": list(assignments or (assignment(1), assignment(2)))}}, generation=generation)
 
 
-def report(node, *, version=1, clients=(), servers=(), ready="True", kernel="6.12.3-cloud", fallbacks=()):
+def report(node, *, version=1, clients=(), servers=(), ready="True", kernel="6.12.3-cloud", fallbacks=(), findings=()):
     """`clients` and `servers`: pod, address and, if there is one, the policy that keeps it unaware."""
     attached = [[{"pod": pod, "uid": pod, "address": address, "policy": "".join(policy)} for pod, address, *policy in pods]
                 for pods in (clients, servers)]
@@ -64,6 +64,7 @@ def report(node, *, version=1, clients=(), servers=(), ready="True", kernel="6.1
         "agentVersion": "0.1.0", "kernel": kernel, "attachMode": "clsact" if fallbacks else "tcx",
         "fallbacks": [{"name": name, "message": message} for name, message in fallbacks],
         "slices": {"version": str(version)}, "servers": attached[1], "clients": attached[0],
+        "findings": [dump(finding) for finding in findings],
         "conditions": [{"type": "Ready", "status": ready, "reason": "Attached", "message": "see the agent's log",
                         "lastTransitionTime": "2026-11-21T09:00:00Z"}]}}, namespace="")
 

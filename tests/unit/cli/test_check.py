@@ -12,9 +12,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from rich.console import Console
 from unit.cli.objects import NOW, installation, pools, report
-from wharfinger_api import PLURALS
+from wharfinger_api import PLURALS, Effect, Finding
 from wharfinger_cli._surroundings import Surroundings, definitions, node, pod, version_of, webhooks
 from wharfinger_cli.check import build_check, print_check
+from wharfinger_dataplane.agent.ways import REMEDIES
 
 RELEASE = "wharfinger-system"
 LABELLED = {"wharfinger.io/inject": "enabled"}
@@ -196,6 +197,26 @@ def test_a_command_of_another_version_than_the_release_says_so():
 def test_what_status_finds_check_finds():
     view = checked(surroundings(), seen_pools=replace(pools(), reports=(report("node-1", clients=[("shop/client-0", "10.244.1.7")]),)))
     assert [problem.where for problem in view.problems] == ["node node-2"]
+
+
+def finding(effect, where, reason):
+    return Finding(effect=effect, where=where, reason=reason, message="something is there", remedy="take it away")
+
+
+@pytest.mark.parametrize("reason", sorted(REMEDIES))
+def test_each_thing_that_an_agent_found_beside_itself_is_a_line(reason):
+    reports = (report("node-1", clients=[("shop/client-0", "10.244.1.7")], findings=[finding(Effect.STACK, "interface x", reason)]),
+               report("node-2"))
+    view = checked(surroundings(), seen_pools=replace(pools(), reports=reports))
+    assert view.problems == ()
+    assert [(note.where, note.what) for note in view.notes] == [("node node-1, interface x", f"something is there ({reason})")]
+
+
+def test_an_injected_pod_that_is_refused_a_translator_is_told_once():
+    reports = (report("node-1", findings=[finding(Effect.REFUSED, "Pod shop/client-0", "FiltersOfOthers")]), report("node-2"))
+    view = checked(surroundings(), seen_pools=replace(pools(), reports=reports))
+    assert [(problem.where, problem.remedy) for problem in view.problems] == [("Pod shop/client-0", "take it away")]
+    assert [question.question for question in view.questions if not question.well] == ["nothing at pods' interfaces keeps a translator away"]
 
 
 def test_definitions_are_ours_only_and_those_served():

@@ -6,6 +6,7 @@ from datetime import timedelta
 import pytest
 from rich.console import Console
 from unit.cli.objects import NOW, installation, pools, redirect_pool, report, service_pool, workload
+from wharfinger_api import Effect, Finding
 from wharfinger_cli._seen import AgentLease, Installation, Pools
 from wharfinger_cli.status import build_status, print_status
 
@@ -105,6 +106,20 @@ def test_a_pool_that_is_not_programmed_is_told_once_with_the_operators_own_words
     (problem,) = view.problems
     assert (problem.where, problem.what) == ("ServicePortPool shop/shop", "not Programmed (ServersWaiting)")
     assert problem.remedy == fault["Programmed"][1]
+
+
+REFUSED = Finding(effect=Effect.REFUSED, where="Pod shop/client-1", reason="FiltersOfOthers", message="a limit is there", remedy="take it away")
+STACK = Finding(effect=Effect.STACK, where="interface tunl0", reason="NoEthernetHeader", message="it has no header", remedy="none is needed")
+NOTED = Finding(effect=Effect.NOTED, where="the node", reason="RulesByMark", message="rules ask for marks", remedy="none")
+
+
+def test_a_pod_that_is_refused_a_translator_is_a_problem_and_what_takes_the_stack_is_a_note():
+    view = build_status(installation(), pools(reports=(report("node-1", findings=(REFUSED, STACK, NOTED)), report("node-2"))))
+    assert [(problem.where, problem.what, problem.remedy) for problem in view.problems] == [
+        ("Pod shop/client-1", "has no translator on node node-1 (FiltersOfOthers): a limit is there", "take it away")]
+    assert [(note.where, note.what) for note in view.notes] == [
+        ("node node-1, interface tunl0", "it has no header (NoEthernetHeader)"), ("node node-1", "rules ask for marks (RulesByMark)")]
+    assert "! node node-1, interface tunl0: it has no header (NoEthernetHeader)\n  → none is needed" in printed(view)
 
 
 def test_the_text_puts_problems_first():

@@ -6,7 +6,7 @@ import pytest
 from support.packets import REDIRECT, option, tcp
 from support.slices import pool_slice
 from wharfinger_dataplane._engine import Engine
-from wharfinger_dataplane._records import Role, Side, pack_flow_key
+from wharfinger_dataplane._records import Role, pack_flow_key
 from wharfinger_dataplane.tables import Tables
 
 CLIENT, SERVER, TARGET, IFINDEX = "10.99.1.10", "10.99.2.20", 8080, 5
@@ -21,7 +21,7 @@ def node() -> Engine:
     tables.apply([pool_slice({"a": SERVER})])
     tables.put_pod(SERVER, IFINDEX, Role.SERVER, netns=1)
     for port in EPHEMERAL:
-        engine.hold(pack_flow_key(Side.SERVER_STACK, SERVER, TARGET, CLIENT, port), 1, 1)
+        engine.hold(pack_flow_key(SERVER, TARGET, CLIENT, port), 1, 1)
     return engine
 
 

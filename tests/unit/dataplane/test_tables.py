@@ -47,6 +47,9 @@ class Watched:
     def capacity(self, table: str) -> int:
         return self.engine.capacity(table)
 
+    def outdate(self) -> None:
+        self.engine.outdate()
+
     def _wrote(self, what: str, table: str) -> None:
         self.writes.append((what, table))
         self.check()

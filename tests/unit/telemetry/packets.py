@@ -6,7 +6,7 @@ from scapy.layers.inet import IP, TCP
 from scapy.layers.l2 import Ether
 from wharfinger_api import parse
 from wharfinger_dataplane._engine import Engine
-from wharfinger_dataplane._records import Role, unpack_event
+from wharfinger_dataplane._records import Role, pack_flow_key, unpack_event
 from wharfinger_dataplane.tables import Tables
 from wharfinger_dataplane.telemetry._identity import key_of
 
@@ -37,7 +37,7 @@ def node(interface, address, role):
     engine = Engine()
     tables = Tables(engine)
     tables.apply([make_slice()])
-    tables.put_pod(address, interface, role)
+    tables.put_pod(address, interface, role, netns=1)
     return engine
 
 
@@ -57,13 +57,13 @@ class Connection:
         """A packet of the client's stack, through both nodes. `acks`: octets of the server's, its SYN and FIN among them."""
         tcp = TCP(sport=self.client_port, dport=self.port, flags=flags, seq=self.isn + after, ack=0 if flags == "S" else 700 + acks)
         there = (self.client, "from_pod", CLIENT_INTERFACE), (self.server, "to_pod", SERVER_INTERFACE)
-        self._through(IP(src=CLIENT, dst=VIRTUAL) / tcp, *there)
+        self._through(IP(src=CLIENT, dst=VIRTUAL, flags="DF") / tcp, *there)
 
     def from_server(self, flags, after=0, acks=1):
         """A packet of the server's stack, through both nodes."""
         tcp = TCP(sport=TARGET, dport=self.client_port, flags=flags, seq=700 + after, ack=self.isn + acks)
         back = (self.server, "from_pod", SERVER_INTERFACE), (self.client, "to_pod", CLIENT_INTERFACE)
-        self._through(IP(src=SERVER, dst=CLIENT) / tcp, *back)
+        self._through(IP(src=SERVER, dst=CLIENT, flags="DF") / tcp, *back)
 
     def open(self):
         self.from_client("S")
@@ -76,6 +76,10 @@ class Connection:
         self.from_server("FA", 1, acks=2)
         self.from_client("A", 2, acks=2)
         return self
+
+    def client_expects(self, after):
+        """The client's stack has its socket, which has read what came before this octet of the server's."""
+        self.client.hold(pack_flow_key(CLIENT, self.client_port, VIRTUAL, self.port), 700 + after, self.isn + 1)
 
     def events(self):
         """The records as (role, kind) names and what they say."""

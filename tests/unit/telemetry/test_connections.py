@@ -44,8 +44,9 @@ def test_without_a_collector_nothing_is_done(connection, consumer):
 def test_the_end_of_a_rebuilt_connection_names_no_trace_and_is_counted(consumer):
     connection = Connection()
     connection.open()
-    for key, _ in connection.server.items("flows"):
-        connection.server.delete("flows", key)
+    for table in ("flows", "wires"):
+        for key, _ in connection.server.items(table):
+            connection.server.delete(table, key)
     connection.records.clear()
     connection.from_client("A", 1)
     connection.from_server("A", 1)

@@ -86,9 +86,19 @@ def test_the_balancers_reason_is_its_choice(spans):
 
 def test_a_reset_connection_says_so(spans_from):
     connection = Connection().open()
+    connection.client_expects(1)
     connection.from_server("RA", 1)
     spans = spans_from(connection.records)
     assert {attributes_of(spans[role])["wharfinger.ended_by"] for role in ("client", "server")} == {"reset"}
+
+
+@pytest.mark.parametrize("expected", [None, 2])
+def test_a_reset_that_the_clients_stack_did_not_take_ends_no_span_of_the_clients(spans_from, expected):
+    connection = Connection().open()
+    if expected:
+        connection.client_expects(expected)
+    connection.from_server("RA", 1)
+    assert set(spans_from(connection.records)) == {"balancer", "server"}
 
 
 def test_a_connection_to_a_service_port_joins_in_one_trace_too(spans_from):

@@ -1,0 +1,118 @@
+/* The fast path: a packet with data or acknowledgements of an established connection, read and written where it lies.
+ *
+ * What it decides and writes, it decides and writes by the functions that the chains use (flows.h, rewrite.h); what it does
+ * not know it leaves to the chains, untouched. tests/vectors runs both on every vector and on random packets. */
+#ifndef WHARFINGER_FAST_H
+#define WHARFINGER_FAST_H
+
+#include "flows.h"
+#include "rewrite.h"
+
+/* The headers of a packet that the fast path takes, as they lie in the frame: no IP options, and of TCP's options none, or
+ * first what Linux writes on a connection with timestamps. */
+struct plain {
+	u8 link[ETH_TYPE];
+	be16 ethertype;
+	u8 version, service;
+	be16 total, id, fragment;
+	u8 ttl, proto;
+	be16 sum;
+	be32 src, dst;
+	be16 sport, dport;
+	be32 seq, acks;
+	u8 offset, flags;
+	be16 window, tcp_sum, urgent;
+} __attribute__((packed));
+ASSERT_SIZE(struct plain, ETH_LEN + IPV4_LEN + TCP_LEN);
+
+#define TIMESTAMPS_ONLY 0x0101080a /* NOP, NOP, timestamps of ten octets: with these the header has 32 */
+enum { OFFSET_BARE = 5 << 4, OFFSET_TIMESTAMPS = 8 << 4 };
+
+/* Whether the fast path may take it. `options`: the first word behind the headers, `len`: of the whole frame. */
+INLINE bool is_plain(const struct plain *h, be32 options, u32 len)
+{
+	u32 total = from_be16(h->total);
+	bool bare = h->offset == OFFSET_BARE;
+
+	return h->ethertype == to_be16(ETHERTYPE_IPV4) && h->version == 0x45 && h->proto == PROTO_TCP &&
+	       !(h->fragment & to_be16(IP_IS_FRAGMENT)) && (h->flags & (TCP_SYN | TCP_FIN | TCP_RST | TCP_ACK)) == TCP_ACK &&
+	       (bare || (h->offset == OFFSET_TIMESTAMPS && options == to_be32(TIMESTAMPS_ONLY))) &&
+	       total >= IPV4_LEN + (bare ? TCP_LEN : TCP_LEN + 12) && total + ETH_LEN <= len;
+}
+
+/* What becomes of a packet on the fast path. `reason` REASON_none: the chains decide. */
+struct plain_verdict {
+	be32 src, dst;
+	be16 sport, dport;
+	enum reason reason;
+};
+
+INLINE struct plain_verdict plain_unchanged(const struct plain *h)
+{
+	return (struct plain_verdict){ .src = h->src, .dst = h->dst, .sport = h->sport, .dport = h->dport };
+}
+
+INLINE struct plain_verdict plain_sends(const struct plain *h, const struct flow *f)
+{
+	struct plain_verdict v = plain_unchanged(h);
+
+	v.reason = plainly_sends(f);
+	leave_stack(f, &v.dst, &v.sport, &v.dport);
+	return v;
+}
+
+INLINE struct plain_verdict plain_receives(struct work *w, const struct plain *h, const struct wire *wire)
+{
+	struct plain_verdict v = plain_unchanged(h);
+
+	v.reason = plainly_receives(w, wire);
+	reach_stack(wire, &v.src, &v.sport, &v.dport);
+	return v;
+}
+
+INLINE struct plain_verdict plain_passes_node(const struct plain *h, const struct wire *wire)
+{
+	struct plain_verdict v = plain_unchanged(h);
+
+	v.reason = plainly_passes_node(wire);
+	return v;
+}
+
+/* Makes the packet say what the verdict says; `hops`: 1 when it leaves as a router's packet would. 0, or an error: it must
+ * not go on. */
+INLINE int plain_write(frame *f, struct plain *h, const struct plain_verdict *v, u8 hops)
+{
+	const u32 tcp_sum = ETH_LEN + IPV4_LEN + TCP_SUM;
+	be32 was = ports_of(h->sport, h->dport), is = ports_of(v->sport, v->dport);
+	bool moved = h->src != v->src || h->dst != v->dst;
+	u32 addresses = sum_change(sum_change(0, h->src, v->src), h->dst, v->dst);
+	u32 sum = sum_change((u16)~h->sum, to_be32((u32)hops << 24), addresses);
+
+	h->sum = (be16)(u16)~sum_fold(sum);
+	h->ttl -= hops;
+	h->src = v->src;
+	h->dst = v->dst;
+	h->sport = v->sport;
+	h->dport = v->dport;
+	if (moved && pkt_sum(f, tcp_sum, addresses, SUM_PSEUDO))
+		return -1;
+	return was != is ? pkt_sum(f, tcp_sum, sum_change(0, was, is), 0) : 0;
+}
+
+/* The flow of what a pod's stack sends; 0: not for the fast path. */
+INLINE struct flow *plain_flow(struct work *w, u32 ifindex, const struct plain *h, struct flow_key *k)
+{
+	set_key(k, ifindex, h->src, h->sport, h->dst, h->dport);
+	return find_flows(w, k);
+}
+
+/* The wire of what goes to a pod; 0: not for the fast path. */
+INLINE struct wire *plain_wire(struct work *w, const struct plain *h)
+{
+	struct flow_key k;
+
+	set_key(&k, 0, h->dst, h->dport, h->src, h->sport);
+	return find_wires(w, &k);
+}
+
+#endif

@@ -1,0 +1,219 @@
+/* A connection's two records at one end, in the tables of its phase. The rules are in tables.h.
+ *
+ * The phase is known where the code is written, so find, put and drop are one table's call each. */
+#ifndef WHARFINGER_FLOWS_H
+#define WHARFINGER_FLOWS_H
+
+#include "clock.h"
+
+enum phase { OPENING, ESTABLISHED, CLOSED };
+
+INLINE struct flow *find_flow(struct work *w, enum phase phase, const struct flow_key *k)
+{
+	return phase == OPENING ? find_opening_flows(w, k) : phase == ESTABLISHED ? find_flows(w, k) : find_closed_flows(w, k);
+}
+
+INLINE struct wire *find_wire(struct work *w, enum phase phase, const struct flow_key *k)
+{
+	return phase == OPENING ? find_opening_wires(w, k) : phase == ESTABLISHED ? find_wires(w, k) : find_closed_wires(w, k);
+}
+
+INLINE int put_flow(struct work *w, enum phase phase, const struct flow_key *k, const struct flow *f)
+{
+	return phase == OPENING ? put_opening_flows(w, k, f) :
+	       phase == ESTABLISHED ? put_flows(w, k, f) : put_closed_flows(w, k, f);
+}
+
+INLINE int put_wire(struct work *w, enum phase phase, const struct flow_key *k, const struct wire *wire)
+{
+	return phase == OPENING ? put_opening_wires(w, k, wire) :
+	       phase == ESTABLISHED ? put_wires(w, k, wire) : put_closed_wires(w, k, wire);
+}
+
+INLINE void drop_flow(struct work *w, enum phase phase, const struct flow_key *k)
+{
+	if (phase == OPENING)
+		drop_opening_flows(w, k);
+	else if (phase == ESTABLISHED)
+		drop_flows(w, k);
+	else
+		drop_closed_flows(w, k);
+}
+
+INLINE void drop_wire(struct work *w, enum phase phase, const struct flow_key *k)
+{
+	if (phase == OPENING)
+		drop_opening_wires(w, k);
+	else if (phase == ESTABLISHED)
+		drop_wires(w, k);
+	else
+		drop_closed_wires(w, k);
+}
+
+INLINE bool is_client_state(u8 state) { return state <= CLIENT_CLOSED; }
+INLINE u8 closed_state(u8 state) { return is_client_state(state) ? CLIENT_CLOSED : SERVER_CLOSED; }
+INLINE bool is_closed(const struct flow *f) { return f->life.state == closed_state(f->life.state); }
+
+/* `out`: where the wire of flow `f` under `k` is. */
+INLINE void wire_key_of(struct flow_key *out, const struct flow_key *k, const struct flow *f)
+{
+	if (is_client_state(f->life.state))
+		set_key(out, 0, k->local, k->local_port, f->server, f->wire_port);
+	else
+		set_key(out, 0, k->local, f->wire_port, k->peer, f->client_port);
+}
+
+/* `out`: where the flow of `wire` under `k` is. */
+INLINE void flow_key_of(struct flow_key *out, const struct flow_key *k, const struct wire *wire)
+{
+	set_key(out, wire->ifindex, k->local, wire->local_port, wire->peer, wire->peer_port);
+}
+
+INLINE struct wire wire_to(const struct flow_key *k, const struct flow *f)
+{
+	return (struct wire){ .life = f->life, .ifindex = k->ifindex, .peer = k->peer, .local_port = k->local_port,
+			      .peer_port = k->peer_port, .started_ns = f->started_ns };
+}
+
+INLINE bool leads_to(const struct wire *wire, const struct flow_key *k)
+{
+	return wire->ifindex == k->ifindex && wire->peer == k->peer && wire->local_port == k->local_port &&
+	       wire->peer_port == k->peer_port;
+}
+
+/* Whether flow `f` is the server's of the connection that the wire has under `k`. */
+INLINE bool is_of_wire(const struct flow *f, const struct flow_key *k)
+{
+	return !is_client_state(f->life.state) && f->wire_port == k->local_port && f->client_port == k->peer_port;
+}
+
+/* Removes the wire under w->wire_key, unless it is another connection's than w->key's by now. */
+INLINE void drop_own_wire(struct work *w, enum phase phase)
+{
+	const struct wire *wire = find_wire(w, phase, &w->wire_key);
+
+	if (wire && leads_to(wire, &w->key))
+		drop_wire(w, phase, &w->wire_key);
+}
+
+/* Removes what there is in the tables of one phase of the connection of w->key. Changes w->wire_key. */
+INLINE void forget(struct work *w, enum phase phase)
+{
+	const struct flow *f = find_flow(w, phase, &w->key);
+
+	if (!f)
+		return;
+	wire_key_of(&w->wire_key, &w->key, f);
+	drop_own_wire(w, phase);
+	if (f->life.state == CLIENT_OPENING && f->claimed) {
+		w->wire_key.peer_port = f->claimed;
+		drop_own_wire(w, phase);
+	}
+	drop_flow(w, phase, &w->key);
+}
+
+/* Writes w->flow under w->key and its wire under w->wire_key, which this sets. 0, or an error: there is no room, and
+ * neither is there. */
+INLINE int enter(struct work *w, enum phase phase)
+{
+	wire_key_of(&w->wire_key, &w->key, &w->flow);
+	w->wire = wire_to(&w->key, &w->flow);
+	if (put_wire(w, phase, &w->wire_key, &w->wire))
+		return -1;
+	if (put_flow(w, phase, &w->key, &w->flow)) {
+		drop_wire(w, phase, &w->wire_key);
+		return -1;
+	}
+	return 0;
+}
+
+/* Moves the connection of w->key to the tables of what is closed, where it is looked for last. Changes w->wire_key. */
+INLINE void close_flow(struct work *w, const struct flow *f)
+{
+	w->flow = *f;
+	enter(w, CLOSED);
+	drop_flow(w, ESTABLISHED, &w->key);
+	drop_own_wire(w, ESTABLISHED);
+}
+
+/* A connection that found no room when it was established, or was moved aside by the agent because nobody knew whether
+ * it still is, lives among the closed ones. Its own stack's packet takes it back, if there is room now, and denies a reset
+ * that only the wire told of. */
+INLINE void reopen_flow(struct work *w, const struct flow *f)
+{
+	if (is_closed(f))
+		return;
+	w->flow = *f;
+	w->flow.life.marks &= (u8)~RESET_SEEN;
+	if (enter(w, ESTABLISHED))
+		return;
+	drop_flow(w, CLOSED, &w->key);
+	drop_own_wire(w, CLOSED);
+}
+
+/* What a packet of the stack becomes on the wire. */
+INLINE void leave_stack(const struct flow *f, be32 *dst, be16 *sport, be16 *dport)
+{
+	if (is_client_state(f->life.state)) {
+		*dst = f->server;
+		*dport = f->wire_port;
+	} else {
+		*sport = f->wire_port;
+		*dport = f->client_port;
+	}
+}
+
+/* What a packet of the wire becomes for the stack. */
+INLINE void reach_stack(const struct wire *wire, be32 *src, be16 *sport, be16 *dport)
+{
+	*src = wire->peer;
+	*sport = wire->peer_port;
+	*dport = wire->local_port;
+}
+
+INLINE void leave_by(struct work *w, const struct flow *f)
+{
+	leave_stack(f, &w->verdict.dst.word[3], &w->verdict.sport, &w->verdict.dport);
+}
+
+INLINE void reach_by(struct work *w, const struct wire *wire)
+{
+	reach_stack(wire, &w->verdict.src.word[3], &w->verdict.sport, &w->verdict.dport);
+	w->verdict.blank = w->packet.option_at != 0;
+}
+
+/* The decision for a packet with data or acknowledgements and nothing else (no SYN, FIN or RST, no option of ours) of an
+ * established connection: REASON_none when the whole chain must look at it. The hooks ask this first (fast.h), and the
+ * chains when they come there, so that both decide alike. */
+INLINE enum reason plainly_sends(const struct flow *f)
+{
+	union life life = f->life;
+
+	if (life.marks & (FIN_SEEN | RESET_SEEN))
+		return REASON_none;
+	if (life.state == CLIENT_ESTABLISHED)
+		return life.reason == REASON_client_unconfirmed ? REASON_client_sends_unredirected : REASON_client_sends;
+	if (life.state == SERVER_ESTABLISHED)
+		return f->scope ? REASON_server_sends : REASON_server_direct;
+	return REASON_none;
+}
+
+/* A server's port is sought in the tables again when the last time is not of this eighth of a second. */
+INLINE enum reason plainly_receives(struct work *w, const struct wire *wire)
+{
+	u8 state = wire->life.state;
+
+	if (state == CLIENT_ESTABLISHED)
+		return REASON_client_receives;
+	return state == SERVER_ESTABLISHED && wire->checked == stamp_now(w) ? REASON_server_receives : REASON_none;
+}
+
+INLINE enum reason plainly_passes_node(const struct wire *wire)
+{
+	u8 state = wire->life.state;
+
+	return state == CLIENT_ESTABLISHED ? REASON_net_client :
+	       state == SERVER_ESTABLISHED ? REASON_net_service_port : REASON_none;
+}
+
+#endif

@@ -15,11 +15,15 @@ struct next_hop {
 	struct bpf_redir_neigh neighbour;
 };
 
-INLINE bool is_direct_interface(u32 ifindex)
+/* Whether a packet to `dst` may be sent to an interface past the stack. */
+INLINE bool is_direct_way(u32 ifindex, be32 dst)
 {
 	struct interface *found = bpf_map_lookup_elem(&interfaces, &ifindex);
+	struct addr pod = addr_from_v4(dst);
 
-	return found && found->bits & INTERFACE_DIRECT;
+	if (!found || !(found->bits & INTERFACE_DIRECT))
+		return false;
+	return !(found->bits & INTERFACE_PODS) || bpf_map_lookup_elem(&pods, &pod);
 }
 
 /* The bytes that the IP layer counts: of a segmentation-offload packet those of one segment. */
@@ -44,7 +48,7 @@ INLINE enum reason find_next_hop(struct __sk_buff *skb, be32 src, be32 dst, u32 
 		return REASON_stack_too_big;
 	if (found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH)
 		return REASON_stack_no_route;
-	if (!is_direct_interface(fib.ifindex))
+	if (!is_direct_way(fib.ifindex, dst))
 		return REASON_stack_no_hook;
 	hop->ifindex = fib.ifindex;
 	hop->mtu = found == BPF_FIB_LKUP_RET_SUCCESS ? fib.mtu_result : 0; /* else it was not told */

@@ -32,7 +32,7 @@ from support.traffic import Client, checksum, server
 from wharfinger_dataplane._records import InterfaceBit
 
 BYTES = 300_000
-DIRECT = InterfaceBit.DIRECT
+DIRECT, PODS = InterfaceBit.DIRECT, InterfaceBit.DIRECT | InterfaceBit.PODS
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_plain_bridges_and_routes_from_node_to_node(lab):
     """The bridge plugin, kubenet, Flannel's host-gw, kube-router."""
     client, pod = pair(lab)
     near, far = goes_direct(lab, client, pod)
-    assert client.node.bits() == {"uplink": DIRECT, "cni0": DIRECT}
+    assert client.node.bits() == {"uplink": DIRECT, "cni0": PODS}
     assert far["from_net", "net_service_port"] and near["from_net", "net_client"]
 
 
@@ -130,21 +130,21 @@ def test_pods_that_routes_lead_to_one_by_one(lab):
     """Calico without an overlay."""
     client, pod = routed_pair(lab)
     goes_direct(lab, client, pod)
-    assert client.node.bits() == {"uplink": DIRECT, "v-client": DIRECT}
+    assert client.node.bits() == {"uplink": DIRECT, "v-client": PODS}
 
 
 def test_pods_of_one_node_that_routes_lead_to_one_by_one(lab):
     without_bridges(lab)
     client = routed_pod(lab, lab.nodes[0], "client", Role.CLIENT)
     goes_direct(lab, client, routed_pod(lab, lab.nodes[0], "a", Role.SERVER))
-    assert client.node.bits() == {"uplink": DIRECT, "v-client": DIRECT, "v-a": DIRECT}
+    assert client.node.bits() == {"uplink": DIRECT, "v-client": PODS, "v-a": PODS}
 
 
 def test_a_routed_pod_that_is_none_of_ours_is_not_sent_to_past_the_stack(lab):
     without_bridges(lab)
     client = routed_pod(lab, lab.nodes[0], "client")
     pod = routed_pod(lab, lab.nodes[0], "a", Role.SERVER)
-    assert pod.node.bits() == {"uplink": DIRECT, "v-a": DIRECT}
+    assert pod.node.bits() == {"uplink": DIRECT, "v-a": PODS}
     with served(lab, client, pod):
         talk(client)
         talk(client, pod.address, 20_001)
@@ -187,7 +187,7 @@ def test_pods_that_rules_send_by_an_uplink_of_their_own(lab):
     sh(f"ip -n {client.node.name} rule add from {client.address} lookup 2")
     client.node.settle()
     near, _ = goes_direct(lab, client, pod)
-    assert client.node.bits() == {"uplink": DIRECT, "eth1": DIRECT, "cni0": DIRECT}
+    assert client.node.bits() == {"uplink": DIRECT, "eth1": DIRECT, "cni0": PODS}
     assert near["from_net", "net_client"]
     [eth1] = json.loads(sh(f"ip -n {client.node.name} -j -s link show eth1"))
     assert eth1["stats64"]["tx"]["bytes"] > BYTES

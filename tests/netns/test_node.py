@@ -156,12 +156,12 @@ def test_an_uplink_with_filters_of_others_bears_no_program_and_is_left_to_the_st
     client = bare.add_pod(bare.nodes[0], "client")
     agent.knows(client)
     agent.round()
-    assert bits(agent) == {"uplink": InterfaceBit.DIRECT, "cni0": InterfaceBit.DIRECT}
+    assert bits(agent) == {"uplink": InterfaceBit.DIRECT, "cni0": InterfaceBit.DIRECT | InterfaceBit.PODS}
     tc(bare.nodes[0], "qdisc add dev uplink clsact")
     tc(bare.nodes[0], "filter add dev uplink ingress protocol ip u32 match u32 0 0 flowid 1:1")
     report = agent.round()
     assert found(report) == {(Effect.STACK, "interface uplink", "FiltersOfOthers")}
-    assert bits(agent) == {"cni0": InterfaceBit.DIRECT}
+    assert bits(agent) == {"cni0": InterfaceBit.DIRECT | InterfaceBit.PODS}
     assert (
         inside(bare.nodes[0].name, lambda: _bpf.queried(bare.uplink(bare.nodes[0]), _bpf.TCX_INGRESS)) == []
     )

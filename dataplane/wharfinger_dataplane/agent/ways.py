@@ -135,7 +135,7 @@ def ways(node: Surroundings, attached: Attached, behind: Collection[int] = ()) -
         if wrong:
             leaving.append(wrong)
         else:
-            bits[way] = InterfaceBit.DIRECT
+            bits[way] = InterfaceBit.DIRECT if way in uplinks else InterfaceBit.DIRECT | InterfaceBit.PODS
     for index in node.strict & node.interfaces.keys():
         if not node.interfaces[index].master:  # nobody asks for a port's own value
             bits[index] = bits.get(index, InterfaceBit(0)) | InterfaceBit.STRICT

@@ -12,6 +12,7 @@ from wharfinger_dataplane.netlink import Interface, Route
 from wharfinger_dataplane.netlink_node import Filter, Rule
 
 DIRECT, STRICT = InterfaceBit.DIRECT, InterfaceBit.STRICT
+PODS = DIRECT | InterfaceBit.PODS
 LO = Interface(1, "lo", "", False, 0, None)
 ETH0 = Interface(2, "eth0", "", True, 0, None, ("172.30.0.11",))
 CNI0 = Interface(3, "cni0", "bridge", True, 0, None, ("10.244.1.1",))
@@ -40,11 +41,11 @@ def reasons(found):
 
 def test_an_uplink_and_a_bridge_of_pods_are_direct_and_the_bridges_ports_have_no_bit():
     made = ways(node(), BRIDGED)
-    assert (made.bits, made.left_to_stack, made.findings) == ({2: DIRECT, 3: DIRECT}, False, ())
+    assert (made.bits, made.left_to_stack, made.findings) == ({2: DIRECT, 3: PODS}, False, ())
 
 
 def test_a_pods_own_interface_is_direct_where_routes_lead_to_it():
-    assert ways(node(), {2: UPLINK_PROGRAMS, 6: POD_PROGRAMS}).bits == {2: DIRECT, 6: DIRECT}
+    assert ways(node(), {2: UPLINK_PROGRAMS, 6: POD_PROGRAMS}).bits == {2: DIRECT, 6: PODS}
 
 
 def test_without_programs_nothing_is_direct():
@@ -77,7 +78,7 @@ def test_a_bridge_with_a_port_that_leads_elsewhere_leaves_the_node_to_the_stack(
 def test_a_bridge_that_is_an_uplink_is_direct_wherever_its_ports_lead():
     astray = Interface(9, "eth1", "", True, 0, None, master=3)
     made = ways(node(LO, CNI0, PORT, astray), {3: UPLINK_PROGRAMS, 4: POD_PROGRAMS})
-    assert (made.bits, made.left_to_stack) == ({3: DIRECT}, False)
+    assert (made.bits, made.left_to_stack) == ({3: PODS}, False)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +184,7 @@ def test_an_interface_without_ethernet_headers_by_which_routes_lead_is_told():
 
 def test_a_policy_of_ipsec_leaves_the_node_to_the_stack():
     made = ways(node(ipsec_policies=2), BRIDGED)
-    assert (made.bits, made.left_to_stack) == ({2: DIRECT, 3: DIRECT}, True)
+    assert (made.bits, made.left_to_stack) == ({2: DIRECT, 3: PODS}, True)
     assert reasons(made.findings) == [(Effect.STACK, NODE, "IpsecPolicies")]
 
 
@@ -223,7 +224,7 @@ def test_what_only_wants_to_be_known_leaves_nothing_to_the_stack():
 
 def test_a_strict_reverse_path_filter_is_told_of_every_interface_but_ports():
     made = ways(node(strict=frozenset({2, 3, 4, 6, 77})), BRIDGED)
-    assert made.bits == {2: DIRECT | STRICT, 3: DIRECT | STRICT, 6: STRICT}
+    assert made.bits == {2: DIRECT | STRICT, 3: PODS | STRICT, 6: STRICT}
 
 
 def test_every_reason_has_a_remedy_and_fits_the_schema():

@@ -21,8 +21,8 @@ INLINE u32 stamp_now(struct work *w) { return stamp_of(now_coarse(w), setting(w,
 
 #define STAMP_AHEAD (1u << 16)     /* 2.4 hours */
 
-/* How long ago a record was last used, in ns, to an eighth of a second: 0 also for one that was used since `now_ns`, for
- * packets pass while the agent looks at the records. */
+/* How long ago a record was last used, in ns, to an eighth of a second: 0 also for one that was used since
+ * `now_ns`, for packets pass while the agent looks at the records. */
 INLINE u64 stamp_age_ns(u32 stamp, u64 now_ns)
 {
 	u32 age = ((u32)(now_ns >> STAMP_SHIFT) - stamp) & STAMP_TIME_MASK;

@@ -137,8 +137,8 @@ INLINE void close_flow(struct work *w, const struct flow *f)
 }
 
 /* A connection that found no room when it was established, or was moved aside by the agent because nobody knew whether
- * it still is, lives among the closed ones. Its own stack's packet takes it back, if there is room now, and denies a reset
- * that only the wire told of. */
+ * it still is, lives among the closed ones. Its own stack's packet takes it back, if there is room now, and denies
+ * a reset that only the wire told of. */
 INLINE void reopen_flow(struct work *w, const struct flow *f)
 {
 	if (is_closed(f))

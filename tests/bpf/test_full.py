@@ -1,4 +1,4 @@
-"""Full maps of the real kernel: the pool that finds no room is contained, whatever the agent believed of the room."""
+"""Full maps of the real kernel: the pool that finds no room is contained, whatever the agent believed."""
 
 from contextlib import closing
 
@@ -41,9 +41,14 @@ def test_a_map_that_is_full_against_all_counting_contains_the_pool_and_heals(fs,
         for key in strangers:
             kernel.delete(table, key)
         tables.apply([OTHER])
-        tables.apply([OTHER, SHOP.model_copy(update={"metadata": SHOP.metadata.model_copy(update={"generation": 2})})])
+        tables.apply(
+            [OTHER, SHOP.model_copy(update={"metadata": SHOP.metadata.model_copy(update={"generation": 2})})]
+        )
         assert tables.faults == {}
-        assert tables.counts() == {"pods": 0, **{name: len(found) for name, found in contents(kernel).items()}}
+        assert tables.counts() == {
+            "pods": 0,
+            **{name: len(found) for name, found in contents(kernel).items()},
+        }
 
 
 def test_capacities_are_those_of_the_maps_and_not_a_copy(fs):
@@ -52,5 +57,7 @@ def test_capacities_are_those_of_the_maps_and_not_a_copy(fs):
         tables.apply([pool_slice({"a": "10.0.0.1", "b": "10.0.0.2", "c": "10.0.0.3"})])
         assert "2 indexes" in tables.faults["pool-shop"] or "free" in tables.faults["pool-shop"]
         assert not any(contents(kernel).values())
-        tables.apply([SHOP.model_copy(update={"metadata": SHOP.metadata.model_copy(update={"generation": 2})})])
+        tables.apply(
+            [SHOP.model_copy(update={"metadata": SHOP.metadata.model_copy(update={"generation": 2})})]
+        )
         assert {records.unpack_index(key) for key, _ in kernel.items("servers")} == {1, 2}

@@ -1,4 +1,4 @@
-"""The programs in the kernel: they verify, their maps are the engine's tables, and what is pinned is adopted."""
+"""The programs in the kernel: they verify, their maps are the engine's tables, what is pinned is adopted."""
 
 from __future__ import annotations
 
@@ -59,7 +59,8 @@ def test_p09_a_loader_adopts_the_maps_that_its_predecessor_pinned(load, pins):
     assert second.maps["pods"].get(bytes(16)) == b"123456789012"
     for table in CONNECTION_TABLES:
         assert second.maps[table].items() == [(bytes(range(16)), bytes(range(48)))]
-    assert {path.name for path in pins.iterdir()} == set(LAYOUT) - {"works"}  # which lasts no longer than a packet
+    not_pinned = {"works"}  # which lasts no longer than a packet
+    assert {path.name for path in pins.iterdir()} == set(LAYOUT) - not_pinned
 
 
 def test_two_loaders_share_what_is_pinned(load):

@@ -12,7 +12,10 @@ KEY, HALF = bytes(range(16)), records.TRACES_ALL // 2
 
 @pytest.fixture
 def kernel(tmp_path):
-    with bpffs(tmp_path / "bpf") as path, closing(Kernel.open(path, dict.fromkeys(CONNECTION_TABLES, 1024))) as found:
+    with (
+        bpffs(tmp_path / "bpf") as path,
+        closing(Kernel.open(path, dict.fromkeys(CONNECTION_TABLES, 1024))) as found,
+    ):
         yield found
 
 
@@ -20,7 +23,9 @@ def kernel(tmp_path):
 def writes(kernel, monkeypatch):
     """What is put into the kernel's maps, which it does reach."""
     found, put = [], kernel.put
-    monkeypatch.setattr(kernel, "put", lambda table, key, value: found.append((key, value)) or put(table, key, value))
+    monkeypatch.setattr(
+        kernel, "put", lambda table, key, value: found.append((key, value)) or put(table, key, value)
+    )
     return found
 
 
@@ -29,7 +34,9 @@ def test_a_new_key_is_whole_before_anything_is_traced_by_it(kernel, writes):
     writes.clear()
     kernel.trace(KEY, HALF)
     assert writes == [*records.pack_tracing(KEY, 0), records.pack_tracing(KEY, HALF)[0]]
-    assert [kernel.get("settings", setting) for setting, _ in writes[1:]] == [value for _, value in writes[1:]]
+    assert [kernel.get("settings", setting) for setting, _ in writes[1:]] == [
+        value for _, value in writes[1:]
+    ]
 
 
 def test_an_agent_that_restarts_with_the_same_settings_writes_nothing_and_so_misses_no_record(kernel, writes):

@@ -16,4 +16,4 @@ def batch_of(items: Iterable[tuple[bytes, bytes]]) -> Batch:
 def batches_of(items: Iterable[tuple[bytes, bytes]], size: int) -> Iterator[Batch]:
     """Batches of at most `size`."""
     found = list(items)
-    return (batch_of(found[n:n + size]) for n in range(0, len(found), size))
+    return (batch_of(found[n : n + size]) for n in range(0, len(found), size))

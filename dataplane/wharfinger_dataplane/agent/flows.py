@@ -7,8 +7,8 @@ Rules (docs/protocol.md, "State of the ends"):
   flow whose socket is not found is moved to the closed ones. There a live connection goes on, and its next packet takes it
   back; a dead one is forgotten when the room is needed.
 - Removed is only what belongs to a pod that is gone: the API server does not tell of it any more, and nor does the node.
-- A wire that leads to no flow of its own is removed when two sweeps in a row found it so, for there is a moment between
-  the two.
+- A wire that leads to no flow of its own is removed when two sweeps in a row found it so, for there is a moment
+  between the two.
 - What another connection has put in the place meanwhile is not touched.
 """
 
@@ -57,8 +57,8 @@ class Pass:
 
 
 def is_full(entries: int, capacity: int, was: bool) -> bool:
-    """Whether a table of connections is so full that new ones are better unaware from the start: with 95 % of its entries
-    taken, and then until 90 %."""
+    """Whether a table of connections is so full that new ones are better unaware from the start: with 95 % of its
+    entries taken, and then until 90 %."""
     return entries >= capacity * (0.90 if was else 0.95)
 
 
@@ -148,8 +148,8 @@ class Collector:
         return removed
 
     def _take(self, table: str, key: bytes, judged: bytes) -> bool:
-        """Removes the record under `key`, if it is of the connection that was judged; whether it was. One of another
-        connection that takes its place in this very moment is put back."""
+        """Removes the record under `key`, if it is of the connection that was judged; whether it was. One of
+        another connection that takes its place in this very moment is put back."""
         if not is_same(judged, self._store.get(table, key)):
             return False
         taken = self._store.take(table, key)

@@ -1,165 +1,45 @@
-"""Which established connections the collector moves aside or removes, and which it never touches: its rules, one by one."""
+"""Which connections the collector moves aside or removes, and which never: its rules, one by one."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import pytest
-from support.batches import batch_of, batches_of
-from support.packets import CONFIRM, PORT, REDIRECT, option, tcp
-from support.slices import VIRTUAL, pool_slice
+from unit.agent.collecting import (
+    ASIDE,
+    CLIENT,
+    IDLE,
+    ISN,
+    LATER,
+    NOTHING,
+    NOW,
+    OPEN,
+    PORT_OF_CLIENT,
+    SECOND,
+    SERVER,
+    SUBSTITUTE,
+    TARGET,
+    Y,
+    add_client,
+    add_server,
+    flow,
+    flow_key,
+    seen_by_stack,
+    server_flow,
+    server_flow_key,
+    server_wire_key,
+    wire,
+    wire_key,
+)
 from wharfinger_dataplane import _records as records
-from wharfinger_dataplane._engine import Engine
-from wharfinger_dataplane._records import FlowState, Mark, Role
+from wharfinger_dataplane._records import Mark
 from wharfinger_dataplane.agent import flows
-from wharfinger_dataplane.agent.flows import LIST_FROM, SWEEP_EVERY, WIRE_AGE_NS, Collector, Pass, is_full
-from wharfinger_dataplane.tables import Tables
-
-SECOND = 10**9
-HOUR = 3600 * SECOND
-IDLE = 2 * HOUR
-NOW = 100 * HOUR
-LATER = NOW + IDLE + 60 * SECOND
-"""When a connection that was last used at NOW is idle."""
-CLIENT, SERVER, X, Y, TARGET, SCOPE = "10.244.1.5", "10.244.2.9", 80, 20_001, 8080, 7
-PORT_OF_CLIENT, SUBSTITUTE, IFINDEX, ISN, SERVER_ISN = 41_000, 50_000, 5, 1000, 9000
-OPEN = {"flows": 1, "wires": 1, "closed_flows": 0, "closed_wires": 0}
-ASIDE = {"flows": 0, "wires": 0, "closed_flows": 1, "closed_wires": 1}
-NOTHING = dict.fromkeys(OPEN, 0)
-
-
-class Memory(Engine):
-    """An engine's tables as the agent's store. `before`: what happens just before a call of it, once."""
-
-    def __init__(self):
-        self.before = {}
-
-    def batches(self, table):
-        return batches_of(self.items(table), 2)
-
-    def get(self, table, key):
-        self.before.pop(("get", table), lambda: None)()
-        return super().get(table, key)
-
-    def take(self, table, key):
-        self.before.pop(("take", table), lambda: None)()
-        value = super().get(table, key)
-        self.delete(table, key)
-        return value
-
-    def put_new(self, table, key, value):
-        is_new = super().get(table, key) is None
-        if is_new:
-            self.put(table, key, value)
-        return is_new
-
-    def counts(self):
-        return {table: len(self.items(table)) for table in OPEN}
-
-
-@dataclass
-class Channel:
-    address: str
-
-    def close(self):
-        pass
-
-
-@dataclass
-class Pods:
-    """Pods' namespaces: address -> the connections that its stack shows."""
-
-    shown: dict = field(default_factory=dict)
-    listings: int = 0
-
-    def diag(self, address):
-        return Channel(address) if address in self.shown else None
-
-    def listed(self, channel):
-        self.listings += 1
-        return set(self.shown[channel.address])
-
-
-@pytest.fixture
-def pods(monkeypatch):
-    found = Pods()
-    monkeypatch.setattr(flows, "PAUSE_S", 0)
-    monkeypatch.setattr(flows.netlink, "connections", found.listed)
-    monkeypatch.setattr(flows.netlink, "connected", lambda channel, one: one in found.shown[channel.address])
-    return found
-
-
-@pytest.fixture
-def store():
-    return Memory()
-
-
-@pytest.fixture
-def told():
-    """The pods that the API server tells of."""
-    return set()
-
-
-@pytest.fixture
-def collector(store, pods, told):
-    return Collector(store, pods, told.__contains__, IDLE)
-
-
-def flow_key(port=PORT_OF_CLIENT):
-    return records.pack_flow_key(CLIENT, port, VIRTUAL, X, IFINDEX)
-
-
-def wire_key(port=PORT_OF_CLIENT, wire_port=Y):
-    return records.pack_flow_key(CLIENT, port, SERVER, wire_port)
-
-
-def seen_by_stack(port=PORT_OF_CLIENT):
-    return CLIENT, port, VIRTUAL, X
-
-
-def flow(**changes):
-    return records.pack_flow(**{"state": FlowState.CLIENT_ESTABLISHED, "server": SERVER, "scope": SCOPE, "isn": ISN, "wire_port": Y,
-                                "seen": records.stamp(NOW), "started_ns": NOW - HOUR, **changes})
-
-
-def wire(port=PORT_OF_CLIENT, **changes):
-    return records.pack_wire(**{"state": FlowState.CLIENT_ESTABLISHED, "ifindex": IFINDEX, "peer": VIRTUAL, "local_port": port,
-                                "peer_port": X, "isn": ISN, "started_ns": NOW - HOUR, **changes})
-
-
-def add_client(store, port=PORT_OF_CLIENT, *, marks=Mark.AWARE, seen=None, **whose):
-    """A client's connection: its flow and its wire."""
-    stamp = {} if seen is None else {"seen": records.stamp(seen)}
-    store.put("flows", flow_key(port), flow(marks=marks, **stamp, **whose))
-    store.put("wires", wire_key(port), wire(port, **whose))
-
-
-def server_flow_key(substitute=SUBSTITUTE):
-    return records.pack_flow_key(SERVER, TARGET, CLIENT, substitute, IFINDEX)
-
-
-def server_wire_key(wire_port=Y):
-    return records.pack_flow_key(SERVER, wire_port, CLIENT, PORT_OF_CLIENT)
-
-
-def add_server(store, substitute=SUBSTITUTE):
-    """A server's connection whose client's port is `substitute` to the stack."""
-    store.put("flows", server_flow_key(substitute), server_flow())
-    store.put("wires", server_wire_key(), server_wire(substitute))
-
-
-def server_flow(**changes):
-    return flow(**{"state": FlowState.SERVER_ESTABLISHED, "client_port": PORT_OF_CLIENT, "redirect_port": X, **changes})
-
-
-def server_wire(substitute=SUBSTITUTE):
-    return wire(TARGET, state=FlowState.SERVER_ESTABLISHED, peer=CLIENT, peer_port=substitute)
-
+from wharfinger_dataplane.agent.flows import LIST_FROM, SWEEP_EVERY, WIRE_AGE_NS, Pass, is_full
 
 # A socket that is there keeps its flow, whatever the wire says.
 
 
-@pytest.mark.parametrize("how", [{}, {"marks": Mark.AWARE | Mark.RESET_SEEN}, {"marks": Mark.AWARE | Mark.FIN_SEEN}])
+@pytest.mark.parametrize(
+    "how", [{}, {"marks": Mark.AWARE | Mark.RESET_SEEN}, {"marks": Mark.AWARE | Mark.FIN_SEEN}]
+)
 def test_a_connection_whose_socket_is_there_stays(store, pods, collector, how):
     pods.shown[CLIENT] = {seen_by_stack()}
     add_client(store, **how)
@@ -228,14 +108,18 @@ def test_a_connection_that_is_not_found_is_moved_to_the_closed_ones_as_it_is(sto
 
 
 def test_a_server_under_a_substitute_is_moved_with_its_wire(store, pods, collector):
-    pods.shown[SERVER] = {(SERVER, TARGET, CLIENT, PORT_OF_CLIENT)}  # the client's own port is another connection's
+    pods.shown[SERVER] = {
+        (SERVER, TARGET, CLIENT, PORT_OF_CLIENT)
+    }  # the client's own port is another connection's
     add_server(store)
     assert collector.collect(LATER).moved == 1
     assert [key for key, _ in store.items("closed_wires")] == [server_wire_key()]
     assert store.counts() == ASIDE
 
 
-def test_a_namespace_that_is_not_found_moves_nothing_while_the_api_server_tells_of_its_pod(store, told, collector):
+def test_a_namespace_that_is_not_found_moves_nothing_while_the_api_server_tells_of_its_pod(
+    store, told, collector
+):
     told.add(CLIENT)
     add_client(store)
     assert collector.collect(LATER) == Pass(seen=1, nominated=1)
@@ -316,7 +200,9 @@ OTHER = {"isn": ISN + 1, "started_ns": NOW}
 
 
 def holds_the_other(store):
-    return dict(store.items("flows")) == {flow_key(): flow(**OTHER)} and dict(store.items("wires")) == {wire_key(): wire(**OTHER)}
+    return dict(store.items("flows")) == {flow_key(): flow(**OTHER)} and dict(store.items("wires")) == {
+        wire_key(): wire(**OTHER)
+    }
 
 
 @pytest.mark.parametrize("shown", [{CLIENT: set()}, {}])
@@ -335,7 +221,10 @@ def test_another_connection_that_takes_the_place_meanwhile_stays(store, pods, co
 def test_what_a_packet_ends_meanwhile_is_not_moved_once_more(store, pods, collector):
     pods.shown[CLIENT] = set()
     add_client(store)
-    store.before["get", "flows"] = lambda: (store.delete("flows", flow_key()), store.delete("wires", wire_key()))
+    store.before["get", "flows"] = lambda: (
+        store.delete("flows", flow_key()),
+        store.delete("wires", wire_key()),
+    )
     assert collector.collect(LATER) == Pass(seen=1, nominated=1)
     assert store.counts() == NOTHING
 
@@ -362,7 +251,7 @@ def test_an_orphan_is_one_however_many_packets_of_the_network_pass_by_it(store, 
     store.put("wires", wire_key(), wire())
     sweep(collector)
     value = wire()
-    used = value[:records.SEEN_AT] + records.stamp(NOW).to_bytes(4, "little") + value[records.SEEN_AT + 4:]
+    used = value[: records.SEEN_AT] + records.stamp(NOW).to_bytes(4, "little") + value[records.SEEN_AT + 4 :]
     store.put("wires", wire_key(), used)
     sweep(collector)
     assert store.items("wires") == []
@@ -405,148 +294,14 @@ def test_wires_of_long_connections_stay(store, told, collector):
 
 
 @pytest.mark.parametrize("other", [{"client_port": PORT_OF_CLIENT + 1}, {"wire_port": Y + 1}])
-def test_a_wire_that_leads_to_another_connections_flow_is_removed_and_the_flow_stays(store, told, collector, other):
+def test_a_wire_that_leads_to_another_connections_flow_is_removed_and_the_flow_stays(
+    store, told, collector, other
+):
     told.add(SERVER)
     add_server(store)
     store.put("flows", server_flow_key(), server_flow(**other))
     sweep(collector, 2)
     assert store.counts() == {**OPEN, "wires": 0}
-
-
-# All of it with packets: a live connection goes on, whatever the collector thinks of it.
-
-C, VX, SX, SY = f"{CLIENT}:{PORT_OF_CLIENT}", f"{VIRTUAL}:{X}", f"{SERVER}:{X}", f"{SERVER}:{Y}"
-SP = f"{SERVER}:{TARGET}"
-FORTH, BACK = {"seq": ISN + 1, "ack": SERVER_ISN + 1}, {"seq": SERVER_ISN + 1, "ack": ISN + 1}
-CLIENT_SENDS, CLIENT_RECEIVES = ("from_pod", tcp(C, VX, "A", **FORTH)), ("to_pod", tcp(SY, C, "A", **BACK))
-SERVER_SENDS, SERVER_RECEIVES = ("from_pod", tcp(SP, C, "A", **BACK)), ("to_pod", tcp(C, SY, "A", **FORTH))
-
-
-def passes(store, packet, now_ns):
-    """The reason by which a packet passes."""
-    hook, frame = packet
-    return store.run(hook, frame, ifindex=IFINDEX, now_ns=now_ns).reason.name
-
-
-def live(store, address, role, *packets):
-    tables = Tables(store)
-    tables.apply([pool_slice({"a": SERVER})])
-    tables.put_pod(address, IFINDEX, role, netns=1)
-    for hook, frame, reason in packets:
-        assert passes(store, (hook, frame), NOW) == reason
-    assert store.counts() == OPEN
-
-
-@pytest.fixture
-def client(store):
-    live(store, CLIENT, Role.CLIENT, ("from_pod", tcp(C, VX, "S", seq=ISN), "client_syn"),
-         ("to_pod", tcp(SX, C, "SA", seq=SERVER_ISN, ack=ISN + 1, options=option(CONFIRM | PORT, Y)), "client_redirected"),
-         ("from_pod", tcp(C, VX, "A", **FORTH), "client_joins"), (*CLIENT_RECEIVES, "client_receives"),
-         (*CLIENT_SENDS, "client_sends"))
-    return store
-
-
-@pytest.fixture
-def server(store):
-    live(store, SERVER, Role.SERVER, ("to_pod", tcp(C, SX, "S", seq=ISN, options=option(REDIRECT, scope=SCOPE)), "server_syn"),
-         ("from_pod", tcp(SP, C, "SA", seq=SERVER_ISN, ack=ISN + 1), "server_answers"), (*SERVER_RECEIVES, "server_joined"),
-         (*SERVER_SENDS, "server_sends"))
-    return store
-
-
-def test_a_live_client_that_is_not_found_is_taken_back_by_its_next_packet(client, pods, collector):
-    pods.shown[CLIENT] = set()
-    assert collector.collect(LATER).moved == 1
-    assert client.counts() == ASIDE
-    assert passes(client, CLIENT_SENDS, LATER) == "client_sends"
-    assert client.counts() == OPEN
-    assert collector.collect(LATER + SECOND) == Pass(seen=1)
-
-
-def test_a_live_server_that_is_not_found_is_taken_back_by_its_next_packet(server, pods, collector):
-    pods.shown[SERVER] = set()
-    assert collector.collect(LATER).moved == 1
-    assert server.counts() == ASIDE
-    assert passes(server, SERVER_SENDS, LATER) == "server_sends"
-    assert server.counts() == OPEN
-    assert collector.collect(LATER + SECOND) == Pass(seen=1)
-
-
-def test_a_client_that_is_moved_aside_hears_its_server_and_stays_aside_until_it_speaks(client, pods, collector):
-    pods.shown[CLIENT] = set()
-    for _ in range(3):
-        collector.collect(LATER)
-        assert passes(client, CLIENT_RECEIVES, LATER) == "client_receives"
-        assert client.counts() == ASIDE
-    assert passes(client, CLIENT_SENDS, LATER) == "client_sends"
-    assert passes(client, CLIENT_RECEIVES, LATER) == "client_receives"
-    assert client.counts() == OPEN
-
-
-def test_a_server_that_is_moved_aside_hears_its_client_and_stays_aside_until_it_speaks(server, pods, collector):
-    pods.shown[SERVER] = set()
-    for _ in range(3):
-        collector.collect(LATER)
-        assert passes(server, SERVER_RECEIVES, LATER) == "server_receives"
-        assert server.counts() == ASIDE
-    assert passes(server, SERVER_SENDS, LATER) == "server_sends"
-    assert passes(server, SERVER_RECEIVES, LATER) == "server_receives"
-    assert server.counts() == OPEN
-
-
-@pytest.mark.parametrize("idle", [IDLE, 25 * HOUR, 26 * 24 * HOUR, 100 * 24 * HOUR])
-def test_a_connection_that_was_idle_for_long_in_a_socket_that_is_not_found_works_afterwards(client, pods, collector, idle):
-    pods.shown[CLIENT] = set()
-    for later in range(0, idle + SECOND, idle // 20):
-        collector.collect(NOW + later)
-    for _ in range(2):
-        assert passes(client, CLIENT_RECEIVES, NOW + idle) == "client_receives"
-        assert passes(client, CLIENT_SENDS, NOW + idle) == "client_sends"
-    assert client.counts() == OPEN
-
-
-BLIND_RST = "to_pod", tcp(SY, C, "R", seq=SERVER_ISN + 12_345)
-
-
-def marks(store):
-    return records.unpack_flow(store.items("flows")[0][1]).marks
-
-
-@pytest.mark.parametrize("seen", [True, False])
-def test_a_blind_reset_only_nominates(client, pods, collector, seen):
-    pods.shown[CLIENT] = {seen_by_stack()} if seen else set()
-    assert passes(client, BLIND_RST, NOW) == "client_receives"
-    assert marks(client) == Mark.AWARE | Mark.RESET_SEEN
-    assert collector.collect(NOW) == Pass(seen=1, nominated=1, moved=not seen)
-    assert client.counts() == (OPEN if seen else ASIDE)
-    for packet, reason in ((CLIENT_SENDS, "client_sends"), (CLIENT_RECEIVES, "client_receives")):
-        assert passes(client, packet, NOW) == reason
-    assert client.counts() == OPEN
-
-
-def test_a_stack_that_speaks_on_denies_the_reset_and_nominates_its_connection_no_more(client, pods, collector):
-    pods.shown[CLIENT] = set()
-    passes(client, BLIND_RST, NOW)
-    passes(client, CLIENT_SENDS, NOW)
-    assert marks(client) == Mark.AWARE
-    assert collector.collect(NOW) == Pass(seen=1)
-
-
-def test_a_connection_that_was_moved_aside_with_a_reset_seen_is_nominated_once_and_no_more(client, pods, collector):
-    pods.shown[CLIENT] = set()
-    passes(client, BLIND_RST, NOW)
-    collector.collect(NOW)
-    passes(client, CLIENT_SENDS, NOW)
-    assert marks(client) == Mark.AWARE
-    assert collector.collect(NOW) == Pass(seen=1)
-
-
-def test_a_reset_that_the_stack_took_ends_the_connection_without_the_collector(client, collector):
-    client.hold(records.pack_flow_key(CLIENT, PORT_OF_CLIENT, VIRTUAL, X), SERVER_ISN + 12_345, ISN + 1)
-    passes(client, BLIND_RST, NOW)
-    assert client.counts() == ASIDE
-    assert records.unpack_flow(client.items("closed_flows")[0][1]).state is FlowState.CLIENT_CLOSED
-    assert collector.collect(LATER) == Pass()
 
 
 # Batches, and how full a table is.
@@ -559,11 +314,8 @@ def test_the_collector_asks_of_each_record_once(store, told, collector):
     assert collector.collect(LATER) == Pass(seen=5, nominated=5)
 
 
-def test_the_engine_and_the_collector_mean_the_same_bytes(client):
-    assert records.quiet_flows(batch_of(client.items("flows")), LATER, IDLE, {}) == client.items("flows")
-    assert records.old_wires(batch_of(client.items("wires")), LATER, WIRE_AGE_NS) == client.items("wires")
-
-
-@pytest.mark.parametrize(("entries", "was", "full"), [(94, False, False), (95, False, True), (90, True, True), (89, True, False)])
+@pytest.mark.parametrize(
+    ("entries", "was", "full"), [(94, False, False), (95, False, True), (90, True, True), (89, True, False)]
+)
 def test_a_table_is_full_from_95_percent_on_and_until_90(entries, was, full):
     assert is_full(entries, 100, was) == full

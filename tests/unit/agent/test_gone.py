@@ -10,7 +10,15 @@ from wharfinger_dataplane._records import FlowState, Mark
 from wharfinger_dataplane.agent import gone
 from wharfinger_dataplane.agent.gone import Ender, gone_servers
 
-CLIENT, SERVER, OTHER, VIRTUAL, X, Y, SCOPE = "10.244.1.5", "10.244.2.9", "10.244.2.10", "10.96.0.10", 80, 20_001, 7
+CLIENT, SERVER, OTHER, VIRTUAL, X, Y, SCOPE = (
+    "10.244.1.5",
+    "10.244.2.9",
+    "10.244.2.10",
+    "10.96.0.10",
+    80,
+    20_001,
+    7,
+)
 IFINDEX = 5
 
 
@@ -42,8 +50,17 @@ def destroyed(monkeypatch):
 
 def add(store, port, **changes):
     """A client's connection from `port`."""
-    store[records.pack_flow_key(CLIENT, port, VIRTUAL, X, IFINDEX)] = records.pack_flow(**{
-        "state": FlowState.CLIENT_ESTABLISHED, "server": SERVER, "scope": SCOPE, "isn": 1, "wire_port": Y, "started_ns": 1, **changes})
+    store[records.pack_flow_key(CLIENT, port, VIRTUAL, X, IFINDEX)] = records.pack_flow(
+        **{
+            "state": FlowState.CLIENT_ESTABLISHED,
+            "server": SERVER,
+            "scope": SCOPE,
+            "isn": 1,
+            "wire_port": Y,
+            "started_ns": 1,
+            **changes,
+        }
+    )
 
 
 def ended(store, slices, *clients):
@@ -107,11 +124,15 @@ def test_a_connection_that_is_half_closed_or_only_said_to_be_reset_is_ended(dest
     assert destroyed == [(CLIENT, 41_000, VIRTUAL, X)]
 
 
-@pytest.mark.parametrize("changes", [
-    {"marks": Mark.RESET, "state": FlowState.CLIENT_CLOSED},
-    {"marks": Mark.LOCAL_FIN | Mark.PEER_FIN, "state": FlowState.CLIENT_CLOSED},
-    {"state": FlowState.SERVER_ESTABLISHED, "client_port": Y, "redirect_port": X},
-], ids=["reset", "closed by both", "a server's"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"marks": Mark.RESET, "state": FlowState.CLIENT_CLOSED},
+        {"marks": Mark.LOCAL_FIN | Mark.PEER_FIN, "state": FlowState.CLIENT_CLOSED},
+        {"state": FlowState.SERVER_ESTABLISHED, "client_port": Y, "redirect_port": X},
+    ],
+    ids=["reset", "closed by both", "a server's"],
+)
 def test_what_is_over_and_what_is_no_clients_is_left_alone(destroyed, changes):
     store = Store()
     add(store, 41_000, **changes)
@@ -141,8 +162,16 @@ def test_a_client_that_is_gone_itself_is_passed_over(destroyed):
 
 def test_only_what_was_not_known_is_news():
     ender = Ender(Store(), Pods())
-    first, more = pool_slice({"a": SERVER}, states={"a": "Resting"}), pool_slice({"a": SERVER, "b": OTHER}, states={"a": "Resting", "b": "Resting"})
-    assert [ender.say(gone_servers([piece])) for piece in (first, first, more, first)] == [True, False, True, False]
+    first, more = (
+        pool_slice({"a": SERVER}, states={"a": "Resting"}),
+        pool_slice({"a": SERVER, "b": OTHER}, states={"a": "Resting", "b": "Resting"}),
+    )
+    assert [ender.say(gone_servers([piece])) for piece in (first, first, more, first)] == [
+        True,
+        False,
+        True,
+        False,
+    ]
 
 
 def test_nothing_gone_is_no_news_and_no_look_at_the_table():

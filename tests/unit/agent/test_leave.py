@@ -1,4 +1,4 @@
-"""Leaving a node: when, and what counts as an open connection. Sockets and programs are tests/netns/test_leaving.py's."""
+"""Leaving a node: when, and what counts as open. Sockets and programs are tests/netns/test_leaving.py's."""
 
 import pytest
 from support.batches import batch_of
@@ -12,8 +12,18 @@ SERVERS = {"state": FlowState.SERVER_ESTABLISHED, "client_port": 40_000, "redire
 
 def entry(marks=Mark(0), **changes):
     """A record of `flows`, a client's unless told otherwise."""
-    value = records.pack_flow(**{"state": FlowState.CLIENT_ESTABLISHED, "server": "10.0.0.9", "scope": 7, "isn": 1,
-                                 "wire_port": 20_000, "marks": Mark.AWARE | marks, "started_ns": 1, **changes})
+    value = records.pack_flow(
+        **{
+            "state": FlowState.CLIENT_ESTABLISHED,
+            "server": "10.0.0.9",
+            "scope": 7,
+            "isn": 1,
+            "wire_port": 20_000,
+            "marks": Mark.AWARE | marks,
+            "started_ns": 1,
+            **changes,
+        }
+    )
     return records.pack_flow_key("10.0.0.2", 40_000, "10.96.0.10", 80, 5), value
 
 
@@ -44,17 +54,20 @@ class Node:
         return self.leave.left
 
 
-@pytest.mark.parametrize(("name", "record", "still"), [
-    ("a client's end", entry(), True),
-    ("a server's end", entry(**SERVERS), True),
-    ("one whose server has not answered at its port yet", entry(state=FlowState.CLIENT_JOINING), True),
-    ("half closed", entry(Mark.LOCAL_FIN), True),
-    ("half closed by the peer", entry(Mark.PEER_FIN), True),
-    ("one of whose end only the wire speaks", entry(Mark.FIN_SEEN | Mark.RESET_SEEN), True),
-    ("closed by both", entry(Mark.LOCAL_FIN | Mark.PEER_FIN), False),
-    ("reset", entry(Mark.RESET), False),
-    ("a direct dial under a substitute", entry(**SERVERS, scope=0), False),
-])
+@pytest.mark.parametrize(
+    ("name", "record", "still"),
+    [
+        ("a client's end", entry(), True),
+        ("a server's end", entry(**SERVERS), True),
+        ("one whose server has not answered at its port yet", entry(state=FlowState.CLIENT_JOINING), True),
+        ("half closed", entry(Mark.LOCAL_FIN), True),
+        ("half closed by the peer", entry(Mark.PEER_FIN), True),
+        ("one of whose end only the wire speaks", entry(Mark.FIN_SEEN | Mark.RESET_SEEN), True),
+        ("closed by both", entry(Mark.LOCAL_FIN | Mark.PEER_FIN), False),
+        ("reset", entry(Mark.RESET), False),
+        ("a direct dial under a substitute", entry(**SERVERS, scope=0), False),
+    ],
+)
 def test_a_node_waits_for_connections_that_are_open(name, record, still):
     assert bool(records.open_flows(batch_of([record]))) == still
 
@@ -87,7 +100,9 @@ def test_an_open_connection_has_its_grace_and_no_more():
     assert not node.step()
     assert not node.step(59.9)
     assert node.step(0.2)
-    assert node.leave.condition.message.startswith("1 ends of aware connections were open when the grace was over")
+    assert node.leave.condition.message.startswith(
+        "1 ends of aware connections were open when the grace was over"
+    )
 
 
 def test_what_could_not_be_removed_is_tried_again(monkeypatch):

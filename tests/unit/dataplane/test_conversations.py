@@ -1,4 +1,4 @@
-"""docs/protocol.md, "Establishing" and its invariants, over whole conversations with a bad wire between their ends."""
+"""docs/protocol.md, "Establishing" and its invariants, over whole conversations by a bad wire."""
 
 from __future__ import annotations
 
@@ -16,8 +16,13 @@ numbers = st.one_of(st.sampled_from([0, 0x7FFFFFFF, 0xFFFFFFFF, 0xFFFFFFFE]), st
 def remembered(conversation: Conversation, address: str) -> dict[str, list[FlowState]]:
     """What one end remembers: table -> the states of its records."""
     engine = conversation.engines[address]
-    return {table: [(unpack_flow if "flows" in table else unpack_wire)(value).state for _, value in engine.items(table)]
-            for table in CONNECTION_TABLES}
+    return {
+        table: [
+            (unpack_flow if "flows" in table else unpack_wire)(value).state
+            for _, value in engine.items(table)
+        ]
+        for table in CONNECTION_TABLES
+    }
 
 
 def nothing_but(state: FlowState) -> dict[str, list[FlowState]]:
@@ -27,12 +32,19 @@ def nothing_but(state: FlowState) -> dict[str, list[FlowState]]:
 
 def lead_to_each_other(conversation: Conversation, address: str) -> bool:
     engine = conversation.engines[address]
-    return {wire_key_of(key, flow) for key, flow in engine.items("flows")} == {key for key, _ in engine.items("wires")}
+    return {wire_key_of(key, flow) for key, flow in engine.items("flows")} == {
+        key for key, _ in engine.items("wires")
+    }
 
 
 @settings(max_examples=250, derandomize=True, deadline=None, database=None)
 @given(isn=numbers, server_isn=numbers, talkative=st.booleans(), acts=actions)
-@example(isn=1, server_isn=0x80000000, talkative=False, acts=[("repeat", 0), ("deliver", 0), ("deliver", 0), ("deliver", 0)])
+@example(
+    isn=1,
+    server_isn=0x80000000,
+    talkative=False,
+    acts=[("repeat", 0), ("deliver", 0), ("deliver", 0), ("deliver", 0)],
+)
 def test_p03_a_conversation_over_a_bad_wire_keeps_the_invariants(isn, server_isn, talkative, acts):
     conversation = Conversation(isn, server_isn, talkative)
     for kind, number in acts:

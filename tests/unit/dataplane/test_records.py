@@ -13,7 +13,9 @@ from wharfinger_dataplane import _records as records
 from wharfinger_dataplane._records import FlowState, Mark
 
 BOUNDED = settings(max_examples=60, derandomize=True, deadline=None, database=None)
-addresses = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6).filter(lambda address: address.ipv4_mapped is None)).map(str)
+addresses = st.one_of(
+    st.ip_addresses(v=4), st.ip_addresses(v=6).filter(lambda address: address.ipv4_mapped is None)
+).map(str)
 ports, words, octets = st.integers(0, 65_535), st.integers(0, 0xFFFFFFFF), st.integers(0, 255)
 ipv4, times = st.ip_addresses(v=4).map(str), st.integers(0, 2**64 - 1)
 marks = st.integers(0, sum(Mark)).map(Mark)
@@ -30,7 +32,9 @@ def test_an_address_reads_back_as_written(address):
 @BOUNDED
 @given(
     ifindex=words,
-    roles=st.sampled_from([records.Role(0), records.Role.CLIENT, records.Role.SERVER, records.Role.CLIENT | records.Role.SERVER]),
+    roles=st.sampled_from(
+        [records.Role(0), records.Role.CLIENT, records.Role.SERVER, records.Role.CLIENT | records.Role.SERVER]
+    ),
     netns=st.integers(-1, 2**31 - 1),
 )
 def test_a_pod_reads_back_as_written(ifindex, roles, netns):
@@ -46,13 +50,21 @@ def test_a_server_reads_back_as_written(address, scope, state):
 @BOUNDED
 @given(address=addresses, port=ports, scope=words)
 def test_a_server_port_key_reads_back_as_written(address, port, scope):
-    assert records.unpack_server_port_key(records.pack_server_port_key(address, port, scope)) == (address, scope, port)
+    assert records.unpack_server_port_key(records.pack_server_port_key(address, port, scope)) == (
+        address,
+        scope,
+        port,
+    )
 
 
 @BOUNDED
 @given(scope=words, target=ports, services=st.lists(ports, max_size=records.SERVICE_PORTS_MAX).map(tuple))
 def test_a_server_port_reads_back_as_written(scope, target, services):
-    assert records.unpack_server_port(records.pack_server_port(scope, target, services)) == (scope, target, services)
+    assert records.unpack_server_port(records.pack_server_port(scope, target, services)) == (
+        scope,
+        target,
+        services,
+    )
 
 
 @BOUNDED
@@ -71,28 +83,107 @@ def test_an_ipv4_address_is_the_number_that_keys_of_flows_have(address):
 
 
 @BOUNDED
-@given(state=st.sampled_from(CLIENT_STATES), marks=marks, reason=octets, isn=words, scope=words, server=ipv4, wire_port=ports,
-       seen=words, started_ns=times)
-def test_a_clients_flow_reads_back_as_written(state, marks, reason, isn, scope, server, wire_port, seen, started_ns):
-    flow = records.pack_flow(state=state, marks=marks, reason=reason, isn=isn, scope=scope, server=server, wire_port=wire_port,
-                             seen=seen, started_ns=started_ns)
-    assert records.unpack_flow(flow) == (state, marks, 0, reason, isn, scope, server, 0, 0, wire_port, seen, 0, started_ns)
+@given(
+    state=st.sampled_from(CLIENT_STATES),
+    marks=marks,
+    reason=octets,
+    isn=words,
+    scope=words,
+    server=ipv4,
+    wire_port=ports,
+    seen=words,
+    started_ns=times,
+)
+def test_a_clients_flow_reads_back_as_written(
+    state, marks, reason, isn, scope, server, wire_port, seen, started_ns
+):
+    flow = records.pack_flow(
+        state=state,
+        marks=marks,
+        reason=reason,
+        isn=isn,
+        scope=scope,
+        server=server,
+        wire_port=wire_port,
+        seen=seen,
+        started_ns=started_ns,
+    )
+    assert records.unpack_flow(flow) == (
+        state,
+        marks,
+        0,
+        reason,
+        isn,
+        scope,
+        server,
+        0,
+        0,
+        wire_port,
+        seen,
+        0,
+        started_ns,
+    )
 
 
 @BOUNDED
-@given(state=st.sampled_from(SERVER_STATES), marks=marks, isn=words, client_port=ports, redirect_port=ports, wire_port=ports,
-       started_ns=times)
-def test_a_servers_flow_reads_back_as_written(state, marks, isn, client_port, redirect_port, wire_port, started_ns):
-    flow = records.pack_flow(state=state, marks=marks, isn=isn, client_port=client_port, redirect_port=redirect_port,
-                             wire_port=wire_port, started_ns=started_ns)
-    assert records.unpack_flow(flow) == (state, marks, 0, 0, isn, 0, None, client_port, redirect_port, wire_port, 0, 0, started_ns)
+@given(
+    state=st.sampled_from(SERVER_STATES),
+    marks=marks,
+    isn=words,
+    client_port=ports,
+    redirect_port=ports,
+    wire_port=ports,
+    started_ns=times,
+)
+def test_a_servers_flow_reads_back_as_written(
+    state, marks, isn, client_port, redirect_port, wire_port, started_ns
+):
+    flow = records.pack_flow(
+        state=state,
+        marks=marks,
+        isn=isn,
+        client_port=client_port,
+        redirect_port=redirect_port,
+        wire_port=wire_port,
+        started_ns=started_ns,
+    )
+    assert records.unpack_flow(flow) == (
+        state,
+        marks,
+        0,
+        0,
+        isn,
+        0,
+        None,
+        client_port,
+        redirect_port,
+        wire_port,
+        0,
+        0,
+        started_ns,
+    )
 
 
 @BOUNDED
-@given(state=st.sampled_from(FlowState), isn=words, ifindex=words, peer=ipv4, local_port=ports, peer_port=ports, started_ns=times)
+@given(
+    state=st.sampled_from(FlowState),
+    isn=words,
+    ifindex=words,
+    peer=ipv4,
+    local_port=ports,
+    peer_port=ports,
+    started_ns=times,
+)
 def test_a_wire_reads_back_as_written(state, isn, ifindex, peer, local_port, peer_port, started_ns):
-    wire = records.pack_wire(state=state, isn=isn, ifindex=ifindex, peer=peer, local_port=local_port, peer_port=peer_port,
-                             started_ns=started_ns)
+    wire = records.pack_wire(
+        state=state,
+        isn=isn,
+        ifindex=ifindex,
+        peer=peer,
+        local_port=local_port,
+        peer_port=peer_port,
+        started_ns=started_ns,
+    )
     assert records.unpack_wire(wire) == (state, isn, ifindex, peer, local_port, peer_port, started_ns)
 
 
@@ -100,7 +191,9 @@ def test_a_wire_reads_back_as_written(state, isn, ifindex, peer, local_port, pee
 @given(state=st.sampled_from(FlowState), isn=words, started_ns=times)
 def test_a_flow_and_its_wire_are_of_one_connection(state, isn, started_ns):
     flow = records.pack_flow(state=state, wire_port=1, isn=isn, started_ns=started_ns)
-    wire = records.pack_wire(state=state, ifindex=1, peer="10.0.0.1", local_port=1, peer_port=2, isn=isn, started_ns=started_ns)
+    wire = records.pack_wire(
+        state=state, ifindex=1, peer="10.0.0.1", local_port=1, peer_port=2, isn=isn, started_ns=started_ns
+    )
     assert records.connection_of(flow) == records.connection_of(wire) == (started_ns, isn)
 
 
@@ -112,19 +205,30 @@ def test_every_state_is_a_clients_or_a_servers():
 KEY = records.pack_flow_key("10.1.0.5", 40_000, "10.96.0.1", 80, 5)
 CLIENTS = records.pack_flow(state=FlowState.CLIENT_ESTABLISHED, server="10.2.0.9", wire_port=20_001)
 SERVERS_KEY = records.pack_flow_key("10.2.0.9", 8080, "10.1.0.5", 50_000, 6)
-SERVERS = records.pack_flow(state=FlowState.SERVER_ESTABLISHED, client_port=40_000, redirect_port=80, wire_port=20_001)
+SERVERS = records.pack_flow(
+    state=FlowState.SERVER_ESTABLISHED, client_port=40_000, redirect_port=80, wire_port=20_001
+)
 
 
-@pytest.mark.parametrize(("key", "flow", "wire"), [
-    (KEY, CLIENTS, ("10.1.0.5", 40_000, "10.2.0.9", 20_001, 0)),
-    (SERVERS_KEY, SERVERS, ("10.2.0.9", 20_001, "10.1.0.5", 40_000, 0)),
-], ids=["client", "server under a substitute"])
+@pytest.mark.parametrize(
+    ("key", "flow", "wire"),
+    [
+        (KEY, CLIENTS, ("10.1.0.5", 40_000, "10.2.0.9", 20_001, 0)),
+        (SERVERS_KEY, SERVERS, ("10.2.0.9", 20_001, "10.1.0.5", 40_000, 0)),
+    ],
+    ids=["client", "server under a substitute"],
+)
 def test_a_flow_leads_to_its_wire_and_the_wire_back(key, flow, wire):
     wire_key = records.wire_key_of(key, flow)
     assert records.unpack_flow_key(wire_key) == wire
     at_stack = records.unpack_flow_key(key)
-    back = records.pack_wire(state=records.unpack_flow(flow).state, ifindex=at_stack.ifindex, peer=at_stack.peer,
-                             local_port=at_stack.local_port, peer_port=at_stack.peer_port)
+    back = records.pack_wire(
+        state=records.unpack_flow(flow).state,
+        ifindex=at_stack.ifindex,
+        peer=at_stack.peer,
+        local_port=at_stack.local_port,
+        peer_port=at_stack.peer_port,
+    )
     assert records.flow_key_of(wire_key, back) == key
 
 
@@ -156,7 +260,9 @@ def test_another_generation_is_another_stamp_at_the_same_moment(now_ns, generati
 
 @BOUNDED
 @given(used=st.integers(0, 2**62), after=st.integers(0, WRAPS - 3 * 3600 * 10**9), generation=words)
-def test_a_stamp_says_how_long_ago_it_was_to_an_eighth_of_a_second_whatever_its_generation(used, after, generation):
+def test_a_stamp_says_how_long_ago_it_was_to_an_eighth_of_a_second_whatever_its_generation(
+    used, after, generation
+):
     assert abs(records.stamp_age_ns(records.stamp(used, generation), used + after) - after) < TICK
 
 
@@ -168,19 +274,29 @@ def test_what_is_used_while_somebody_looks_is_fresh(now_ns, ahead):
 
 def test_after_26_days_a_stamp_reads_as_fresh_for_two_hours_and_then_as_old_again():
     day, hour = 24 * 3600 * 10**9, 3600 * 10**9
-    ages = {days: records.stamp_age_ns(records.stamp(day), day + days) for days in (WRAPS - hour, WRAPS + hour, WRAPS + day)}
+    ages = {
+        days: records.stamp_age_ns(records.stamp(day), day + days)
+        for days in (WRAPS - hour, WRAPS + hour, WRAPS + day)
+    }
     assert ages[WRAPS - hour] == 0
     assert abs(ages[WRAPS + hour] - hour) < TICK
     assert abs(ages[WRAPS + day] - day) < TICK
 
 
-SCANS = [lambda batch: records.quiet_flows(batch, 1 << 50, 1, {}), lambda batch: records.old_wires(batch, 1 << 50, 1),
-         records.open_flows, lambda batch: records.flows_to(batch, {records.pack_v4("10.2.0.9"): ({20_001}, set())})]
+SCANS = [
+    lambda batch: records.quiet_flows(batch, 1 << 50, 1, {}),
+    lambda batch: records.old_wires(batch, 1 << 50, 1),
+    records.open_flows,
+    lambda batch: records.flows_to(batch, {records.pack_v4("10.2.0.9"): ({20_001}, set())}),
+]
 NAMES = ["quiet_flows", "old_wires", "open_flows", "flows_to"]
 
 
 @pytest.mark.parametrize("scan", SCANS, ids=NAMES)
-@pytest.mark.parametrize(("count", "keys", "values"), [(1, 15, 48), (1, 16, 47), (3, 47, 144), (3, 48, 143), (2**32 - 1, 16, 48), (1, 0, 0)])
+@pytest.mark.parametrize(
+    ("count", "keys", "values"),
+    [(1, 15, 48), (1, 16, 47), (3, 47, 144), (3, 48, 143), (2**32 - 1, 16, 48), (1, 0, 0)],
+)
 def test_a_batch_that_says_more_records_than_it_has_is_refused(scan, count, keys, values):
     with pytest.raises(ValueError, match=f"{count} records in {keys} and {values} bytes"):
         scan(records.Batch(count, bytes(keys), bytes(values)))
@@ -205,9 +321,16 @@ def test_a_count_that_is_none_is_refused(count):
 @BOUNDED
 @given(wanted=st.lists(st.booleans(), max_size=40))
 def test_a_batch_gives_the_records_that_are_wanted_in_their_order(wanted):
-    found = [(records.pack_flow_key("10.1.0.5", n, "10.96.0.1", 80, 5),
-              records.pack_flow(state=FlowState.CLIENT_ESTABLISHED, wire_port=n, scope=int(open_))) for n, open_ in enumerate(wanted)]
-    assert records.open_flows(batch_of(found)) == [record for record, open_ in zip(found, wanted, strict=True) if open_]
+    found = [
+        (
+            records.pack_flow_key("10.1.0.5", n, "10.96.0.1", 80, 5),
+            records.pack_flow(state=FlowState.CLIENT_ESTABLISHED, wire_port=n, scope=int(open_)),
+        )
+        for n, open_ in enumerate(wanted)
+    ]
+    assert records.open_flows(batch_of(found)) == [
+        record for record, open_ in zip(found, wanted, strict=True) if open_
+    ]
 
 
 @BOUNDED
@@ -241,8 +364,23 @@ def test_a_directory_of_pages_reads_back_as_written(pages):
         lambda: records.pack_flow_key("fd00::1", 1, "10.0.0.1", 1),
         lambda: records.pack_address("10.0.0"),
     ],
-    ids=["slots", "services", "page-port", "page-index", "pages", "short-server", "short-flow", "long-wire",
-         "long-key", "flow-of-wire", "key-of-wire", "wire-of-flow", "short-connection", "ipv6-key", "address"],
+    ids=[
+        "slots",
+        "services",
+        "page-port",
+        "page-index",
+        "pages",
+        "short-server",
+        "short-flow",
+        "long-wire",
+        "long-key",
+        "flow-of-wire",
+        "key-of-wire",
+        "wire-of-flow",
+        "short-connection",
+        "ipv6-key",
+        "address",
+    ],
 )
 def test_what_does_not_fit_a_structure_is_refused(write):
     with pytest.raises(ValueError):
@@ -292,7 +430,12 @@ def test_a_bounded_table_of_the_engine_forgets_one_for_another():
 
 
 @BOUNDED
-@given(operations=st.lists(st.tuples(st.booleans(), st.binary(min_size=1, max_size=1), st.binary(min_size=1, max_size=1)), max_size=400))
+@given(
+    operations=st.lists(
+        st.tuples(st.booleans(), st.binary(min_size=1, max_size=1), st.binary(min_size=1, max_size=1)),
+        max_size=400,
+    )
+)
 def test_a_table_of_the_engine_is_a_dictionary(operations):
     engine, model = _engine.Engine(), {}
     for put, key, value in operations:

@@ -1,4 +1,7 @@
-"""Substitutes for client ports that the server's stack has in use, when it has very many of them (docs/protocol.md, "State of the ends")."""
+"""Substitutes for client ports that the server's stack has in use, when those are very many.
+
+The rules are in docs/protocol.md, "State of the ends".
+"""
 
 from __future__ import annotations
 

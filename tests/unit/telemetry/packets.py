@@ -1,4 +1,4 @@
-"""Connections through two engines, one a node, with packets as stacks would send them: where the tests' records come from."""
+"""Connections through two engines, one a node, with packets as stacks would send them: the tests' records."""
 
 from dataclasses import dataclass, field
 
@@ -21,7 +21,8 @@ MILLISECOND = 1_000_000
 def make_slice(**changes):
     """The slice of one pool with one server at SERVER and one redirect port X."""
     spec = {
-        "pool": {"name": "shop", "uid": "u-shop", "generation": 1}, "scope": SCOPE, "virtualAddresses": [VIRTUAL],
+        "pool": {"name": "shop", "uid": "u-shop", "generation": 1}, "scope": SCOPE,
+        "virtualAddresses": [VIRTUAL],
         "redirects": [{"name": "web", "generation": 1, "ports": [{"from": X, "to": X}], "target": "http"}],
         "assignments": [{
             "server": "demo/shop-0", "address": SERVER, "node": "node-2", "podUID": "u-0", "state": "Ready",
@@ -29,7 +30,8 @@ def make_slice(**changes):
             "targets": [{"name": "http", "protocol": "TCP", "targetPort": TARGET, "servicePorts": [Y]}]}],
     }
     return parse({"apiVersion": "wharfinger.io/v1alpha1", "kind": "ServicePortSlice",
-                  "metadata": {"name": "shop-0", "namespace": "demo", "uid": "u-slice", "generation": 1}, "spec": {**spec, **changes}})
+                  "metadata": {"name": "shop-0", "namespace": "demo", "uid": "u-slice", "generation": 1},
+                  "spec": {**spec, **changes}})
 
 
 def node(interface, address, role):
@@ -43,7 +45,7 @@ def node(interface, address, role):
 
 @dataclass
 class Connection:
-    """One TCP connection from CLIENT to VIRTUAL:`port`, packet by packet; `records` are those of the ring buffers of both nodes."""
+    """One TCP connection from CLIENT to VIRTUAL:`port`, packet by packet; `records`: of both nodes' ring buffers."""
 
     client_port: int = 40000
     isn: int = 1_000_000
@@ -54,8 +56,9 @@ class Connection:
     records: list = field(default_factory=list)
 
     def from_client(self, flags, after=0, acks=1):
-        """A packet of the client's stack, through both nodes. `acks`: octets of the server's, its SYN and FIN among them."""
-        tcp = TCP(sport=self.client_port, dport=self.port, flags=flags, seq=self.isn + after, ack=0 if flags == "S" else 700 + acks)
+        """A packet of the client's stack, through both nodes. `acks`: octets of the server's, with SYN and FIN."""
+        ack = 0 if flags == "S" else 700 + acks
+        tcp = TCP(sport=self.client_port, dport=self.port, flags=flags, seq=self.isn + after, ack=ack)
         there = (self.client, "from_pod", CLIENT_INTERFACE), (self.server, "to_pod", SERVER_INTERFACE)
         self._through(IP(src=CLIENT, dst=VIRTUAL, flags="DF") / tcp, *there)
 
@@ -79,7 +82,8 @@ class Connection:
 
     def client_expects(self, after):
         """The client's stack has its socket, which has read what came before this octet of the server's."""
-        self.client.hold(pack_flow_key(CLIENT, self.client_port, VIRTUAL, self.port), 700 + after, self.isn + 1)
+        pair = pack_flow_key(CLIENT, self.client_port, VIRTUAL, self.port)
+        self.client.hold(pair, expects=700 + after, sends=self.isn + 1)
 
     def events(self):
         """The records as (role, kind) names and what they say."""

@@ -16,10 +16,10 @@ EXTRAS := operator,dataplane,cli,dev
 PACKAGES := tests/cluster/debian-packages.txt
 
 .PHONY: help demo down test packages build setup cluster bench chaos bench-scale lint clean \
-	test-unit test-vectors test-bpf test-netns test-kernels test-cluster kernels-table
+	test-unit test-vectors test-bpf test-netns test-kernels test-kernels-arm64 test-cluster kernels-table
 
 help: ## what there is
-	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
 
 demo: setup ## the main job on a three-node cluster, step by step; leaves it up
 	$(SUDO) $(PYTHON) examples/demo/demo.py
@@ -43,6 +43,10 @@ test-netns: build ## real TCP between namespaces, no Kubernetes
 
 test-kernels: build ## the programs in Debian's kernels, emulated
 	$(PYTEST) tests/kernels
+
+test-kernels-arm64: build ## the same for arm64, cross-compiled; not a part of `make test`
+	@$(MAKE) --no-print-directory packages PACKAGES=tests/kernels/arm64-packages.txt
+	cd tests && $(SUDO) env PYTHONPATH=cluster ../$(PYTHON) -m kernels arm64
 
 kernels-table: build ## writes what the verifier counts in each kernel into docs/kernels.md
 	cd tests && $(SUDO) env PYTHONPATH=cluster ../$(PYTHON) -m kernels table

@@ -223,7 +223,7 @@ INLINE int plain_leaves(struct __sk_buff *skb, struct plain *h, enum hook hook, 
 	return NEXT;
 }
 
-INLINE int fast_from_pod(struct __sk_buff *skb)
+__attribute__((noinline)) int fast_from_pod(struct __sk_buff *skb)
 {
 	struct plain *h = plain_of(skb);
 	struct next_hop hop = {};
@@ -245,7 +245,7 @@ INLINE int fast_from_pod(struct __sk_buff *skb)
 	return plain_leaves(skb, h, HOOK_FROM_POD, &v, left, &hop);
 }
 
-INLINE int fast_to_pod(struct __sk_buff *skb)
+__attribute__((noinline)) int fast_to_pod(struct __sk_buff *skb)
 {
 	struct plain *h = plain_of(skb);
 
@@ -263,7 +263,7 @@ INLINE int fast_to_pod(struct __sk_buff *skb)
 	return NEXT;
 }
 
-INLINE int fast_from_net(struct __sk_buff *skb)
+__attribute__((noinline)) int fast_from_net(struct __sk_buff *skb)
 {
 	struct plain *h = plain_of(skb);
 	struct next_hop hop = {};

@@ -1,5 +1,6 @@
-"""By hand, from tests/: `python -m kernels table` writes the table of docs/kernels.md; `python -m kernels 6.1
-tests/netns/test_lives.py` runs tests of one's choice in one kernel and shows what pytest says."""
+"""By hand, from tests/: `python -m kernels table` writes the table of docs/kernels.md; `python -m kernels
+arm64` runs the tests in arm64's kernels; `python -m kernels 6.1 tests/netns/test_lives.py` runs tests of
+one's choice in one kernel and shows what pytest says."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from kernels import table
-from kernels.debian import KERNELS
+from kernels.debian import ARM64, KERNELS
 from kernels.disks import TOP
 from kernels.guests import boot
 from kernels.runs import prepare, run_all
@@ -34,6 +35,20 @@ def write_table(cache: Path, reporter: Reporter) -> int:
     return 0
 
 
+def run_arm64(cache: Path, reporter: Reporter) -> int:
+    """Exit code 1 when a kernel did not come to its end, or a test did not pass; what it said is shown."""
+    bad = 0
+    for version, outcome in run_all(cache, reporter, ARM64).items():
+        ended = not isinstance(outcome, Exception)
+        if not ended or {case.outcome for case in outcome.cases} != {"passed"}:
+            print(outcome.output[-12000:] if ended else outcome, file=sys.stderr)
+            print(f"kernel {version} (arm64) failed", file=sys.stderr)
+            bad = 1
+        else:
+            print(f"Kernel {version} (arm64), instructions: {outcome.facts['instructions']}")
+    return bad
+
+
 def run_some(version: str, tests: list[str], cache: Path, reporter: Reporter) -> int:
     """Exit code 1 when a test failed."""
     kernel = next(kernel for kernel in KERNELS if kernel.version == version)
@@ -51,6 +66,8 @@ def main(words: list[str]) -> int:
     versions = [kernel.version for kernel in KERNELS]
     if words == ["table"]:
         return write_table(cache, reporter)
+    if words == ["arm64"]:
+        return run_arm64(cache, reporter)
     if len(words) > 1 and words[0] in versions:
         return run_some(words[0], words[1:], cache, reporter)
     print(f"{__doc__}\nKernels: {', '.join(versions)}", file=sys.stderr)

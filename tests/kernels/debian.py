@@ -11,7 +11,7 @@ import re
 import subprocess
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from testbed.cache import building, keep_newest, locked
@@ -30,19 +30,26 @@ TARGETS = (
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel that users have: the release of Debian that brings it, its version, and how programs can be
-    attached in it."""
+    """A kernel that users have: the release of Debian that brings it, its version, how programs can be
+    attached in it, and the architecture, as Debian calls it."""
 
     suite: str
     version: str
-    package: str
     modes: tuple[str, ...]
+    arch: str = "amd64"
+
+    @property
+    def package(self) -> str:
+        return f"linux-image-cloud-{self.arch}"
+
+    @property
+    def place(self) -> str:
+        """How its files in the cache begin."""
+        return f"{self.arch}-{self.suite}"
 
 
-KERNELS = (
-    Kernel("bookworm", "6.1", "linux-image-cloud-amd64", ("clsact",)),
-    Kernel("trixie", "6.12", "linux-image-cloud-amd64", ("tcx", "clsact")),
-)
+KERNELS = (Kernel("bookworm", "6.1", ("clsact",)), Kernel("trixie", "6.12", ("tcx", "clsact")))
+ARM64 = tuple(replace(kernel, arch="arm64") for kernel in KERNELS)
 
 
 @dataclass(frozen=True)
@@ -91,6 +98,12 @@ def dependencies(module: bytes) -> list[str]:
     return [name.replace("-", "_") for name in found[1].decode().split(",") if name] if found else []
 
 
+def own_suite() -> str:
+    """The release of Debian that this machine runs; empty when it runs something else."""
+    found = re.search(r"^VERSION_CODENAME=(\w+)", Path("/etc/os-release").read_text(), re.M)
+    return found[1] if found else ""
+
+
 def sources(targets: str, own: str, suite: str) -> str:
     """A sources list for another release of Debian, from what TARGETS says of the machine's own release."""
     lines = {
@@ -105,15 +118,16 @@ def sources(targets: str, own: str, suite: str) -> str:
 
 def unpacked(kernel: Kernel, cache: Path, reporter: Reporter) -> Unpacked:
     """The newest package of that kernel, as of a week ago. An older one does while the mirror is away."""
-    folder, pattern = cache / "kernels", f"{kernel.suite}-[0-9]*[0-9]"
+    folder, pattern = cache / "kernels", f"{kernel.place}-[0-9]*[0-9]"
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder / f"{kernel.suite}.fetch.lock"):
+    with locked(folder / f"{kernel.place}.fetch.lock"):
         kept = sorted(folder.glob(pattern), key=lambda path: path.stat().st_mtime)
         if kept and time.time() - kept[-1].stat().st_mtime < WEEK_S:
             return Unpacked(kept[-1])
         try:
-            with reporter.task(f"kernel-{kernel.suite}", f"Fetching Debian's kernel {kernel.version}", 12):
-                target = _fetch(kernel, folder, cache / "logs" / f"kernel-{kernel.suite}.log")
+            title = f"Fetching Debian's kernel {kernel.version} ({kernel.arch})"
+            with reporter.task(f"kernel-{kernel.place}", title, 12):
+                target = _fetch(kernel, folder, cache / "logs" / f"kernel-{kernel.place}.log")
         except BuildError as error:
             if not kept:
                 raise
@@ -125,14 +139,14 @@ def unpacked(kernel: Kernel, cache: Path, reporter: Reporter) -> Unpacked:
 
 
 def _fetch(kernel: Kernel, folder: Path, log: Path) -> Path:
-    apt = folder / f"apt-{kernel.suite}"
+    apt = folder / f"apt-{kernel.place}"
     for name in ("lists/partial", "cache/archives/partial"):
         (apt / name).mkdir(parents=True, exist_ok=True)
-    own = re.search(r"^VERSION_CODENAME=(\w+)", Path("/etc/os-release").read_text(), re.M)
-    (apt / "sources.list").write_text(sources(_said(*TARGETS), own[1] if own else "", kernel.suite))
+    (apt / "sources.list").write_text(sources(_said(*TARGETS), own_suite(), kernel.suite))
     settings = {"Dir::Etc::sourcelist": apt / "sources.list", "Dir::Etc::sourceparts": "/dev/null",
                 "Dir::State::lists": apt / "lists", "Dir::State::status": "/dev/null",
                 "Dir::Cache": apt / "cache", "Acquire::Languages": "none", "APT::Sandbox::User": "root",
+                "APT::Architecture": kernel.arch, "APT::Architectures": f"{{{kernel.arch}}}",
                 "Acquire::http::Timeout": "30", "Acquire::Retries": "3"}
     options = [f"-o{name}={value}" for name, value in settings.items()]
     run_logged(["timeout", "300", "apt-get", *options, "update", "-q", "--error-on=any"], log,
@@ -144,7 +158,7 @@ def _fetch(kernel: Kernel, folder: Path, log: Path) -> Path:
     version = re.search(r"Candidate: (\d\S+)", _said("apt-cache", *options, "policy", found[1]))
     if not version:
         raise BuildError(f"Debian {kernel.suite} has no {found[1]}")
-    target = folder / f"{kernel.suite}-{version[1]}"
+    target = folder / f"{kernel.place}-{version[1]}"
     with building(target) as scratch:
         if scratch is not None:
             run_logged(["timeout", "300", "apt-get", *options, "download", found[1]], log, cwd=scratch,

@@ -9,7 +9,7 @@ import re
 import shutil
 import subprocess
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from kernels.debian import Unpacked
@@ -38,16 +38,16 @@ SLACK = 1.3
 """Room for a file system's own tables, of what its files take."""
 
 
-def initial(kernel: Unpacked, cache: Path) -> Path:
+def initial(kernel: Unpacked, cache: Path, busybox: Path = BUSYBOX) -> Path:
     """The initial file system of a kernel."""
-    key = key_of(kernel.root.name, *MODULES, Path(__file__), GUEST / "init", BUSYBOX)
+    key = key_of(kernel.root.name, *MODULES, Path(__file__), GUEST / "init", busybox)
     target = cache / "kernels" / f"initial-{key}"
     with building(target) as scratch:
         if scratch is not None:
             tree = scratch / "tree"
             for name in ("bin", "modules", "proc", "sys", "dev", "new"):
                 (tree / name).mkdir(parents=True)
-            shutil.copy2(BUSYBOX, tree / "bin" / "busybox")
+            shutil.copy2(busybox, tree / "bin" / "busybox")
             shutil.copy2(GUEST / "init", tree / "init")
             for number, (name, data) in enumerate(kernel.modules(MODULES).items()):
                 (tree / "modules" / f"{number:02}-{name}.ko").write_bytes(data)
@@ -56,7 +56,7 @@ def initial(kernel: Unpacked, cache: Path) -> Path:
                 subprocess.run([BUSYBOX, "cpio", "-o", "-H", "newc"], cwd=tree, input=names.encode(),
                                stdout=out, stderr=subprocess.PIPE, check=True)
             shutil.rmtree(tree)
-    _used(target)
+    used(target)
     return target / "initial.cpio"
 
 
@@ -73,14 +73,14 @@ def system(cache: Path, reporter: Reporter) -> Path:
         if scratch is not None:
             with reporter.task("kernels-system", "Making the guests' disk", 15):
                 _fill(scratch / "tree", programs, stdlib, installed)
-                _disk(scratch / "tree", scratch / "system.ext4", cache / "logs" / "kernels-system.log")
+                make(scratch / "tree", scratch / "system.ext4", cache / "logs" / "kernels-system.log")
                 shutil.rmtree(scratch / "tree")
-    _used(target)
+    used(target)
     return target / "system.ext4"
 
 
-def checkout(target: Path) -> Path:
-    """The disk with this checkout, as built."""
+def checkout(target: Path, complete: Callable[[Path], None] = lambda tree: None) -> Path:
+    """The disk with this checkout, as built; `complete` may add to the folder that becomes the disk."""
     tree = target.with_suffix(".tree")
     ignore = shutil.ignore_patterns("__pycache__", "*.c", "go", "node_modules")
     for name in TREE:
@@ -89,12 +89,13 @@ def checkout(target: Path) -> Path:
             shutil.copytree(source, copy, symlinks=True, ignore=ignore)
         else:
             shutil.copy2(source, copy)
-    _disk(tree, target, target.with_suffix(".log"))
+    complete(tree)
+    make(tree, target, target.with_suffix(".log"))
     shutil.rmtree(tree)
     return target
 
 
-def _used(target: Path) -> None:
+def used(target: Path) -> None:
     """Keeps what was used last, of this kind."""
     target.touch()
     keep_newest(target.parent, f"{target.name.partition('-')[0]}-*[0-9a-f]", KEPT)
@@ -117,9 +118,7 @@ def _fill(tree: Path, programs: list[Path], stdlib: Path, installed: Path) -> No
                     ignore=shutil.ignore_patterns(*STDLIB_LEFT_OUT))
     shutil.copytree(installed, tree / "packages", symlinks=True,
                     ignore=shutil.ignore_patterns(*PACKAGES_LEFT_OUT))
-    applets = subprocess.run([BUSYBOX, "--list"], capture_output=True, text=True, check=True).stdout.split()
-    for applet in applets:
-        (tree / "usr/bin" / applet).symlink_to("busybox")
+    link_applets(tree, "busybox")
     for program in (BUSYBOX, *programs):
         _copy(program, tree)
     (tree / "usr/bin/python3").unlink(missing_ok=True)
@@ -127,6 +126,15 @@ def _fill(tree: Path, programs: list[Path], stdlib: Path, installed: Path) -> No
     extensions = [*_extensions(tree), *_extensions(TOP / "dataplane")]
     for library in needed([*programs, *extensions]):
         _copy(library, tree)
+
+
+def link_applets(tree: Path, busybox: str) -> None:
+    """Busybox under every name that it knows and nothing else has, in /usr/bin; `busybox`: where that is,
+    seen from there."""
+    applets = subprocess.run([BUSYBOX, "--list"], capture_output=True, text=True, check=True).stdout.split()
+    for applet in applets:
+        if not any((tree / folder / applet).exists() for folder in ("usr/bin", "usr/sbin", "bin", "sbin")):
+            (tree / "usr/bin" / applet).symlink_to(busybox)
 
 
 def _extensions(folder: Path) -> list[Path]:
@@ -148,7 +156,8 @@ def _copy(file: Path, tree: Path) -> None:
     shutil.copy2(file.resolve(), target)
 
 
-def _disk(tree: Path, target: Path, log: Path) -> None:
+def make(tree: Path, target: Path, log: Path) -> None:
+    """A disk with what is in a folder."""
     size = sum(4096 + path.lstat().st_size for path in tree.rglob("*"))
     mebibytes = int(size * SLACK / 2**20) + 16
     run_logged(

@@ -14,12 +14,26 @@ from pathlib import Path
 from testbed.errors import BuildError
 from testbed.progress import tail
 
-BOUND_S = 900
-"""A guest that takes longer hangs. It takes a quarter of that on a quiet machine."""
+BOUND_S = 1200
+"""A guest that takes longer hangs. It takes a fifth of that on a quiet machine."""
 RESULTS_MB = 16
 CONSOLE_LINES = 60
-QEMU = "qemu-system-x86_64"
-MACHINE = "-accel tcg -cpu max -m 1536 -display none -monitor none -nic none -no-reboot"
+MACHINE = "-accel tcg -m 1536 -display none -monitor none -nic none -no-reboot"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What emulates an architecture: the program, its own options, and the kernel's name of the serial
+    console."""
+
+    qemu: str
+    options: str
+    console: str
+
+
+MACHINES = {"amd64": Machine("qemu-system-x86_64", "-cpu max", "ttyS0"),
+            "arm64": Machine("qemu-system-aarch64", "-M virt -cpu cortex-a72", "ttyAMA0")}
+"""By Debian's name of the architecture."""
 COMPLETE = "wharfinger-guest: complete"
 TIMED_OUT = 124
 """timeout(1)'s exit code."""
@@ -32,8 +46,9 @@ class GuestError(BuildError):
 
 @dataclass(frozen=True)
 class Disks:
-    """What a guest boots from."""
+    """What a guest of an architecture boots from."""
 
+    arch: str
     kernel: Path
     initial: Path
     system: Path
@@ -73,9 +88,11 @@ def boot(disks: Disks, folder: Path, tests: Sequence[str], bound_s: int = BOUND_
         made.truncate(RESULTS_MB << 20)
     console.write_bytes(b"")
     # timeout(1) ends the guest even when this process was killed before.
-    command = ["timeout", str(bound_s), QEMU, *MACHINE.split(), "-serial", f"file:{console}"]
+    machine = MACHINES[disks.arch]
+    command = ["timeout", str(bound_s), machine.qemu, *machine.options.split(), *MACHINE.split()]
+    command += ["-serial", f"file:{console}"]
     command += ["-kernel", disks.kernel, "-initrd", disks.initial]
-    command += ["-append", kernel_line({"tests": ",".join(tests), **words})]
+    command += ["-append", kernel_line(machine.console, {"tests": ",".join(tests), **words})]
     command += [*_disk(disks.system, "snapshot=on"), *_disk(disks.checkout, "snapshot=on")]
     command += _disk(results, "cache=unsafe")
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
@@ -83,7 +100,8 @@ def boot(disks: Disks, folder: Path, tests: Sequence[str], bound_s: int = BOUND_
     if done.returncode == TIMED_OUT:
         raise GuestError(f"the guest did not end within {bound_s} s. {said}")
     if done.returncode:
-        raise GuestError(f"{QEMU} failed with exit code {done.returncode}: {done.stderr.strip()}. {said}")
+        why = f"exit code {done.returncode}: {done.stderr.strip()}"
+        raise GuestError(f"{machine.qemu} failed with {why}. {said}")
     if COMPLETE not in console.read_text(errors="replace"):
         raise GuestError(f"the guest ended before its tests did. {said}")
     try:
@@ -92,9 +110,9 @@ def boot(disks: Disks, folder: Path, tests: Sequence[str], bound_s: int = BOUND_
         raise GuestError(f"pytest left no results that can be read ({error!r}). {said}") from error
 
 
-def kernel_line(words: Mapping[str, str]) -> str:
+def kernel_line(console: str, words: Mapping[str, str]) -> str:
     """The kernel's command line. A panic or an oops ends the guest."""
-    return " ".join(("console=ttyS0 quiet panic=-1 oops=panic net.ifnames=0",
+    return " ".join((f"console={console} quiet panic=-1 oops=panic net.ifnames=0",
                      *(f"wharfinger.{name}={word}" for name, word in words.items())))
 
 

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from kernels import debian, disks
+from kernels import debian, disks, foreign
 from kernels.debian import KERNELS, Kernel
 from kernels.guests import BOUND_S, Disks, GuestError, Results, boot, cases
 from testbed.errors import BuildError
@@ -31,20 +31,21 @@ Outcome = Results | BuildError
 Work = Callable[[], Results]
 
 
-def run_all(cache: Path, reporter: Reporter) -> Mapping[str, Outcome]:
+def run_all(cache: Path, reporter: Reporter, kernels: Sequence[Kernel] = KERNELS) -> Mapping[str, Outcome]:
     """What each kernel came to, by its version, this machine's by OWN. A guest that did not come to its end
-    is an outcome too."""
+    is an outcome too. The kernels are of one architecture."""
     with tempfile.TemporaryDirectory(prefix="wharfinger-kernels-") as folder:
-        made = prepare(cache, Path(folder), reporter)
+        made = prepare(cache, Path(folder), reporter, kernels)
 
         def guest(kernel: Kernel) -> Results:
             modes = "+".join(kernel.modes)
             return boot(made[kernel], Path(folder, kernel.version), (GUEST_TESTS, *VECTORS), modes=modes)
 
-        works: dict[str, Work] = {kernel.version: partial(guest, kernel) for kernel in KERNELS}
-        works[OWN] = lambda: here(Path(folder, "own"))
+        works: dict[str, Work] = {kernel.version: partial(guest, kernel) for kernel in kernels}
+        if kernels == KERNELS:
+            works[OWN] = lambda: here(Path(folder, "own"))
         title = f"Testing in the kernels {', '.join(works)}"
-        with reporter.task("kernels-run", title, 240), ThreadPoolExecutor(AT_ONCE) as pool:
+        with reporter.task(f"kernels-run-{kernels[0].arch}", title, 240), ThreadPoolExecutor(AT_ONCE) as pool:
             outcomes = pool.map(lambda name: _told(name, works[name], reporter), works)
             return dict(zip(works, outcomes, strict=True))
 
@@ -52,9 +53,15 @@ def run_all(cache: Path, reporter: Reporter) -> Mapping[str, Outcome]:
 def prepare(cache: Path, folder: Path, reporter: Reporter,
             kernels: Sequence[Kernel] = KERNELS) -> Mapping[Kernel, Disks]:
     """Everything that guests boot from; what is not in the cache is fetched and made."""
-    system, checkout = disks.system(cache, reporter), disks.checkout(folder / "checkout.ext4")
+    arch, place, busybox = kernels[0].arch, folder / "checkout.ext4", disks.BUSYBOX
+    if arch in foreign.TRIPLETS:
+        root = foreign.debian_root(arch, cache, reporter)
+        system, checkout = foreign.system(arch, cache, reporter), foreign.checkout(place, arch, root)
+        busybox = root / "bin/busybox"
+    else:
+        system, checkout = disks.system(cache, reporter), disks.checkout(place)
     unpacked = {kernel: debian.unpacked(kernel, cache, reporter) for kernel in kernels}
-    return {kernel: Disks(found.image, disks.initial(found, cache), system, checkout)
+    return {kernel: Disks(kernel.arch, found.image, disks.initial(found, cache, busybox), system, checkout)
             for kernel, found in unpacked.items()}
 
 

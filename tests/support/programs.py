@@ -5,10 +5,11 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import platform
 import struct
 from pathlib import Path
 
-SYS_BPF = 321  # x86-64
+SYS_BPF = {"x86_64": 321, "aarch64": 280}[platform.machine()]
 BPF_MAP_CREATE, BPF_OBJ_PIN, BPF_PROG_QUERY, BPF_PROG_GET_FD_BY_ID, BPF_MAP_GET_FD_BY_ID, BPF_OBJ_GET_INFO_BY_FD = 0, 6, 16, 13, 14, 15
 BPF_MAP_TYPE_HASH = 1
 TCX = {"ingress": 46, "egress": 47}

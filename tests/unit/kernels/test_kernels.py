@@ -95,8 +95,8 @@ def test_a_disk_on_which_nothing_was_written_is_no_result(tmp_path):
 
 
 def test_a_guest_is_told_what_to_run_and_ends_at_a_panic():
-    assert kernel_line({"tests": "a,b"}).split()[-1] == "wharfinger.tests=a,b"
-    assert "panic=-1" in kernel_line({})
+    assert kernel_line("ttyS0", {"tests": "a,b"}).split()[-1] == "wharfinger.tests=a,b"
+    assert "panic=-1" in kernel_line("ttyS0", {})
 
 
 def test_a_page_has_the_counts_that_were_written_into_it():

@@ -52,6 +52,7 @@ INLINE void drop_wire(struct work *w, enum phase phase, const struct flow_key *k
 
 INLINE bool is_client_state(u8 state) { return state <= CLIENT_CLOSED; }
 INLINE u8 closed_state(u8 state) { return is_client_state(state) ? CLIENT_CLOSED : SERVER_CLOSED; }
+INLINE bool is_closed(const struct flow *f) { return f->life.state == closed_state(f->life.state); }
 
 /* `out`: where the wire of flow `f` under `k` is. */
 INLINE void wire_key_of(struct flow_key *out, const struct flow_key *k, const struct flow *f)
@@ -140,7 +141,7 @@ INLINE void close_flow(struct work *w, const struct flow *f)
  * a reset that only the wire told of. */
 INLINE void reopen_flow(struct work *w, const struct flow *f)
 {
-	if (f->life.state == closed_state(f->life.state))
+	if (is_closed(f))
 		return;
 	w->flow = *f;
 	w->flow.life.marks &= (u8)~RESET_SEEN;

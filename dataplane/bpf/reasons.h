@@ -90,10 +90,10 @@
 	REASON(server_may_fragment, DROP, \
 	       "routers may fragment what the server sends (no DF): its client's third SYN is unaware") \
 	REASON(reverse_path, PASS, \
-	       "no route leads back to the SYN's source by the interface it came in by: the stack judges") \
+	       "no route leads back to the source of the SYN, or not by the interface it came in by: the stack judges") \
 	REASON(stack_no_hook, STACK, \
-	       "the way leads by an interface that bears no program of ours, so the stack takes it") \
-	REASON(stack_by_rule, STACK, "xfrm policies are in force at this node, so the stack takes every packet")
+	       "the way leads by an interface, or to a pod, that bears no program of ours: the stack takes it") \
+	REASON(stack_by_rule, STACK, "something at this node is not to be passed by (its NodeReport says what), so the stack takes all")
 
 #define WHARFINGER_REASON_ENUM(name, outcome, words) REASON_##name,
 enum reason { WHARFINGER_REASONS(WHARFINGER_REASON_ENUM) REASON_COUNT };

@@ -67,7 +67,8 @@ INLINE enum reason server_dialled(frame *fr, struct work *w)
 		bool opening = half && half->life.state == SERVER_OPENING;
 		/* The client tries unaware what it began aware: to the stack it is the same connection. */
 		bool again = half && half->life.isn == p->seq;
-		if (again || !(opening || find_flow(w, ESTABLISHED, &w->key)) || !stack_has(fr, w, &w->key)) {
+		bool ours = opening || find_flow(w, ESTABLISHED, &w->key) || find_flow(w, CLOSED, &w->key);
+		if (again || !ours || !stack_has(fr, w, &w->key)) {
 			forget(w, OPENING);
 			return REASON_not_ours;
 		}

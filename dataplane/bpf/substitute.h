@@ -23,7 +23,8 @@ INLINE void set_place(struct work *w, be16 target, be16 client_port)
 }
 
 /* Whether the place w->key can bear the connection that the wire has under w->wire_key: it has it already, or neither
- * another connection of ours nor the stack alone (a direct dial, TIME_WAIT) has it. */
+ * another connection of ours nor the stack alone (a direct dial, TIME_WAIT) has it. Where a closed one is in TIME_WAIT no
+ * other begins: what a client's stack numbers by another address or port is old to that. */
 INLINE bool may_have_place(frame *fr, struct work *w)
 {
 	const struct flow *f = find_flow(w, ESTABLISHED, &w->key);
@@ -34,7 +35,7 @@ INLINE bool may_have_place(frame *fr, struct work *w)
 	if (holds_place(f))
 		return is_of_wire(f, &w->wire_key);
 	f = find_flow(w, CLOSED, &w->key);
-	return (f && is_of_wire(f, &w->wire_key)) || !stack_has(fr, w, &w->key);
+	return (f && !is_closed(f) && is_of_wire(f, &w->wire_key)) || !stack_has(fr, w, &w->key);
 }
 
 /* Whether no connection has the place w->key. */
@@ -85,13 +86,18 @@ INLINE bool find_former_place(frame *fr, struct work *w, be16 target)
 	return false;
 }
 
-/* Makes w->key the place that the stack is to know the connection under w->wire_key by. Returns: whether there is one. */
+/* Makes w->key the place that the stack is to know the connection under w->wire_key by: without another, that of a closed
+ * one, which TIME_WAIT may let go. Returns: whether there is one. */
 INLINE bool find_place(frame *fr, struct work *w, be16 target)
 {
 	if (find_former_place(fr, w, target))
 		return true;
 	set_place(w, target, w->wire_key.peer_port);
-	return may_have_place(fr, w) || find_substitute(fr, w);
+	if (may_have_place(fr, w) || find_substitute(fr, w))
+		return true;
+	set_place(w, target, w->wire_key.peer_port);
+	const struct flow *f = find_flow(w, CLOSED, &w->key);
+	return f && is_of_wire(f, &w->wire_key);
 }
 
 #endif

@@ -34,9 +34,10 @@
 	WHARFINGER_CONNECTION_TABLES(TABLE)
 
 /* DIRECT: packets may be sent to it past the stack: it bears wharf_from_net, or leads to this node's pods alone, and
- * nobody's queueing or filters are passed by. STRICT: what comes in by it must have a source that a route by it leads
+ * nobody's queueing or filters are passed by. PODS: the latter, so to a pod that bears no program of ours nothing is sent:
+ * what it sends back takes the stack. STRICT: what comes in by it must have a source that a route by it leads
  * to (rp_filter = 1). */
-enum interface_bit { INTERFACE_DIRECT = 1, INTERFACE_STRICT = 2 };
+enum interface_bit { INTERFACE_DIRECT = 1, INTERFACE_STRICT = 2, INTERFACE_PODS = 4 };
 /* An interface of the node, by its index; one that is not listed has no bits. */
 struct interface {
 	u32 bits;                 /* enum interface_bit */

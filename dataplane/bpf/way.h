@@ -15,11 +15,15 @@ struct next_hop {
 	struct bpf_redir_neigh neighbour;
 };
 
-INLINE bool is_direct_interface(u32 ifindex)
+/* Whether a packet to `dst` may be sent to an interface past the stack. */
+INLINE bool is_direct_way(u32 ifindex, be32 dst)
 {
 	struct interface *found = bpf_map_lookup_elem(&interfaces, &ifindex);
+	struct addr pod = addr_from_v4(dst);
 
-	return found && found->bits & INTERFACE_DIRECT;
+	if (!found || !(found->bits & INTERFACE_DIRECT))
+		return false;
+	return !(found->bits & INTERFACE_PODS) || bpf_map_lookup_elem(&pods, &pod);
 }
 
 /* The bytes that the IP layer counts: of a segmentation-offload packet those of one segment. */
@@ -44,7 +48,7 @@ INLINE enum reason find_next_hop(struct __sk_buff *skb, be32 src, be32 dst, u32 
 		return REASON_stack_too_big;
 	if (found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH)
 		return REASON_stack_no_route;
-	if (!is_direct_interface(fib.ifindex))
+	if (!is_direct_way(fib.ifindex, dst))
 		return REASON_stack_no_hook;
 	hop->ifindex = fib.ifindex;
 	hop->mtu = found == BPF_FIB_LKUP_RET_SUCCESS ? fib.mtu_result : 0; /* else it was not told */
@@ -56,8 +60,16 @@ INLINE enum reason find_next_hop(struct __sk_buff *skb, be32 src, be32 dst, u32 
 	return REASON_none;
 }
 
-/* Whether a route by the interface that a packet came in by leads back to its source; of an interface where that does not
- * matter it is not asked. */
+/* Whether an address can be a host's: not this network's, loopback, multicast or broadcast (RFC 6890). */
+INLINE bool is_host_address(be32 v4)
+{
+	u32 first = from_be32(v4) >> 24;
+
+	return first && first != 127 && first < 224;
+}
+
+/* Whether a packet may come from its source as the stack judges it: the source is no address of this node, a route leads back
+ * to it, and by the interface that the packet came in by where that matters (rp_filter = 1). */
 INLINE bool has_reverse_path(struct __sk_buff *skb, be32 src, be32 dst)
 {
 	u32 index = skb->ifindex;
@@ -65,11 +77,11 @@ INLINE bool has_reverse_path(struct __sk_buff *skb, be32 src, be32 dst)
 	struct bpf_fib_lookup fib = { .family = AF_INET, .l4_protocol = PROTO_TCP, .ifindex = skb->ifindex,
 				      .ipv4_src = dst, .ipv4_dst = src };
 
-	if (!from || !(from->bits & INTERFACE_STRICT))
-		return true;
-	long found = bpf_fib_lookup(skb, &fib, sizeof fib, 0);
-	return (found == BPF_FIB_LKUP_RET_SUCCESS || found == BPF_FIB_LKUP_RET_NO_NEIGH ||
-		found == BPF_FIB_LKUP_RET_FRAG_NEEDED) && fib.ifindex == index;
+	long found = is_host_address(src) ? bpf_fib_lookup(skb, &fib, sizeof fib, 0) : BPF_FIB_LKUP_RET_NOT_FWDED;
+	bool leads_back = found == BPF_FIB_LKUP_RET_SUCCESS || found == BPF_FIB_LKUP_RET_NO_NEIGH ||
+			  found == BPF_FIB_LKUP_RET_FRAG_NEEDED;
+
+	return leads_back && (!from || !(from->bits & INTERFACE_STRICT) || fib.ifindex == index);
 }
 
 #endif

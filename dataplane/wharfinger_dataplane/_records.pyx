@@ -50,6 +50,7 @@ class InterfaceBit(IntFlag):
 
     DIRECT = core.INTERFACE_DIRECT
     STRICT = core.INTERFACE_STRICT
+    PODS = core.INTERFACE_PODS
 
 
 class Policy(IntEnum):

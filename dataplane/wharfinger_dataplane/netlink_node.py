@@ -1,7 +1,9 @@
-"""What the kernel says of a node's ways for packets: queueing disciplines, filters, rules, reverse-path filters, policies of IPsec.
+"""What the kernel says of a node's ways for packets: queueing disciplines, filters, rules, reverse-path
+filters, policies of IPsec.
 
 Rules:
-- Read raw, by dumps of rtnetlink(7) and NETLINK_XFRM: it is read again whenever something changed, and a node may have hundreds of interfaces.
+- Read raw, by dumps of rtnetlink(7) and NETLINK_XFRM: it is read again whenever something changed, and a node
+  may have hundreds of interfaces.
 - Nothing here judges: `agent/ways.py` does, which is pure. Every failure is an OSError.
 """
 
@@ -27,11 +29,26 @@ ALL_INTERFACES = -1
 STRICT = 1
 FRA_IIFNAME, FRA_FWMARK = 3, 10
 UNFOLLOWED = {20: "uidrange", 23: "sport", 24: "dport", 25: "dscp"}
-"""What else a rule may ask for (FRA_) that a look-up from a program does not tell. It tells addresses, protocol and the interface; what is
-forwarded has no outgoing interface to be asked for yet."""
-RTMGRP_LINK, RTMGRP_NEIGH, RTMGRP_TC, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV4_RULE = 0x1, 0x4, 0x8, 0x10, 0x40, 0x80
+"""What else a rule may ask for (FRA_) that a look-up from a program does not tell. It tells addresses,
+protocol and the interface; what is forwarded has no outgoing interface to be asked for yet."""
+RTMGRP_LINK, RTMGRP_NEIGH, RTMGRP_TC, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV4_RULE = (
+    0x1,
+    0x4,
+    0x8,
+    0x10,
+    0x40,
+    0x80,
+)
 RTMGRP_IPV4_NETCONF = 1 << 23
-WATCHED = RTMGRP_LINK | RTMGRP_NEIGH | RTMGRP_TC | RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE | RTMGRP_IPV4_RULE | RTMGRP_IPV4_NETCONF
+WATCHED = (
+    RTMGRP_LINK
+    | RTMGRP_NEIGH
+    | RTMGRP_TC
+    | RTMGRP_IPV4_IFADDR
+    | RTMGRP_IPV4_ROUTE
+    | RTMGRP_IPV4_RULE
+    | RTMGRP_IPV4_NETCONF
+)
 AF_BRIDGE = 7
 NETLINK_XFRM, XFRMGRP_POLICY = 6, 8
 RTM_NEWNEIGH, RTM_DELNEIGH = 28, 29
@@ -44,14 +61,18 @@ XFRM_POLICY_MAX = 3
 XFRM_DIRECTION_AT = 160
 """In struct xfrm_userpolicy_info: after selector (56), lifetimes (64 and 32), priority and index."""
 XFRM_USERPOLICY_BLOCK = 1
+NETLINK_NETFILTER, NFT_MSG_NEWCHAIN, NFT_MSG_GETCHAIN = 12, 10 << 8 | 3, 10 << 8 | 4
+NFPROTO_NETDEV, NF_NETDEV_INGRESS = 5, 0
+NFTA_CHAIN_TABLE, NFTA_CHAIN_NAME, NFTA_CHAIN_HOOK = 1, 3, 4
+NFTA_HOOK_HOOKNUM, NFTA_HOOK_DEV, NFTA_HOOK_DEVS = 1, 3, 4
 INGRESS = 0xFFFFFFF2
 EGRESS = 0xFFFFFFF3
 
 
 @dataclass(frozen=True)
 class Filter:
-    """A classic filter of an interface's `direction` ("ingress" or "egress"), in a queueing discipline `qdisc` (clsact or ingress). `name` and
-    `program` (an id) are of a BPF filter, else "" and 0."""
+    """A classic filter of an interface's `direction` ("ingress" or "egress"), in a queueing discipline
+    `qdisc` (clsact or ingress). `name` and `program` (an id) are of a BPF filter, else "" and 0."""
 
     interface: int
     direction: str
@@ -64,8 +85,9 @@ class Filter:
 
 @dataclass(frozen=True)
 class Rule:
-    """An IPv4 policy rule, as far as a look-up by a program follows it or not: `incoming` is the interface's name that it asks for, `marked`
-    whether it asks for a firewall mark, `unfollowed` what else it asks for that such a look-up does not tell."""
+    """An IPv4 policy rule, as far as a look-up by a program follows it or not: `incoming` is the interface's
+    name that it asks for, `marked` whether it asks for a firewall mark, `unfollowed` what else it asks for
+    that such a look-up does not tell."""
 
     incoming: str = ""
     marked: bool = False
@@ -83,8 +105,8 @@ def qdiscs() -> dict[int, str]:
 
 
 def filters(index: int, qdisc: str) -> list[Filter]:
-    """The classic filters of an interface whose queueing discipline is `qdisc`; none when the interface is gone. An `ingress` one knows one
-    direction, whatever is asked for."""
+    """The classic filters of an interface whose queueing discipline is `qdisc`; none when the interface is
+    gone. An `ingress` one knows one direction, whatever is asked for."""
     directions = (("ingress", INGRESS), ("egress", EGRESS)) if qdisc == "clsact" else (("ingress", INGRESS),)
     return [found for direction, parent in directions for found in _filters(index, qdisc, direction, parent)]
 
@@ -92,11 +114,25 @@ def filters(index: int, qdisc: str) -> list[Filter]:
 def _filters(index: int, qdisc: str, direction: str, parent: int) -> Iterator[Filter]:
     seen = set()
     try:
-        for body in _dump(socket.NETLINK_ROUTE, RTM_GETTFILTER, struct.pack("=BxxxiIII", 0, index, 0, parent, 0), RTM_NEWTFILTER):
+        for body in _dump(
+            socket.NETLINK_ROUTE,
+            RTM_GETTFILTER,
+            struct.pack("=BxxxiIII", 0, index, 0, parent, 0),
+            RTM_NEWTFILTER,
+        ):
+            if not struct.unpack_from("=I", body, 8)[0]:  # a classifier is listed before its filters, with no handle
+                continue
             attributes = dict(_attributes(body, 20))
             options = dict(_attributes(attributes.get(TCA_OPTIONS, b""), 0))
-            made = Filter(index, direction, qdisc, _text(attributes.get(TCA_KIND, b"")), struct.unpack_from("=I", body, 16)[0] >> 16,
-                          _text(options.get(TCA_BPF_NAME, b"")), int.from_bytes(options.get(TCA_BPF_ID, b""), "little"))
+            made = Filter(
+                index,
+                direction,
+                qdisc,
+                _text(attributes.get(TCA_KIND, b"")),
+                struct.unpack_from("=I", body, 16)[0] >> 16,
+                _text(options.get(TCA_BPF_NAME, b"")),
+                int.from_bytes(options.get(TCA_BPF_ID, b""), "little"),
+            )
             if made not in seen:  # a classifier such as u32 lists its tables beside its filters
                 seen.add(made)
                 yield made
@@ -105,31 +141,75 @@ def _filters(index: int, qdisc: str, direction: str, parent: int) -> Iterator[Fi
             raise
 
 
+def ingress_chains() -> dict[str, str]:
+    """Interface's name -> a chain of nftables' family netdev at its ingress, which comes after all programs
+    there."""
+    found = {}
+    header = struct.pack("=BBH", NFPROTO_NETDEV, 0, 0)
+    try:
+        for body in _dump(NETLINK_NETFILTER, NFT_MSG_GETCHAIN, header, NFT_MSG_NEWCHAIN):
+            chain = dict(_attributes(body, 4))
+            hook = dict(_attributes(chain.get(NFTA_CHAIN_HOOK, b""), 0))
+            if int.from_bytes(hook.get(NFTA_HOOK_HOOKNUM, b"\xff"), "big") != NF_NETDEV_INGRESS:
+                continue
+            names = [value for _, value in _attributes(hook.get(NFTA_HOOK_DEVS, b""), 0)] + [
+                hook.get(NFTA_HOOK_DEV, b"")
+            ]
+            words = f"{_text(chain.get(NFTA_CHAIN_TABLE, b''))} {_text(chain.get(NFTA_CHAIN_NAME, b''))}"
+            found.update(dict.fromkeys(filter(None, map(_text, names)), words))
+    except OSError as error:
+        if error.errno not in (
+            errno.EPROTONOSUPPORT,
+            errno.EINVAL,
+            errno.EOPNOTSUPP,
+        ):  # the kernel has no nftables
+            raise
+    return found
+
+
 def rules() -> list[Rule]:
     """This namespace's IPv4 policy rules."""
     found = []
     for body in _dump(socket.NETLINK_ROUTE, RTM_GETRULE, struct.pack("=Bxxx8x", socket.AF_INET), RTM_NEWRULE):
         attributes = dict(_attributes(body, 12))
         tos = ("tos",) if body[3] else ()
-        found.append(Rule(_text(attributes.get(FRA_IIFNAME, b"")), any(attributes.get(FRA_FWMARK, b"")),
-                          tos + tuple(word for kind, word in UNFOLLOWED.items() if kind in attributes)))
+        found.append(
+            Rule(
+                _text(attributes.get(FRA_IIFNAME, b"")),
+                any(attributes.get(FRA_FWMARK, b"")),
+                tos + tuple(word for kind, word in UNFOLLOWED.items() if kind in attributes),
+            )
+        )
     return found
 
 
 def strict() -> frozenset[int]:
-    """Indexes of the interfaces by which only what a route leads back by may come in: the larger of conf.all.rp_filter and their own is 1."""
+    """Indexes of the interfaces by which only what a route leads back by may come in: the larger of
+    conf.all.rp_filter and their own is 1."""
     values = {}
-    for body in _dump(socket.NETLINK_ROUTE, RTM_GETNETCONF, struct.pack("=B", socket.AF_INET), RTM_NEWNETCONF):
-        attributes = {kind: int.from_bytes(value, "little", signed=True) for kind, value in _attributes(body, 4)}
+    for body in _dump(
+        socket.NETLINK_ROUTE, RTM_GETNETCONF, struct.pack("=B", socket.AF_INET), RTM_NEWNETCONF
+    ):
+        attributes = {
+            kind: int.from_bytes(value, "little", signed=True) for kind, value in _attributes(body, 4)
+        }
         values[attributes.get(NETCONFA_IFINDEX, 0)] = attributes.get(NETCONFA_RP_FILTER, 0)
-    return frozenset(index for index, value in values.items() if index > 0 and max(value, values.get(ALL_INTERFACES, 0)) == STRICT)
+    return frozenset(
+        index
+        for index, value in values.items()
+        if index > 0 and max(value, values.get(ALL_INTERFACES, 0)) == STRICT
+    )
 
 
 def ipsec_policies() -> int:
-    """How many policies of IPsec (xfrm) this namespace has for what it sends, forwards or receives, the defaults that block among them. Policies
-    of single sockets are not counted: packets that are passed on are not theirs."""
+    """How many policies of IPsec (xfrm) this namespace has for what it sends, forwards or receives, the
+    defaults that block among them. Policies of single sockets are not counted: packets that are passed on are
+    not theirs."""
     try:
-        found = sum(body[XFRM_DIRECTION_AT] < XFRM_POLICY_MAX for body in _dump(NETLINK_XFRM, XFRM_MSG_GETPOLICY, b"", XFRM_MSG_NEWPOLICY))
+        found = sum(
+            body[XFRM_DIRECTION_AT] < XFRM_POLICY_MAX
+            for body in _dump(NETLINK_XFRM, XFRM_MSG_GETPOLICY, b"", XFRM_MSG_NEWPOLICY)
+        )
     except OSError as error:
         if error.errno == errno.EPROTONOSUPPORT:  # the kernel has no IPsec
             return 0
@@ -148,8 +228,9 @@ def _blocking_defaults() -> int:
 
 @dataclass
 class Changed:
-    """What the kernel told of since it was last asked. `ways`: packets may have other ways now; `filters`: queueing disciplines or filters;
-    `node`: anything that the agent reads of the node again, which a neighbour that became stale is not."""
+    """What the kernel told of since it was last asked. `ways`: packets may have other ways now; `filters`:
+    queueing disciplines or filters; `node`: anything that the agent reads of the node again, which a
+    neighbour that became stale is not."""
 
     ways: bool = False
     filters: bool = False
@@ -157,8 +238,9 @@ class Changed:
 
 
 class Changes:
-    """Tells of changes of this namespace's links, neighbours, IPv4 addresses, routes, rules and reverse-path filters, queueing disciplines,
-    filters, and policies of IPsec. `channels` become readable when there is something; the caller closes."""
+    """Tells of changes of this namespace's links, neighbours, IPv4 addresses, routes, rules and reverse-path
+    filters, queueing disciplines, filters, and policies of IPsec. `channels` become readable when there is
+    something; the caller closes."""
 
     def __init__(self) -> None:
         self.channels: list[socket.socket] = []
@@ -168,7 +250,9 @@ class Changes:
                 self.channels.append(_socket(protocol, groups))
                 self.channels[-1].setblocking(False)
             except OSError as error:
-                if protocol != NETLINK_XFRM or error.errno != errno.EPROTONOSUPPORT:  # a kernel without IPsec tells nothing of it
+                if (
+                    protocol != NETLINK_XFRM or error.errno != errno.EPROTONOSUPPORT
+                ):  # a kernel without IPsec tells nothing of it
                     self.close()
                     raise
 
@@ -178,7 +262,9 @@ class Changes:
         for channel in self.channels:
             while True:
                 try:
-                    self._note(channel.recv(1 << 16), channel.proto, changed)  # the kernel sends one notification at a time
+                    self._note(
+                        channel.recv(1 << 16), channel.proto, changed
+                    )  # the kernel sends one notification at a time
                 except BlockingIOError:
                     break
                 except OSError as error:
@@ -199,8 +285,11 @@ class Changes:
             changed.ways = changed.node = True
 
     def _neighbour_moved(self, message: bytes, *, gone: bool) -> bool:
-        """Whether a neighbour is gone or has another link address: most of what is told of neighbours is that they were or were not heard of."""
-        if message[16] == AF_BRIDGE:  # what a bridge or a VXLAN device learns of its ports is no next hop's address
+        """Whether a neighbour is gone or has another link address: most of what is told of neighbours is that
+        they were or were not heard of."""
+        if (
+            message[16] == AF_BRIDGE
+        ):  # what a bridge or a VXLAN device learns of its ports is no next hop's address
             return False
         attributes = dict(_attributes(message, 28))
         key = message[16:24] + attributes.get(NDA_DST, b"")  # struct ndmsg: family, padding, interface
@@ -229,7 +318,11 @@ def _dump(protocol: int, request: int, header: bytes, kind: int) -> Iterator[byt
     """The messages of type `kind` that answer a dump, without their headers."""
     with closing(_socket(protocol)) as channel:
         length = 16 + len(header)
-        channel.send(struct.pack("=IHHII", length, request, NLM_F_REQUEST | NLM_F_DUMP, 1, 0) + header + bytes(-length % 4))
+        channel.send(
+            struct.pack("=IHHII", length, request, NLM_F_REQUEST | NLM_F_DUMP, 1, 0)
+            + header
+            + bytes(-length % 4)
+        )
         while True:
             data, at = channel.recv(1 << 18), 0
             while at + 16 <= len(data):
@@ -240,7 +333,7 @@ def _dump(protocol: int, request: int, header: bytes, kind: int) -> Iterator[byt
                     number = -struct.unpack_from("=i", data, at + 16)[0]
                     raise OSError(number, f"netlink: {os.strerror(number)}")
                 if found == kind:
-                    yield data[at + 16:at + size]
+                    yield data[at + 16 : at + size]
                 at += (size + 3) & ~3
 
 
@@ -250,7 +343,7 @@ def _attributes(data: bytes, at: int) -> Iterator[tuple[int, bytes]]:
         size, kind = struct.unpack_from("=HH", data, at)
         if size < 4:
             return
-        yield kind & NESTED, data[at + 4:at + size]
+        yield kind & NESTED, data[at + 4 : at + size]
         at += (size + 3) & ~3
 
 

@@ -209,7 +209,9 @@ def test_what_somebody_else_took_away_is_noticed_and_put_back(kernel, pod, mode,
     made = attach(kernel, pod, mode)
     assert inside(NODE, made.verify) == []
     take_away(mode, kernel, how)
-    assert not passes_the_gate()
+    deadline = time.monotonic() + 30  # the kernel takes away what nobody holds in its own time
+    while passes_the_gate():
+        assert time.monotonic() < deadline
     assert len(inside(NODE, made.verify)) == lost
     assert inside(NODE, lambda: made.attach({pod: POD_PROGRAMS})).attached == [pod]
     assert passes_the_gate()
@@ -289,7 +291,7 @@ import sys, time
 from pathlib import Path
 from wharfinger_dataplane import _records as records
 from wharfinger_dataplane.attach import Attacher
-from wharfinger_dataplane.kernel import Kernel
+from wharfinger_dataplane.kernel import CONNECTION_TABLES, Kernel
 
 kernel = Kernel.open(Path(sys.argv[1]), dict.fromkeys(CONNECTION_TABLES, 1024))
 attacher = Attacher(kernel.programs, kernel.links)
@@ -513,16 +515,16 @@ def test_a_listener_is_not_ended_in_place_of_a_connection_that_is_gone(pod):
 def test_a_flow_keeps_its_room_as_long_as_its_socket_is_found(kernel, namespaces, connection, mode):
     client, _, pair = connection
     look(namespaces)
-    key, stamp = records.pack_flow_key(*pair, ifindex=9), records.stamp(time.monotonic_ns() - 7200 * SECOND)
-    kernel.put("flows", key, flow(seen=stamp))
+    key = records.pack_flow_key(*pair, ifindex=9)
+    kernel.put("flows", key, flow(seen=records.stamp(time.monotonic_ns())))
     wire_key = records.wire_key_of(key, flow())
-    local, local_port, peer, peer_port = pair
+    _, local_port, peer, peer_port = pair
     kernel.put("wires", wire_key, records.pack_wire(state=FlowState.CLIENT_ESTABLISHED, ifindex=9, peer=peer, local_port=local_port,
                                                     peer_port=peer_port, isn=1, started_ns=1))
     if mode == "reset":
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         client.close()
-    outcome = Collector(kernel, namespaces, lambda address: True, 3600 * SECOND).collect(time.monotonic_ns())
+    outcome = Collector(kernel, namespaces, lambda address: True, 3600 * SECOND).collect(time.monotonic_ns() + 7200 * SECOND)
     gone = mode == "reset"
     assert (outcome.nominated, outcome.moved) == (1, gone)
     sizes = [len(kernel.items(table)) for table in ("flows", "wires", "closed_flows", "closed_wires")]

@@ -1,9 +1,11 @@
-"""Beside whom and what we run: the layouts that CNI plugins make, and the work of others at the same interfaces. In each of them an aware connection
-works (or the pod is unaware and works), its bytes arrive, and connection tracking sees all of it or nothing. docs/neighbours.md has the matrix."""
+"""Beside whom and what we run: the layouts that CNI plugins make, and the work of others at the same
+interfaces. In each of them an aware connection works (or the pod is unaware and works), its bytes arrive, and
+connection tracking sees all of it or nothing. docs/neighbours.md has the matrix."""
 
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -30,7 +32,7 @@ from support.traffic import Client, checksum, server
 from wharfinger_dataplane._records import InterfaceBit
 
 BYTES = 300_000
-DIRECT = InterfaceBit.DIRECT
+DIRECT, PODS = InterfaceBit.DIRECT, InterfaceBit.DIRECT | InterfaceBit.PODS
 
 
 @pytest.fixture
@@ -52,7 +54,9 @@ def pair(lab: Lab) -> tuple[Pod, Pod]:
 
 def routed_pair(lab: Lab) -> tuple[Pod, Pod]:
     without_bridges(lab)
-    return routed_pod(lab, lab.nodes[0], "client", Role.CLIENT), routed_pod(lab, lab.nodes[1], "a", Role.SERVER)
+    return routed_pod(lab, lab.nodes[0], "client", Role.CLIENT), routed_pod(
+        lab, lab.nodes[1], "a", Role.SERVER
+    )
 
 
 def counting(node: Node) -> Callable[[], Counter]:
@@ -91,14 +95,17 @@ def goes_direct(lab: Lab, client: Pod, pod: Pod) -> tuple[Counter, Counter]:
     return near, far
 
 
-def goes_by_the_stack(lab: Lab, client: Pod, pod: Pod) -> tuple[Counter, Counter]:
-    """An aware connection works, and each node's connection tracking has both directions of it; what the two nodes' programs counted."""
+def goes_by_the_stack(
+    lab: Lab, client: Pod, pod: Pod, reason: str = "stack_by_rule"
+) -> tuple[Counter, Counter]:
+    """An aware connection works, and each node's connection tracking has both directions of it; what the two
+    nodes' programs counted."""
     counts = counting(client.node), counting(pod.node)
     with served(lab, client, pod):
         talk(client, timeout=0.9)
     near, far = (count() for count in counts)
     assert near["to_pod", "client_redirected"] == far["to_pod", "server_joined"] == 1
-    assert near["from_pod", "stack_no_hook"] and far["from_pod", "stack_no_hook"]
+    assert near["from_pod", reason] and far["from_pod", reason]
     for node in (client.node, pod.node):
         whole = [line for line in tracked(node, client) if f"dport={20_001} " in line]
         assert len(whole) == 1 and "[UNREPLIED]" not in whole[0]
@@ -110,7 +117,7 @@ def test_plain_bridges_and_routes_from_node_to_node(lab):
     """The bridge plugin, kubenet, Flannel's host-gw, kube-router."""
     client, pod = pair(lab)
     near, far = goes_direct(lab, client, pod)
-    assert client.node.bits() == {"uplink": DIRECT, "cni0": DIRECT}
+    assert client.node.bits() == {"uplink": DIRECT, "cni0": PODS}
     assert far["from_net", "net_service_port"] and near["from_net", "net_client"]
 
 
@@ -123,21 +130,21 @@ def test_pods_that_routes_lead_to_one_by_one(lab):
     """Calico without an overlay."""
     client, pod = routed_pair(lab)
     goes_direct(lab, client, pod)
-    assert client.node.bits() == {"uplink": DIRECT, "v-client": DIRECT}
+    assert client.node.bits() == {"uplink": DIRECT, "v-client": PODS}
 
 
 def test_pods_of_one_node_that_routes_lead_to_one_by_one(lab):
     without_bridges(lab)
     client = routed_pod(lab, lab.nodes[0], "client", Role.CLIENT)
     goes_direct(lab, client, routed_pod(lab, lab.nodes[0], "a", Role.SERVER))
-    assert client.node.bits() == {"uplink": DIRECT, "v-client": DIRECT, "v-a": DIRECT}
+    assert client.node.bits() == {"uplink": DIRECT, "v-client": PODS, "v-a": PODS}
 
 
 def test_a_routed_pod_that_is_none_of_ours_is_not_sent_to_past_the_stack(lab):
     without_bridges(lab)
     client = routed_pod(lab, lab.nodes[0], "client")
     pod = routed_pod(lab, lab.nodes[0], "a", Role.SERVER)
-    assert pod.node.bits() == {"uplink": DIRECT, "v-a": DIRECT}
+    assert pod.node.bits() == {"uplink": DIRECT, "v-a": PODS}
     with served(lab, client, pod):
         talk(client)
         talk(client, pod.address, 20_001)
@@ -169,17 +176,18 @@ def test_nodes_that_reach_each_other_by_a_tunnel_without_ethernet_headers(lab, p
     client, pod = pods(lab)
     with over_tunnel(lab):
         assert "tunl0" not in client.node.bits()
-        goes_by_the_stack(lab, client, pod)
+        goes_by_the_stack(lab, client, pod, "stack_no_hook")
 
 
 def test_pods_that_rules_send_by_an_uplink_of_their_own(lab):
-    """The VPC plugins of clouds: the client's requests leave by eth1, and the answers come by either uplink."""
+    """The VPC plugins of clouds: the client's requests leave by eth1, and the answers come by either
+    uplink."""
     client, pod = pair(lab)
     second_uplinks(lab)
     sh(f"ip -n {client.node.name} rule add from {client.address} lookup 2")
     client.node.settle()
     near, _ = goes_direct(lab, client, pod)
-    assert client.node.bits() == {"uplink": DIRECT, "eth1": DIRECT, "cni0": DIRECT}
+    assert client.node.bits() == {"uplink": DIRECT, "eth1": DIRECT, "cni0": PODS}
     assert near["from_net", "net_client"]
     [eth1] = json.loads(sh(f"ip -n {client.node.name} -j -s link show eth1"))
     assert eth1["stats64"]["tx"]["bytes"] > BYTES
@@ -211,8 +219,11 @@ def test_programs_of_others_before_and_after_ours_that_let_pass(lab, tmp_path):
             foreign.join(index, "before", first=True)
             foreign.join(index, "after")
         near, _ = goes_direct(lab, client, pod)
-        direct = sum(packets for (hook, reason), packets in near.items()
-                     if (hook, reason.split("_")[0]) in (("from_pod", "client"), ("from_net", "net")))
+        direct = sum(
+            packets
+            for (hook, reason), packets in near.items()
+            if (hook, reason.split("_")[0]) in (("from_pod", "client"), ("from_net", "net"))
+        )
         assert foreign.seen("before") == direct
         assert foreign.seen("after") == 0
         with server(pod, 8081):
@@ -242,11 +253,28 @@ def test_a_filter_of_others_at_the_bridge_leaves_all_to_the_stack_and_sees_all(l
     assert "Sent 0 bytes" not in tc(client.node, "-s filter show dev cni0 ingress")
 
 
+def test_a_queue_at_a_pods_egress_holds_for_aware_connections(lab):
+    """The bandwidth plugin's other half, kubernetes.io/ingress-bandwidth."""
+    client, pod = pair(lab)
+    tc(client.node, "qdisc add dev v-client root tbf rate 8mbit burst 32kbit latency 400ms")
+    client.node.settle()
+    near = counting(client.node)
+    with served(lab, client, pod), Client(client, VIRTUAL, 80) as connection:
+        began = time.monotonic()
+        assert connection.get(2_000_000) == checksum(2_000_000)
+        assert 2_000_000 * 8 / (time.monotonic() - began) < 8_000_000 * 1.2
+    assert near()["to_pod", "client_redirected"] == 1
+    assert client.node.ways.findings == ()
+
+
 def test_a_port_of_the_host_leads_to_a_server(lab):
     """hostPort: the portmap plugin's rule, here in nftables' words. Unaware, as it is without us."""
     client, pod = pair(lab)
-    nft(pod.node, "add table ip portmap; add chain ip portmap p { type nat hook prerouting priority dstnat; };"
-                  f"add rule ip portmap p ip daddr {pod.node.address} tcp dport 18080 dnat to {pod.address}:8080")
+    nft(
+        pod.node,
+        "add table ip portmap; add chain ip portmap p { type nat hook prerouting priority dstnat; };"
+        f"add rule ip portmap p ip daddr {pod.node.address} tcp dport 18080 dnat to {pod.address}:8080",
+    )
     near, far = counting(client.node), counting(pod.node)
     with served(lab, client, pod):
         talk(client, pod.node.address, 18080)

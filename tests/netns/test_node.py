@@ -1,26 +1,30 @@
-"""What an agent finds at its node and does about it: bandwidth limits, policies of IPsec, reverse-path filters, programs
-that are replaced, routes that change. The agent is the real one, on a lab's nodes."""
+"""What an agent finds at its node and does about it: bandwidth limits, policies of IPsec, reverse-path
+filters, programs that are replaced, routes that change. The agent is the real one, on a lab's nodes."""
 
 from __future__ import annotations
 
 import socket
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 from support.agents import NodeAgent
-from support.lab import SMALL, Lab, Node, Pod, Role, Spares, fall_back, inside, sh
-from support.layouts import limited, macvlan_pod, tc
-from support.packets import tcp
+from support.lab import SMALL, Lab, Pod, Spares, fall_back, inside, sh
+from support.layouts import blocked, limited, macvlan_pod, nft, tc
 from support.slices import VIRTUAL, pool_slice
-from support.traffic import Client, checksum, server, sockets
+from support.traffic import Client, checksum, server
 from wharfinger_api import Effect
 from wharfinger_dataplane import _bpf, netlink
 from wharfinger_dataplane import attach as attach_module
-from wharfinger_dataplane._records import SETTING_GENERATION, SETTING_LEFT_TO_STACK, InterfaceBit, pack_setting, unpack_interface
+from wharfinger_dataplane._records import (
+    SETTING_GENERATION,
+    SETTING_LEFT_TO_STACK,
+    InterfaceBit,
+    pack_setting,
+    unpack_interface,
+)
 from wharfinger_dataplane.attach import POD_PROGRAMS, Mode
 from wharfinger_dataplane.kernel import Kernel
 
@@ -61,15 +65,26 @@ def setting(agent: NodeAgent, number: int) -> int:
 
 def bits(agent: NodeAgent) -> dict[str, InterfaceBit]:
     names = {each.index: each.name for each in inside(agent.node.name, netlink.interfaces)}
-    return {names[int.from_bytes(key, "little")]: unpack_interface(value) for key, value in agent.kernel.items("interfaces")}
+    return {
+        names[int.from_bytes(key, "little")]: unpack_interface(value)
+        for key, value in agent.kernel.items("interfaces")
+    }
 
 
 def programs(agent: NodeAgent, pod: Pod) -> list[int]:
     """Ids of what is attached to the pod by tcx."""
-    return inside(agent.node.name, lambda: [number for kind in (_bpf.TCX_INGRESS, _bpf.TCX_EGRESS) for number, _ in _bpf.queried(pod.ifindex, kind)])
+    return inside(
+        agent.node.name,
+        lambda: [
+            number
+            for kind in (_bpf.TCX_INGRESS, _bpf.TCX_EGRESS)
+            for number, _ in _bpf.queried(pod.ifindex, kind)
+        ],
+    )
 
 
 # what is at pods' interfaces
+
 
 def test_a_pod_with_a_bandwidth_limit_is_refused_and_told_and_its_limit_holds(bare, agent):
     client, pod = bare.add_pod(bare.nodes[0], "client"), bare.add_pod(bare.nodes[1], "a")
@@ -79,16 +94,36 @@ def test_a_pod_with_a_bandwidth_limit_is_refused_and_told_and_its_limit_holds(ba
     report = agent.round()
     assert (programs(agent, client), report.clients, agent.kernel.items("pods")) == ([], (), [])
     [refusal] = report.findings
-    assert (refusal.effect, refusal.where, refusal.reason) == (Effect.REFUSED, "Pod test/client", "FiltersOfOthers")
+    assert (refusal.effect, refusal.where, refusal.reason) == (
+        Effect.REFUSED,
+        "Pod test/client",
+        "FiltersOfOthers",
+    )
     assert "an ingress qdisc is at the ingress of its interface v-client" in refusal.message
     assert "kubernetes.io/egress-bandwidth" in refusal.remedy
     assert report.conditions[0].status == "True"
-    assert [(event["reason"], event["involvedObject"]["name"]) for event in agent.events] == [("TranslatorRefused", "client")]
+    assert [(event["reason"], event["involvedObject"]["name"]) for event in agent.events] == [
+        ("TranslatorRefused", "client")
+    ]
     fall_back(bare.nodes[0], VIRTUAL, pod)
     with server(pod), Client(client, VIRTUAL, 80, timeout=BOUND_S) as connection:
         began = time.monotonic()
         assert connection.put(2_000_000) == checksum(2_000_000)
         assert 2_000_000 * 8 / (time.monotonic() - began) < LIMIT_BITS * 1.2
+
+
+def test_a_pod_with_a_chain_of_nftables_at_its_ingress_is_refused(bare, agent):
+    client, node = bare.add_pod(bare.nodes[0], "client"), bare.nodes[0]
+    agent.knows(client)
+    nft(
+        node,
+        "add table netdev guard; add chain netdev guard in "
+        '{ type filter hook ingress device "v-client" priority 0; }',
+    )
+    [refusal] = agent.round().findings
+    assert refusal.message.startswith("nftables' chain guard in is at the ingress of its interface v-client")
+    nft(node, "delete table netdev guard")
+    assert found(agent.round()) == set()
 
 
 def test_a_pod_whose_limit_goes_is_attached_to(bare, agent):
@@ -121,18 +156,21 @@ def test_an_uplink_with_filters_of_others_bears_no_program_and_is_left_to_the_st
     client = bare.add_pod(bare.nodes[0], "client")
     agent.knows(client)
     agent.round()
-    assert bits(agent) == {"uplink": InterfaceBit.DIRECT, "cni0": InterfaceBit.DIRECT}
+    assert bits(agent) == {"uplink": InterfaceBit.DIRECT, "cni0": InterfaceBit.DIRECT | InterfaceBit.PODS}
     tc(bare.nodes[0], "qdisc add dev uplink clsact")
     tc(bare.nodes[0], "filter add dev uplink ingress protocol ip u32 match u32 0 0 flowid 1:1")
     report = agent.round()
     assert found(report) == {(Effect.STACK, "interface uplink", "FiltersOfOthers")}
-    assert bits(agent) == {"cni0": InterfaceBit.DIRECT}
-    assert inside(bare.nodes[0].name, lambda: _bpf.queried(bare.uplink(bare.nodes[0]), _bpf.TCX_INGRESS)) == []
+    assert bits(agent) == {"cni0": InterfaceBit.DIRECT | InterfaceBit.PODS}
+    assert (
+        inside(bare.nodes[0].name, lambda: _bpf.queried(bare.uplink(bare.nodes[0]), _bpf.TCX_INGRESS)) == []
+    )
 
 
 @pytest.mark.parametrize("agent", [Mode.CLSACT], indirect=True)
 def test_classic_programs_beside_an_ingress_qdisc_fail_and_leave_nothing(bare, agent):
-    """Both directions' filters would go into the one that such a queueing discipline has, and one would take the other's place."""
+    """Both directions' filters would go into the one that such a queueing discipline has, and one would take
+    the other's place."""
     pod = bare.add_pod(bare.nodes[0], "b")
     tc(bare.nodes[0], "qdisc add dev v-b ingress")
     outcome = inside(bare.nodes[0].name, lambda: agent.attacher.attach({pod.ifindex: POD_PROGRAMS}))
@@ -154,7 +192,12 @@ def test_a_program_that_somebody_put_in_the_place_of_ours_is_noticed_and_replace
         with closing(_bpf.Link.adopt(pin)) as link:
             link.update(other)
     if not pins:
-        inside(node, lambda: netlink.put_filter(client.ifindex, "ingress", other.fd, "wharf_from_pod", attach_module.PRIORITY))
+        inside(
+            node,
+            lambda: netlink.put_filter(
+                client.ifindex, "ingress", other.fd, "wharf_from_pod", attach_module.PRIORITY
+            ),
+        )
     assert inside(node, agent.attacher.verify) == [(client.ifindex, "wharf_from_pod")]
     agent.round()
     assert inside(node, agent.attacher.verify) == []
@@ -167,24 +210,25 @@ def test_a_program_that_is_not_read_back_is_not_attached(bare, agent, monkeypatc
     monkeypatch.setattr(attach_module, "queried", lambda index, kind: [])
     report = agent.round()
     assert "was attached to interface" in report.conditions[0].message
-    assert (report.clients, agent.attacher.attached(), agent.kernel.items("pods"), bits(agent)) == ((), {}, [], {})
+    assert (report.clients, agent.attacher.attached(), agent.kernel.items("pods"), bits(agent)) == (
+        (),
+        {},
+        [],
+        {},
+    )
     monkeypatch.undo()
     assert agent.round().conditions[0].status == "True"
 
 
-def test_programs_of_a_kernel_without_tcx_are_told_of(bare, agent, monkeypatch):
-    class NoTcx(attach_module.Link):
-        @staticmethod
-        def create(program, index):
-            raise OSError(22, "no such attach type")
-
+def test_programs_of_a_kernel_without_tcx_are_told_of_and_counted(bare, kernel, tmp_path, monkeypatch):
     client = bare.add_pod(bare.nodes[0], "client")
-    agent.knows(client)
-    monkeypatch.setattr(attach_module, "Link", NoTcx)
-    report = agent.round()
-    assert found(report) == {(Effect.NOTED, "the node", "NoTcx")}
-    assert [each.pod for each in report.clients] == ["test/client"]
-    assert agent.attacher.fallbacks == len(POD_PROGRAMS) + 1
+    monkeypatch.setattr(attach_module, "has_tcx", lambda: False)
+    with closing(NodeAgent(bare.nodes[0], kernel, tmp_path)) as agent:
+        agent.knows(client)
+        report = agent.round()
+        assert [fallback.name for fallback in report.fallbacks] == ["ClassicFilters"]
+        assert [each.pod for each in report.clients] == ["test/client"]
+        assert agent.attacher.fallbacks == len(POD_PROGRAMS) + 1
 
 
 def test_programs_of_others_behind_ours_are_told_of(bare, agent):
@@ -201,16 +245,17 @@ def test_a_pod_with_a_macvlan_is_refused_and_told(bare, agent):
     agent.knows(macvlan_pod(bare, bare.nodes[0], "apart"))
     report = agent.round()
     [refusal] = report.findings
-    assert (refusal.effect, refusal.where, refusal.reason) == (Effect.REFUSED, "Pod test/apart", "InterfaceKind")
+    assert (refusal.effect, refusal.where, refusal.reason) == (
+        Effect.REFUSED,
+        "Pod test/apart",
+        "InterfaceKind",
+    )
     assert "of kind macvlan" in refusal.message
     assert report.conditions[0].status == "True"
     assert [event["reason"] for event in agent.events] == ["TranslatorRefused"]
 
 
 # policies of IPsec
-
-def blocked(node: Node, pod: Pod, direction: str = "out") -> None:
-    sh(f"ip -n {node.name} xfrm policy add src 10.99.0.0/16 dst {pod.address}/32 dir {direction} action block")
 
 
 @pytest.mark.parametrize("direction", ["out", "fwd", "in"])
@@ -237,7 +282,9 @@ def test_a_policy_of_one_socket_is_none_of_the_nodes(bare, agent):
     agent.knows(client)
     with inside(bare.nodes[0].name, socket.socket) as channel:
         channel.setsockopt(socket.IPPROTO_IP, IP_XFRM_POLICY, BYPASS)
-        assert "dir socket" in sh(f"ip -n {bare.nodes[0].name} xfrm policy") or "socket out" in sh(f"ip -n {bare.nodes[0].name} xfrm policy")
+        assert "dir socket" in sh(f"ip -n {bare.nodes[0].name} xfrm policy") or "socket out" in sh(
+            f"ip -n {bare.nodes[0].name} xfrm policy"
+        )
         assert found(agent.round()) == set()
 
 
@@ -248,52 +295,20 @@ def test_a_default_that_blocks_is_a_policy(bare, agent):
     assert found(agent.round()) == {(Effect.STACK, "the node", "IpsecPolicies")}
 
 
-def counting(node: Node) -> Callable[[], Counter]:
-    before = Counter(node.counts())
-    return lambda: Counter(node.counts()) - before
-
-
-def connects(client: Pod, address: str, port: int) -> bool:
-    try:
-        Client(client, address, port, timeout=4).close()
-    except OSError:
-        return False
-    return True
-
-
-def test_what_a_policy_of_ipsec_blocks_is_blocked_for_aware_connections_too(lab):
-    client, pod = lab.add_pod(lab.nodes[0], "client", Role.CLIENT), lab.add_pod(lab.nodes[1], "a", Role.SERVER)
-    for node in lab.nodes:
-        node.tables.apply([pool_slice({"a": pod.address})])
-    fall_back(lab.nodes[0], VIRTUAL, pod)
-    with server(pod):
-        with Client(client, VIRTUAL, 80) as connection:
-            connection.ask()
-            blocked(lab.nodes[0], pod)
-            lab.nodes[0].settle()
-            for address, port in ((pod.address, 8080), (VIRTUAL, 80)):
-                assert not connects(client, address, port)
-            sh(f"ip -n {lab.nodes[0].name} xfrm policy flush")
-            lab.nodes[0].settle()
-            connection.ask()
+def test_connection_tracking_that_takes_nothing_in_the_middle_is_a_failure_where_packets_take_the_stack(
+    bare, agent
+):
+    client, node = bare.add_pod(bare.nodes[0], "client"), bare.nodes[0].name
+    agent.knows(client)
+    inside(node, lambda: Path("/proc/sys/net/netfilter/nf_conntrack_tcp_loose").write_text("0"))
+    assert agent.round().conditions[0].status == "True"
+    blocked(bare.nodes[0], client)
+    [ready] = agent.round().conditions
+    assert ready.status == "False"
+    assert "nf_conntrack_tcp_loose to 1" in ready.message
 
 
 # reverse-path filters
-
-UNUSED = "10.99.2.200"
-"""An address of the second node's pods that none of them has: nobody resets what it is answered."""
-
-
-def spoof(outside: str, source: str, pod: Pod, port: int) -> None:
-    """A SYN from the wire that says it is from `source`."""
-    mac = bytes.fromhex(sh(f"ip -n {pod.node.name} -o link show uplink").split("link/ether ")[1].split()[0].replace(":", ""))
-    frame = mac + b"\x02\0\0\0\0\x09" + tcp(f"{source}:5555", f"{pod.address}:{port}", "S", seq=9)[12:]
-
-    def send() -> None:
-        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as channel:
-            channel.bind(("eth0", 0))
-            channel.send(frame)
-    inside(outside, send)
 
 
 @pytest.mark.parametrize("where", ["all", "uplink"])
@@ -313,24 +328,8 @@ def test_a_strict_reverse_path_filter_is_told_to_the_programs(bare, agent, where
     assert bits(agent)["uplink"] == InterfaceBit.DIRECT
 
 
-def test_a_spoofed_source_is_refused_at_a_service_port_as_at_any_other(lab):
-    client, pod = lab.add_pod(lab.nodes[0], "client", Role.CLIENT), lab.add_pod(lab.nodes[1], "a", Role.SERVER)
-    outside = lab.add_outside()
-    for node in lab.nodes:
-        node.tables.apply([pool_slice({"a": pod.address})])
-    for where in ("all", "uplink"):
-        inside(pod.node.name, lambda where=where: Path(f"/proc/sys/net/ipv4/conf/{where}/rp_filter").write_text("1"))
-    pod.node.settle()
-    with server(pod):
-        for port in (8080, 20_001):
-            spoof(outside, UNUSED, pod, port)
-            time.sleep(0.3)
-            assert sockets(pod, "state", "syn-recv") == "", port
-        with Client(client, VIRTUAL, 80, timeout=0.9) as connection:
-            connection.ask()
-
-
 # changes
+
 
 def until(holds: Callable[[], bool]) -> None:
     deadline = time.monotonic() + BOUND_S
@@ -352,9 +351,16 @@ def watching(bare: Lab, agent: NodeAgent) -> NodeAgent:
     return agent
 
 
-@pytest.mark.parametrize("change", [
-    "route add 10.77.0.0/16 via 172.31.0.2", "rule add from 10.77.0.1 lookup main", "addr add 172.31.0.77/24 dev uplink",
-    "link add spare type bridge", "xfrm policy add src 10.77.0.0/16 dst 10.77.0.0/16 dir out action block"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        "route add 10.77.0.0/16 via 172.31.0.2",
+        "rule add from 10.77.0.1 lookup main",
+        "addr add 172.31.0.77/24 dev uplink",
+        "link add spare type bridge",
+        "xfrm policy add src 10.77.0.0/16 dst 10.77.0.0/16 dir out action block",
+    ],
+)
 def test_what_changes_on_the_node_wakes_the_agent(watching, change):
     wakes, generation = watching.wakes, setting(watching, SETTING_GENERATION)
     sh(f"ip -n {watching.node.name} {change}")
@@ -391,21 +397,3 @@ def test_bits_that_change_make_a_new_generation_and_a_round_without_changes_none
     tc(bare.nodes[0], "qdisc add dev uplink ingress")
     agent.round()
     assert setting(agent, SETTING_GENERATION) != generation
-
-
-# next hops
-
-def test_a_next_hop_of_the_other_family_is_gone_by(lab):
-    """IPv4 routes by IPv6 gateways (RFC 8950), as BGP without numbered links has them."""
-    client, pod = lab.add_pod(lab.nodes[0], "client", Role.CLIENT), lab.add_pod(lab.nodes[1], "a", Role.SERVER)
-    for node in lab.nodes:
-        sh(f"ip -n {node.name} -6 addr add fe80::{node.number}/64 dev uplink nodad")
-        node.tables.apply([pool_slice({"a": pod.address})])
-    for node, other in (lab.nodes, lab.nodes[::-1]):
-        sh(f"ip -n {node.name} route replace 10.99.{other.number}.0/24 via inet6 fe80::{other.number} dev uplink")
-        node.settle()
-    near = counting(lab.nodes[0])
-    with server(pod), Client(client, VIRTUAL, 80, timeout=0.9) as connection:
-        assert connection.get(BYTES) == checksum(BYTES)
-        assert connection.put(BYTES) == checksum(BYTES)
-    assert near()["to_pod", "client_redirected"] == 1

@@ -1,4 +1,5 @@
-"""One node's agent as main puts it together, on a lab's node, without an API server: what it would be told is a list, what it reports is kept."""
+"""One node's agent as main puts it together, on a lab's node, without an API server: what it would be told is
+a list, what it reports is kept."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from wharfinger_dataplane.agent.desired import LocalPod
 from wharfinger_dataplane.agent.leave import Leave
 from wharfinger_dataplane.agent.namespaces import Namespaces
 from wharfinger_dataplane.agent.reflector import Copy
+from wharfinger_dataplane.agent.report import About
 from wharfinger_dataplane.agent.watcher import NodeReader, Watcher
 from wharfinger_dataplane.agent.worker import Sources, Worker
 from wharfinger_dataplane.attach import Attacher, Mode
@@ -53,10 +55,21 @@ class NodeAgent:
         self.reader = NodeReader((), lambda: frozenset({node.address}))
         nothing = SimpleNamespace(update=lambda *_: None, table_write=lambda *_: None)
         self.worker = Worker(
-            node.name, "0", 10.0, Sources(self._slices, self._pods, Told(), self._namespaces, self.reader, Told()), self.kernel, self.attacher,
-            SimpleNamespace(pod_gone=lambda *_: None), Leave(self.kernel, self.attacher, self._namespaces),
-            SimpleNamespace(report=self._reports.append, tell=self.events.append), SimpleNamespace(names=nothing, tables=nothing), lambda _: None)
-        self._watcher = Watcher(self._namespaces, self.reader, frozenset, self._wake, self.worker.suspect, self.kernel.outdate)
+            node.name,
+            About("0", "", mode, self.attacher.mode),
+            10.0,
+            Sources(self._slices, self._pods, Told(), self._namespaces, self.reader, Told()),
+            self.kernel,
+            self.attacher,
+            SimpleNamespace(pod_gone=lambda *_: None),
+            Leave(self.kernel, self.attacher, self._namespaces),
+            SimpleNamespace(report=self._reports.append, tell=self.events.append),
+            SimpleNamespace(names=nothing, tables=nothing),
+            lambda _: None,
+        )
+        self._watcher = Watcher(
+            self._namespaces, self.reader, frozenset, self._wake, self.worker.suspect, self.kernel.outdate
+        )
         self.wakes = 0
 
     def knows(self, pod: Pod, *, injected: bool = True) -> None:
@@ -64,7 +77,9 @@ class NodeAgent:
         bound = self._files / pod.name
         bound.touch()
         sh(f"mount --bind /run/netns/{pod.name} {bound}")
-        self._pods.all.append(LocalPod("test", pod.short, f"uid-{pod.short}", (pod.address,), injected, False, False))
+        self._pods.all.append(
+            LocalPod("test", pod.short, f"uid-{pod.short}", (pod.address,), injected, False, False)
+        )
 
     def serves(self, piece: ServicePortSlice) -> None:
         self._slices.all = [piece]
@@ -79,7 +94,7 @@ class NodeAgent:
         thread = threading.Thread(target=inside, args=(self.node.name, self.worker.run))
         thread.start()
         deadline = time.monotonic() + BOUND_S
-        while self.worker.progress.rounds == rounds and time.monotonic() < deadline:
+        while self.worker.progress.rounds == rounds and thread.is_alive() and time.monotonic() < deadline:
             time.sleep(0.001)
         self.worker.stop()
         thread.join()

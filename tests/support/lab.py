@@ -31,7 +31,7 @@ from wharfinger_dataplane._records import (
 )
 from wharfinger_dataplane.agent.surroundings import look
 from wharfinger_dataplane.agent.ways import Ways, ways
-from wharfinger_dataplane.attach import POD_PROGRAMS, UPLINK_PROGRAMS
+from wharfinger_dataplane.attach import POD_PROGRAMS, PRIORITY, UPLINK_PROGRAMS, Mode
 from wharfinger_dataplane.kernel import CONNECTION_TABLES
 from wharfinger_dataplane.tables import Tables
 
@@ -115,7 +115,7 @@ class Node:
     bpf: _bpf.Object
     tables: Tables
     spare: bool
-    links: list[_bpf.Link] = field(default_factory=list)
+    links: list[_bpf.Link | Filter] = field(default_factory=list)
     ways: Ways | None = None
     """What was last told of its interfaces."""
 
@@ -172,13 +172,35 @@ class Pod:
         return inside(self.name, work)
 
 
+@dataclass
+class Filter:
+    """A program attached the classic way, until it is closed."""
+
+    namespace: str
+    index: int
+    program: _bpf.Program
+
+    @property
+    def direction(self) -> str:
+        return "ingress" if self.program.attach_type == _bpf.TCX_INGRESS else "egress"
+
+    def put(self) -> Filter:
+        """In the calling thread's namespace."""
+        netlink.put_filter(self.index, self.direction, self.program.fd, self.program.name, PRIORITY)
+        return self
+
+    def close(self) -> None:
+        inside(self.namespace, lambda: netlink.drop_filter(self.index, self.direction, PRIORITY))
+
+
 def attached(programs: Iterable[_bpf.Program]) -> dict[int, frozenset[str]]:
     """Interface -> names of those of `programs` that the kernel says are at it, in the calling thread's namespace."""
     names = {program.number: program.name for program in programs}
     found = {}
     for interface in netlink.interfaces():
         ids = {number for kind in (_bpf.TCX_INGRESS, _bpf.TCX_EGRESS) for number, _ in _bpf.queried(interface.index, kind)}
-        found[interface.index] = frozenset(names[number] for number in ids & names.keys())
+        classic = {name for direction in netlink.CLSACT_PARENTS for name in netlink.filter_names(interface.index, direction)}
+        found[interface.index] = frozenset({names[number] for number in ids & names.keys()} | (classic & set(names.values())))
     return {index: each for index, each in found.items() if each}
 
 
@@ -221,8 +243,8 @@ class Spares:
 class Lab:
     """Builds it all under one prefix, and takes all of it away again; but for `spares`, which other labs have after it."""
 
-    def __init__(self, pins: Path, prefix: str = PREFIX, spares: Spares | None = None) -> None:
-        self.prefix, self.pins, self._spares = prefix, pins, spares
+    def __init__(self, pins: Path, prefix: str = PREFIX, spares: Spares | None = None, mode: Mode = Mode.TCX) -> None:
+        self.prefix, self.pins, self._spares, self._mode = prefix, pins, spares, mode
         self.nodes: list[Node] = []
         self.pods: dict[str, Pod] = {}
         self._namespaces: list[str] = []
@@ -287,7 +309,9 @@ class Lab:
         """Attaches programs, and tells them what holds then."""
         def work() -> None:
             index = _ifindex(node.name, interface)
-            node.links.extend(_bpf.Link.create(node.bpf.programs[program], index) for program in programs)
+            for program in map(node.bpf.programs.__getitem__, programs):
+                classic = self._mode is Mode.CLSACT
+                node.links.append(Filter(node.name, index, program).put() if classic else _bpf.Link.create(program, index))
         inside(node.name, work)
         node.settle()
 

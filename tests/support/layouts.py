@@ -1,4 +1,5 @@
-"""Nodes as CNI plugins lay them out, made of a lab's: each function changes one thing, and they go together."""
+"""Nodes as CNI plugins lay them out, made of a lab's: each function changes one thing, and they go
+together."""
 
 from __future__ import annotations
 
@@ -28,12 +29,13 @@ def tc(node: Node, words: str) -> str:
     return sh(f"tc -n {node.name} {words}")
 
 
-def nft(node: Node, rules: str) -> None:
+def nft(node: Node | Pod, rules: str) -> None:
     subprocess.run(["nsenter", f"--net=/run/netns/{node.name}", "nft", rules], check=True)
 
 
 def tracked(node: Node, pod: Pod) -> list[str]:
-    """What the node's connection tracking has of the pod's TCP, a line each. The node's rules must ask for it, or nothing is tracked."""
+    """What the node's connection tracking has of the pod's TCP, a line each. The node's rules must ask for
+    it, or nothing is tracked."""
     listed = sh(f"nsenter --net=/run/netns/{node.name} conntrack -L -p tcp")
     return [line for line in listed.splitlines() if f"src={pod.address} " in line]
 
@@ -41,8 +43,11 @@ def tracked(node: Node, pod: Pod) -> list[str]:
 def judging(*nodes: Node) -> None:
     """What kube-proxy does beside balancing: half of a connection is INVALID, and dropped."""
     for node in nodes:
-        nft(node, "add table ip judge; add chain ip judge f { type filter hook forward priority 0; };"
-                  "add rule ip judge f ct state invalid counter drop")
+        nft(
+            node,
+            "add table ip judge; add chain ip judge f { type filter hook forward priority 0; };"
+            "add rule ip judge f ct state invalid counter drop",
+        )
 
 
 def judged(node: Node) -> int:
@@ -52,12 +57,16 @@ def judged(node: Node) -> int:
 
 
 def routed_pod(lab: Lab, node: Node, name: str, roles: Role | None = None) -> Pod:
-    """A pod as Calico has it: no bridge, an address of its own (/32), a gateway that is nobody's and that the node answers for."""
+    """A pod as Calico has it: no bridge, an address of its own (/32), a gateway that is nobody's and that the
+    node answers for."""
     full = lab.namespace(name)
     address = f"10.99.{node.number}.{10 + len(lab.pods)}"
     sh(f"ip -n {node.name} link add v-{name} type veth peer name eth0 netns {full}")
     for setting, value in ((f"conf/v-{name}/proxy_arp", "1"), (f"neigh/v-{name}/proxy_delay", "0")):
-        inside(node.name, lambda setting=setting, value=value: Path("/proc/sys/net/ipv4", setting).write_text(value))
+        inside(
+            node.name,
+            lambda setting=setting, value=value: Path("/proc/sys/net/ipv4", setting).write_text(value),
+        )
     sh(f"ip -n {node.name} link set v-{name} up")
     sh(f"ip -n {node.name} route add {address}/32 dev v-{name} scope link")
     sh(f"ip -n {full} addr add {address}/32 dev eth0")
@@ -68,17 +77,22 @@ def routed_pod(lab: Lab, node: Node, name: str, roles: Role | None = None) -> Po
 
 
 def without_bridges(lab: Lab) -> None:
-    """Nodes of `routed_pod` have none; their way to everything else is the default route, for which the gateway's address is answered."""
+    """Nodes of `routed_pod` have none; their way to everything else is the default route, for which the
+    gateway's address is answered."""
     lab.add_outside()
     for node in lab.nodes:
         sh(f"ip -n {node.name} link del cni0")
 
 
 def over_vxlan(lab: Lab) -> None:
-    """Other nodes' pods are reached by a VXLAN device, as Flannel and Calico have it: its neighbours are written, not learned."""
+    """Other nodes' pods are reached by a VXLAN device, as Flannel and Calico have it: its neighbours are
+    written, not learned."""
     macs = {}
     for node in lab.nodes:
-        sh(f"ip -n {node.name} link add flannel.1 mtu 1450 type vxlan id 1 local {node.address} dstport 8472 nolearning dev uplink")
+        sh(
+            f"ip -n {node.name} link add flannel.1 mtu 1450 type vxlan id 1 local {node.address} "
+            "dstport 8472 nolearning dev uplink"
+        )
         sh(f"ip -n {node.name} addr add 10.99.{node.number}.0/32 dev flannel.1")
         sh(f"ip -n {node.name} link set flannel.1 up")
         macs[node.number] = sh(f"ip -n {node.name} -o link show flannel.1").split("link/ether ")[1].split()[0]
@@ -86,9 +100,15 @@ def over_vxlan(lab: Lab) -> None:
         for other in lab.nodes:
             if other is not node:
                 gateway = f"10.99.{other.number}.0"
-                sh(f"ip -n {node.name} neigh add {gateway} lladdr {macs[other.number]} dev flannel.1 nud permanent")
+                sh(
+                    f"ip -n {node.name} neigh add {gateway} lladdr {macs[other.number]} "
+                    "dev flannel.1 nud permanent"
+                )
                 sh(f"bridge -n {node.name} fdb add {macs[other.number]} dev flannel.1 dst {other.address}")
-                sh(f"ip -n {node.name} route replace 10.99.{other.number}.0/24 via {gateway} dev flannel.1 onlink")
+                sh(
+                    f"ip -n {node.name} route replace 10.99.{other.number}.0/24 via {gateway} "
+                    "dev flannel.1 onlink"
+                )
         lab.attach(node, "flannel.1", *UPLINK_PROGRAMS)
     shorten(lab, 1450)
 
@@ -101,8 +121,9 @@ def shorten(lab: Lab, mtu: int) -> None:
 
 @contextmanager
 def over_tunnel(lab: Lab) -> Iterator[None]:
-    """The two nodes' pods reach each other by an interface without Ethernet headers. A TUN device stands for IPIP and WireGuard, which not every
-    kernel has: to the node's stack and to programs all three look alike, and this one's other side is carried by hand."""
+    """The two nodes' pods reach each other by an interface without Ethernet headers. A TUN device stands for
+    IPIP and WireGuard, which not every kernel has: to the node's stack and to programs all three look alike,
+    and this one's other side is carried by hand."""
     ends = [inside(node.name, _open_tunnel) for node in lab.nodes]
     stop = os.eventfd(0)
     carrier = threading.Thread(target=_carry, args=(*ends, stop))
@@ -135,13 +156,14 @@ def _carry(one: int, other: int, stop: int) -> None:
         for source in ready:
             try:
                 os.write(other if source == one else one, os.read(source, 65536))
-            except OSError as error:  # nothing there, no room, or the other end is not up yet: a wire loses such packets, too
+            except OSError as error:  # nothing there, no room, or the other end is down: a wire loses, too
                 if error.errno not in (errno.EAGAIN, errno.EIO):
                     raise
 
 
 def second_uplinks(lab: Lab) -> None:
-    """Each node has a second interface on a wire of its own, by which table 2 leads to other nodes' pods; nobody asks that table yet."""
+    """Each node has a second interface on a wire of its own, by which table 2 leads to other nodes' pods;
+    nobody asks that table yet."""
     sh(f"ip -n {lab.switch} link add br1 type bridge")
     sh(f"ip -n {lab.switch} link set br1 up")
     for node in lab.nodes:
@@ -152,7 +174,10 @@ def second_uplinks(lab: Lab) -> None:
     for node in lab.nodes:
         for other in lab.nodes:
             if other is not node:
-                sh(f"ip -n {node.name} route add 10.99.{other.number}.0/24 via 172.32.0.{other.number} dev eth1 table 2")
+                sh(
+                    f"ip -n {node.name} route add 10.99.{other.number}.0/24 via 172.32.0.{other.number} "
+                    "dev eth1 table 2"
+                )
         lab.attach(node, "eth1", *UPLINK_PROGRAMS)
 
 
@@ -169,15 +194,28 @@ def macvlan_pod(lab: Lab, node: Node, name: str) -> Pod:
     return lab.enter(Pod(full, node, address, 0), None)
 
 
+def blocked(node: Node, pod: Pod, direction: str = "out") -> None:
+    """A policy of IPsec of the node: what goes to the pod from others is not let through."""
+    sh(
+        f"ip -n {node.name} xfrm policy add src 10.99.0.0/16 dst {pod.address}/32 "
+        f"dir {direction} action block"
+    )
+
+
 def limited(pod: Pod, rate: str) -> None:
-    """What the bandwidth plugin does for kubernetes.io/egress-bandwidth: all that the pod sends takes a detour by an ifb device with a queue."""
+    """What the bandwidth plugin does for kubernetes.io/egress-bandwidth: all that the pod sends takes a
+    detour by an ifb device with a queue."""
     node, interface = pod.node, f"v-{pod.short}"
     sh(f"ip -n {node.name} link add ifb-{pod.short} type ifb")
     sh(f"ip -n {node.name} link set ifb-{pod.short} up")
     tc(node, f"qdisc add dev ifb-{pod.short} root handle 1: htb default 1")
     tc(node, f"class add dev ifb-{pod.short} parent 1: classid 1:1 htb rate {rate}")
     tc(node, f"qdisc add dev {interface} ingress")
-    tc(node, f"filter add dev {interface} parent ffff: protocol ip u32 match u32 0 0 action mirred egress redirect dev ifb-{pod.short}")
+    tc(
+        node,
+        f"filter add dev {interface} parent ffff: protocol ip u32 match u32 0 0 "
+        f"action mirred egress redirect dev ifb-{pod.short}",
+    )
 
 
 class Foreign:
@@ -185,14 +223,34 @@ class Foreign:
 
     def __init__(self, node: Node, folder: Path) -> None:
         target = folder / "passing.bpf.o"
-        subprocess.run(["clang", "-O2", "-g", "-Wall", "-Werror", "-target", "bpf", "-mcpu=v3", "-I/usr/include/x86_64-linux-gnu",
-                        "-I/usr/include/aarch64-linux-gnu", "-c", str(SOURCE), "-o", str(target)], check=True)
+        subprocess.run(
+            [
+                "clang",
+                "-O2",
+                "-g",
+                "-Wall",
+                "-Werror",
+                "-target",
+                "bpf",
+                "-mcpu=v3",
+                "-I/usr/include/x86_64-linux-gnu",
+                "-I/usr/include/aarch64-linux-gnu",
+                "-c",
+                str(SOURCE),
+                "-o",
+                str(target),
+            ],
+            check=True,
+        )
         self.object = _bpf.Object(target, folder / f"pins-{node.name}")
         self._node, self._links = node, []
 
     def join(self, index: int, program: str, *, first: bool = False) -> None:
-        """Its `program` ("before" or "after") is at the interface's ingress, before all others or after them."""
-        self._links.append(inside(self._node.name, lambda: _bpf.Link.create(self.object.programs[program], index, first)))
+        """Its `program` ("before" or "after") is at the interface's ingress, before all others or after
+        them."""
+        self._links.append(
+            inside(self._node.name, lambda: _bpf.Link.create(self.object.programs[program], index, first))
+        )
         self._node.settle()
 
     def seen(self, program: str) -> int:

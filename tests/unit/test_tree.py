@@ -55,6 +55,14 @@ def test_links_between_pages_lead_somewhere(page):
         assert (page.parent / target).exists(), f"{page.relative_to(TOP)} links {target}, which is not there"
 
 
+@pytest.mark.parametrize("page", ["neighbours.md", "security.md"])
+def test_tests_that_a_page_names_are_there(page):
+    defined = {path.name: path.read_text() for path in (TOP / "tests").rglob("test_*.py")}
+    for named in re.findall(r"`((?:test_\w+\.py::)?test_\w+)`", (TOP / "docs" / page).read_text()):
+        file, _, name = named.rpartition("::")
+        assert any(f"def {name}(" in text for where, text in defined.items() if file in ("", where)), f"{page}: there is no {named}"
+
+
 @pytest.mark.parametrize("package", sorted(ROOTS))
 def test_imports_go_one_way(package):
     for file in (TOP / ROOTS[package] / package).rglob("*.py*"):

@@ -329,4 +329,30 @@ FULL = [
         capacity={"flows": 1},
     ),
 ]
-VECTORS = [*PLACES, *DIRECT, *OUTGOING, *REPEATED, *FULL]
+# The client closes, then the server: that waits for the client's last acknowledgement, or in TIME_WAIT.
+CLOSED = (
+    *SETTLED,
+    to_server(tcp(C, SY, "FA", **AFTER), "server_receives", tcp(C, SP, "FA", **AFTER)),
+    server(tcp(SP, C, "FA", seq=SERVER_ISN + 1, ack=ISN + 2), "server_sends", tcp(SY, C, "FA", seq=SERVER_ISN + 1, ack=ISN + 2)),
+)
+AGAIN = tcp(C, SX, "S", seq=5, options=TAG)
+WAITING = [
+    Vector(
+        "a connection on the ports of a closed one that waits in the server's stack gets a substitute",
+        [*CLOSED, Change(held=TAKEN), to_server(AGAIN, "server_syn", tcp(S, SP, "S", seq=5, options=blank(12)))],
+    ),
+    Vector(
+        "a direct dial on the ports of a closed connection that waits in the server's stack gets a substitute",
+        [*CLOSED, Change(held=TAKEN), *DIALLED],
+    ),
+    Vector(
+        "a connection on the ports of a closed one whose stack has forgotten it takes them",
+        [*CLOSED, to_server(AGAIN, "server_syn", tcp(C, SP, "S", seq=5, options=blank(12)))],
+    ),
+    Vector(
+        "without a substitute a connection takes the ports of the closed one, whose stack decides",
+        [*CLOSED, Change(held=(*TAKEN, *after(S))), to_server(AGAIN, "server_syn", tcp(C, SP, "S", seq=5, options=blank(12)))],
+    ),
+]
+
+VECTORS = [*PLACES, *DIRECT, *OUTGOING, *REPEATED, *FULL, *WAITING]

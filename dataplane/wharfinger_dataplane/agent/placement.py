@@ -1,8 +1,9 @@
-"""Programs at this node's interfaces, and what the programs are told of these: what a round of the loop does about them, in this order.
+"""Programs at this node's interfaces, and what the programs are told of these: what a round of the loop does
+about them, in this order.
 
 Rules:
-- A pod is not entered, nor an uplink sent to directly, before its programs are attached and read back; and nothing is detached while packets
-  may still be sent to it.
+- A pod is not entered, nor an uplink sent to directly, before its programs are attached and read back; and
+  nothing is detached while packets may still be sent to it.
 - Whatever changed, connections look their ways up again (a new generation), and people are told what follows.
 """
 
@@ -13,7 +14,7 @@ from collections.abc import Collection
 from typing import Protocol
 
 import structlog
-from wharfinger_api import Finding
+from wharfinger_api import Effect, Finding
 
 from wharfinger_dataplane._records import SETTING_LEFT_TO_STACK
 from wharfinger_dataplane.agent.surroundings import Surroundings
@@ -23,6 +24,10 @@ from wharfinger_dataplane.kernel import Kernel
 from wharfinger_dataplane.tables import Tables
 
 VERIFY_S = 5.0
+NO_PICK_UP = (
+    "aware connections by the node's stack stall, for its connection tracking takes none in the middle: "
+    "their third packet goes to another port. Set net.netfilter.nf_conntrack_tcp_loose to 1, the default"
+)
 
 
 class Reader(Protocol):
@@ -33,7 +38,8 @@ class Reader(Protocol):
 
 
 class Placement:
-    """`begin` a round, then the other steps. `findings`: what people are to be told of the node since the last round."""
+    """`begin` a round, then the other steps. `findings`: what people are to be told of the node since the
+    last round."""
 
     def __init__(self, reader: Reader, attacher: Attacher, kernel: Kernel, tables: Tables) -> None:
         self._reader, self._attacher, self._kernel, self._tables = reader, attacher, kernel, tables
@@ -57,7 +63,8 @@ class Placement:
         self._verify_s = 0.0
 
     def begin(self, pods: Collection[int], faults: list[str]) -> None:
-        """Finds out where programs are, and where they may be; `pods`: interfaces of the pods that shall have them."""
+        """Finds out where programs are, and where they may be; `pods`: interfaces of the pods that shall have
+        them."""
         self._verify(faults)
         attached = self._attacher.attached()
         try:
@@ -78,7 +85,9 @@ class Placement:
         return self._attacher.attach({index: POD_PROGRAMS}).failed.get(index)
 
     def attach_uplinks(self, faults: list[str]) -> None:
-        for index, failure in self._attacher.attach(dict.fromkeys(self._uplinks, UPLINK_PROGRAMS)).failed.items():
+        for index, failure in self._attacher.attach(
+            dict.fromkeys(self._uplinks, UPLINK_PROGRAMS)
+        ).failed.items():
             faults.append(f"uplink {index}: {failure}")
             self._log.warning("uplink not attached", interface=index, error=str(failure))
 
@@ -86,22 +95,37 @@ class Placement:
         """Tells the programs what holds of interfaces that bear them; how much of that changed."""
         if self._node is None:
             return 0
-        attached = {index: names for index, names in self._attacher.attached().items() if index in self._pods | self._uplinks}
-        made = ways(self._node, attached, self._behind, classic=self._attacher.fallbacks > 0)
+        attached = {
+            index: names
+            for index, names in self._attacher.attached().items()
+            if index in self._pods | self._uplinks
+        }
+        made = ways(self._node, attached, self._behind)
         try:
-            changes = self._tables.put_interfaces(made.bits) + self._kernel.set(SETTING_LEFT_TO_STACK, int(made.left_to_stack))
+            changes = self._tables.put_interfaces(made.bits) + self._kernel.set(
+                SETTING_LEFT_TO_STACK, int(made.left_to_stack)
+            )
             if changes:
                 self._kernel.outdate()
         except OSError as error:
             faults.append(f"what holds of interfaces is not written: {error}")
             return 0
+        if not self._node.picks_up and any(
+            each.effect is Effect.STACK for each in (*self._of_uplinks, *made.findings)
+        ):
+            faults.append(NO_PICK_UP)
         if made.findings != self._of_ways:
             self._of_ways = made.findings
-            self._log.info("ways changed", left_to_stack=made.left_to_stack, findings=[f"{found.where}: {found.reason}" for found in made.findings])
+            self._log.info(
+                "ways changed",
+                left_to_stack=made.left_to_stack,
+                findings=[f"{found.where}: {found.reason}" for found in made.findings],
+            )
         return changes
 
     def detach_others(self, faults: list[str]) -> None:
-        """Detaches what nobody needs. A pod whose interface could not be attached to is no reason to detach from it."""
+        """Detaches what nobody needs. A pod whose interface could not be attached to is no reason to detach
+        from it."""
         wanted = {**dict.fromkeys(self._pods, POD_PROGRAMS), **dict.fromkeys(self._uplinks, UPLINK_PROGRAMS)}
         try:
             detached = self._attacher.detach_others(wanted)
@@ -112,7 +136,8 @@ class Placement:
             self._log.info("detached", programs=detached)
 
     def _verify(self, faults: list[str]) -> None:
-        """Finds out what of ours somebody else detached. The kernel tells of filters (`suspect`), not of links."""
+        """Finds out what of ours somebody else detached. The kernel tells of filters (`suspect`), not of
+        links."""
         if time.monotonic() < self._verify_s:
             return
         self._verify_s = time.monotonic() + VERIFY_S
@@ -123,5 +148,7 @@ class Placement:
             faults.append(f"what is attached is not known: {error}")
             return
         if lost:
-            self._log.warning("programs were detached by somebody else: attaching them again",
-                              programs=[f"{name} at {index}" for index, name in lost])
+            self._log.warning(
+                "programs were detached by somebody else: attaching them again",
+                programs=[f"{name} at {index}" for index, name in lost],
+            )

@@ -1,14 +1,15 @@
-"""Which interfaces packets may be sent to past the node's stack, and which pods and uplinks bear our programs at all:
-pure.
+"""Which interfaces packets may be sent to past the node's stack, and which pods and uplinks bear our programs
+at all: pure.
 
 Rules:
-- Nothing of others is passed by: no policy of IPsec, no queueing discipline or classic filter at an ingress, no
-  rule that a look-up by a program does not follow. What would be is left to the stack, or not attached to, and told.
+- Nothing of others is passed by: no policy of IPsec, no queueing discipline or classic filter at an ingress,
+  no rule that a look-up by a program does not follow. What would be is left to the stack, or not attached to,
+  and told.
 - Both directions of a connection go the same way, or connection tracking sees half of it. So an uplink bears
-  wharf_from_net exactly when it is sent to directly, and when the way to one pod is not direct, the whole node is left
-  to the stack.
-- What is attached to a pod stays: its open connections need the translator. Only a pod that has none is refused one.
-"""
+  wharf_from_net exactly when it is sent to directly, and when the way to one pod is not direct, the whole
+  node is left to the stack.
+- What is attached to a pod stays: its open connections need the translator. Only a pod that has none is
+  refused one."""
 
 from __future__ import annotations
 
@@ -27,19 +28,18 @@ OURS = POD_PROGRAMS | UPLINK_PROGRAMS | set(HOLDING.values())
 NODE = "the node"
 NOT_NEEDED = "none is needed"
 REMEDIES = {
-    "FiltersOfOthers": "take it away (a bandwidth limit: the pod's annotation kubernetes.io/egress-bandwidth; a program: "
-                       "the release of its maker that attaches by tcx), or leave it so",
+    "FiltersOfOthers": "take it away (a limit: the annotation kubernetes.io/egress-bandwidth; a program: "
+    "the release of its maker that attaches by tcx), or leave it so",
     "InterfaceKind": "give the pod a network whose interface is a veth, or do not inject it",
-    "PortOfAnother": "if what it is a port of is a bridge or a bond, name that as the uplink (chart value agent.uplinks)",
-    "PortsOfAnother": f"{NOT_NEEDED}; to a plain bridge of pods, or by routes to pods' own interfaces, packets go direct",
-    "BridgeLeadsElsewhere": f"{NOT_NEEDED}; to a bridge of pods alone, or one that is an uplink, packets go direct",
+    "PortOfAnother": "if that is a bridge or a bond, name it as the uplink (chart value agent.uplinks)",
+    "PortsOfAnother": f"{NOT_NEEDED}; to a plain bridge, or routes to pods' own interfaces, they go direct",
+    "BridgeLeadsElsewhere": f"{NOT_NEEDED}; to a bridge of pods alone, or an uplink, they go direct",
     "NoEthernetHeader": f"{NOT_NEEDED}; VXLAN or routes in place of the tunnel would be direct",
     "IpsecPolicies": f"{NOT_NEEDED}; once there are no policies (ip xfrm policy), packets go direct again",
     "RulesNotFollowed": f"{NOT_NEEDED}; rules by address (from, to) are followed",
-    "RulesByMark": f"{NOT_NEEDED}, unless pods' packets to pods are marked: agent.uplinks: [none] leaves the wire to the "
-                   "stack",
+    "RulesByMark": f"{NOT_NEEDED}, unless pods' packets to pods are marked: agent.uplinks: [none] leaves the "
+    "wire to the stack",
     "ProgramsBehindOurs": "if it must see all packets, attach it before ours (BPF_F_BEFORE)",
-    "NoTcx": "Linux 6.6 and later have tcx",
 }
 Attached = Mapping[int, frozenset[str]]
 """Interface index -> names of our programs there."""
@@ -47,7 +47,8 @@ Attached = Mapping[int, frozenset[str]]
 
 @dataclass(frozen=True)
 class Ways:
-    """What the programs are told, each interface's bits and whether nothing goes past the stack; and what people are."""
+    """What the programs are told, each interface's bits and whether nothing goes past the stack; and what
+    people are."""
 
     bits: Mapping[int, InterfaceBit]
     left_to_stack: bool
@@ -57,17 +58,28 @@ class Ways:
 def refusals(node: Surroundings, pods: Collection[int], attached: Attached) -> dict[int, Finding]:
     """The interfaces among `pods` that get no program, and why."""
     others = _others_at_ingress(node)
-    return {index: _finding(Effect.REFUSED, _name(node, index), "FiltersOfOthers",
-                            f"{others[index]} is at the ingress of its interface {_short(node, index)}; what our program "
-                            "sends on would pass it by, so the pod is unaware")
-            for index in pods if index in others and index not in attached}
+    return {
+        index: _finding(
+            Effect.REFUSED,
+            _name(node, index),
+            "FiltersOfOthers",
+            f"{others[index]} is at the ingress of its interface {_short(node, index)}; what our program "
+            "sends on would pass it by, so the pod is unaware",
+        )
+        for index in pods
+        if index in others and index not in attached
+    }
 
 
 def foreign_interface(kind: str) -> Finding:
     """A pod whose own interface is of a kind that has no host side to attach to."""
-    return _finding(Effect.REFUSED, "", "InterfaceKind",
-                    f"its interface is of kind {kind or 'physical'}, and only a veth has a side at the node that bears "
-                    "programs, so the pod is unaware")
+    return _finding(
+        Effect.REFUSED,
+        "",
+        "InterfaceKind",
+        f"its interface is of kind {kind or 'physical'}, and only a veth has a side at the node that bears "
+        "programs, so the pod is unaware",
+    )
 
 
 def open_uplinks(node: Surroundings, uplinks: Iterable[int]) -> tuple[frozenset[int], tuple[Finding, ...]]:
@@ -76,36 +88,58 @@ def open_uplinks(node: Surroundings, uplinks: Iterable[int]) -> tuple[frozenset[
     for index in sorted(uplinks):
         master = node.interfaces[index].master if index in node.interfaces else 0
         if index in others:
-            findings.append(_left(node, index, "FiltersOfOthers",
-                                  f"{others[index]} is at its ingress, which packets sent on would pass by"))
+            findings.append(
+                _left(
+                    node,
+                    index,
+                    "FiltersOfOthers",
+                    f"{others[index]} is at its ingress, which packets sent on would pass by",
+                )
+            )
         elif master:
-            findings.append(_left(node, index, "PortOfAnother", f"it is a port of {_short(node, master)}, which has "
-                                  "the say over what it receives"))
+            findings.append(
+                _left(
+                    node,
+                    index,
+                    "PortOfAnother",
+                    f"it is a port of {_short(node, master)}, which has the say over what it receives",
+                )
+            )
         else:
             found.add(index)
     return frozenset(found), (*findings, *_headerless(node))
 
 
-def ways(node: Surroundings, attached: Attached, behind: Collection[int] = (), *, classic: bool = False) -> Ways:
-    """`attached`: our programs, as they were read back; `behind`: interfaces where programs of others come after ours;
-    `classic`: whether programs became classic filters though links were wished for."""
+def ways(node: Surroundings, attached: Attached, behind: Collection[int] = ()) -> Ways:
+    """`attached`: our programs, as they were read back; `behind`: interfaces where programs of others come
+    after ours."""
     uplinks = {index for index, names in attached.items() if names >= UPLINK_PROGRAMS}
-    pods = sorted(index for index, names in attached.items() if names >= POD_PROGRAMS and index in node.interfaces)
+    pods = sorted(
+        index for index, names in attached.items() if names >= POD_PROGRAMS and index in node.interfaces
+    )
     others = _others_at_ingress(node)
     leaving = [*_of_ipsec(node), *_of_rules(node, pods)]
-    leaving += [_left(node, index, "FiltersOfOthers", f"{others[index]} came to the ingress of a pod whose connections go on")
-                for index in pods if index in others]
+    leaving += [
+        _left(
+            node,
+            index,
+            "FiltersOfOthers",
+            f"{others[index]} came to the ingress of a pod whose connections go on",
+        )
+        for index in pods
+        if index in others
+    ]
     bits: dict[int, InterfaceBit] = dict.fromkeys(uplinks & node.interfaces.keys(), InterfaceBit.DIRECT)
     for way in sorted({node.interfaces[index].master or index for index in pods}):
         wrong = None if way in pods or way in uplinks else _wrong_with(node, way, others)
         if wrong:
             leaving.append(wrong)
         else:
-            bits[way] = InterfaceBit.DIRECT
+            bits[way] = InterfaceBit.DIRECT if way in uplinks else InterfaceBit.DIRECT | InterfaceBit.PODS
     for index in node.strict & node.interfaces.keys():
         if not node.interfaces[index].master:  # nobody asks for a port's own value
             bits[index] = bits.get(index, InterfaceBit(0)) | InterfaceBit.STRICT
-    return Ways(bits, bool(leaving), (*leaving, *_notes(node, pods, behind, classic)))
+    return Ways(bits, bool(leaving), (*leaving, *_notes(node, pods, behind)))
 
 
 def _wrong_with(node: Surroundings, master: int, others: Mapping[int, str]) -> Finding | None:
@@ -113,14 +147,29 @@ def _wrong_with(node: Surroundings, master: int, others: Mapping[int, str]) -> F
     found = node.interfaces.get(master)
     if found is None or found.kind != "bridge" or found.master:
         kind = found.kind or "physical" if found else "in another namespace"
-        return _left(node, master, "PortsOfAnother", f"pods' interfaces are its ports, and it ({kind}) is no bridge to "
-                     "which routes lead")
+        return _left(
+            node,
+            master,
+            "PortsOfAnother",
+            f"pods' interfaces are its ports, and it ({kind}) is no bridge to which routes lead",
+        )
     if master in others:
-        return _left(node, master, "FiltersOfOthers",
-                     f"{others[master]} is at its ingress, which pods' packets sent on would pass by")
-    astray = sorted(port.name for port in node.interfaces.values() if port.master == master and not _leads_to_a_pod(port))
+        return _left(
+            node,
+            master,
+            "FiltersOfOthers",
+            f"{others[master]} is at its ingress, which pods' packets sent on would pass by",
+        )
+    astray = sorted(
+        port.name for port in node.interfaces.values() if port.master == master and not _leads_to_a_pod(port)
+    )
     if astray:
-        return _left(node, master, "BridgeLeadsElsewhere", f"its port {astray[0]} leads to others than this node's pods")
+        return _left(
+            node,
+            master,
+            "BridgeLeadsElsewhere",
+            f"its port {astray[0]} leads to others than this node's pods",
+        )
     return None
 
 
@@ -129,10 +178,20 @@ def _leads_to_a_pod(port: Interface) -> bool:
 
 
 def _others_at_ingress(node: Surroundings) -> dict[int, str]:
-    """Interface -> what of others is at its ingress, and is passed by when our program there sends a packet on."""
-    found = {each.interface: f"a {each.kind} filter{each.name and ' ' + each.name} (priority {each.priority})"
-             for each in reversed(node.filters) if each.direction == "ingress" and not _is_ours(each)}
-    return {**found, **{index: "an ingress qdisc" for index, kind in node.qdiscs.items() if kind == "ingress"}}
+    """Interface -> what of others is at its ingress, and is passed by when our program there sends a packet
+    on."""
+    names = {each.name: index for index, each in node.interfaces.items()}
+    chains = {names[name]: f"nftables' chain {chain}" for name, chain in node.chains.items() if name in names}
+    found = {
+        each.interface: f"a {each.kind} filter{each.name and ' ' + each.name} (priority {each.priority})"
+        for each in reversed(node.filters)
+        if each.direction == "ingress" and not _is_ours(each)
+    }
+    return {
+        **chains,
+        **found,
+        **{index: "an ingress qdisc" for index, kind in node.qdiscs.items() if kind == "ingress"},
+    }
 
 
 def _is_ours(found: Filter) -> bool:
@@ -140,18 +199,29 @@ def _is_ours(found: Filter) -> bool:
 
 
 def _headerless(node: Surroundings) -> Iterator[Finding]:
-    """Interfaces without an Ethernet header by which routes lead: tunnels of IPIP, WireGuard and their like."""
+    """Interfaces without an Ethernet header by which routes lead: tunnels of IPIP, WireGuard and their
+    like."""
     leading = {route.interface for route in node.routes}
     for index, found in sorted(node.interfaces.items()):
         if index in leading and not found.ethernet and found.name != "lo":
-            yield _left(node, index, "NoEthernetHeader", f"it ({found.kind or 'of no kind'}) has no Ethernet header, so it "
-                        "bears no program, and packets by it are left to the stack")
+            yield _left(
+                node,
+                index,
+                "NoEthernetHeader",
+                f"it ({found.kind or 'of no kind'}) has no Ethernet header, so it "
+                "bears no program, and packets by it are left to the stack",
+            )
 
 
 def _of_ipsec(node: Surroundings) -> Iterator[Finding]:
     if node.ipsec_policies:
-        yield _finding(Effect.STACK, NODE, "IpsecPolicies", f"it has {node.ipsec_policies} policies of IPsec (xfrm), which only "
-                       "the stack obeys, so nothing is sent past it")
+        yield _finding(
+            Effect.STACK,
+            NODE,
+            "IpsecPolicies",
+            f"it has {node.ipsec_policies} policies of IPsec (xfrm), which only "
+            "the stack obeys, so nothing is sent past it",
+        )
 
 
 def _of_rules(node: Surroundings, pods: Iterable[int]) -> Iterator[Finding]:
@@ -161,20 +231,31 @@ def _of_rules(node: Surroundings, pods: Iterable[int]) -> Iterator[Finding]:
     asked = {f"iif {rule.incoming}" for rule in node.rules if rule.incoming in names}
     asked |= {word for rule in node.rules for word in rule.unfollowed}
     if asked and pods:
-        yield _finding(Effect.STACK, NODE, "RulesNotFollowed", f"routing rules ask for {', '.join(sorted(asked))}, which only "
-                       "the stack follows, so nothing is sent past it")
+        yield _finding(
+            Effect.STACK,
+            NODE,
+            "RulesNotFollowed",
+            f"routing rules ask for {', '.join(sorted(asked))}, which only "
+            "the stack follows, so nothing is sent past it",
+        )
 
 
-def _notes(node: Surroundings, pods: Collection[int], behind: Iterable[int], classic: bool) -> Iterator[Finding]:
+def _notes(node: Surroundings, pods: Collection[int], behind: Iterable[int]) -> Iterator[Finding]:
     if pods and any(rule.marked for rule in node.rules):
-        yield _finding(Effect.NOTED, NODE, "RulesByMark", "routing rules ask for firewall marks; packets that are sent past "
-                       "the stack have none and are routed so")
+        yield _finding(
+            Effect.NOTED,
+            NODE,
+            "RulesByMark",
+            "routing rules ask for firewall marks; packets that are sent past "
+            "the stack have none and are routed so",
+        )
     for index in sorted(behind):
-        yield _finding(Effect.NOTED, _name(node, index), "ProgramsBehindOurs", "a tcx program of somebody else comes after ours "
-                       "and does not see what ours sends on")
-    if classic:
-        yield _finding(Effect.NOTED, NODE, "NoTcx", "the kernel has no tcx, so programs are classic filters, which anybody's "
-                       "tc qdisc del takes away until the agent notices")
+        yield _finding(
+            Effect.NOTED,
+            _name(node, index),
+            "ProgramsBehindOurs",
+            "a tcx program of somebody else comes after ours and does not see what ours sends on",
+        )
 
 
 def _left(node: Surroundings, index: int, reason: str, message: str) -> Finding:

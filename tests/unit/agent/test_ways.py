@@ -12,6 +12,7 @@ from wharfinger_dataplane.netlink import Interface, Route
 from wharfinger_dataplane.netlink_node import Filter, Rule
 
 DIRECT, STRICT = InterfaceBit.DIRECT, InterfaceBit.STRICT
+PODS = DIRECT | InterfaceBit.PODS
 LO = Interface(1, "lo", "", False, 0, None)
 ETH0 = Interface(2, "eth0", "", True, 0, None, ("172.30.0.11",))
 CNI0 = Interface(3, "cni0", "bridge", True, 0, None, ("10.244.1.1",))
@@ -24,7 +25,14 @@ LIMIT = Filter(4, "ingress", "ingress", "u32", 49152)
 
 
 def node(*interfaces, **changes):
-    return Surroundings(**{"interfaces": {found.index: found for found in interfaces or (LO, ETH0, CNI0, PORT, OTHER, ROUTED)}, **changes})
+    return Surroundings(
+        **{
+            "interfaces": {
+                found.index: found for found in interfaces or (LO, ETH0, CNI0, PORT, OTHER, ROUTED)
+            },
+            **changes,
+        }
+    )
 
 
 def reasons(found):
@@ -33,11 +41,11 @@ def reasons(found):
 
 def test_an_uplink_and_a_bridge_of_pods_are_direct_and_the_bridges_ports_have_no_bit():
     made = ways(node(), BRIDGED)
-    assert (made.bits, made.left_to_stack, made.findings) == ({2: DIRECT, 3: DIRECT}, False, ())
+    assert (made.bits, made.left_to_stack, made.findings) == ({2: DIRECT, 3: PODS}, False, ())
 
 
 def test_a_pods_own_interface_is_direct_where_routes_lead_to_it():
-    assert ways(node(), {2: UPLINK_PROGRAMS, 6: POD_PROGRAMS}).bits == {2: DIRECT, 6: DIRECT}
+    assert ways(node(), {2: UPLINK_PROGRAMS, 6: POD_PROGRAMS}).bits == {2: DIRECT, 6: PODS}
 
 
 def test_without_programs_nothing_is_direct():
@@ -52,9 +60,15 @@ def test_an_interface_that_is_gone_has_no_bit():
     assert ways(node(), {99: UPLINK_PROGRAMS, 98: POD_PROGRAMS}).bits == {}
 
 
-@pytest.mark.parametrize("astray", [
-    Interface(9, "eth1", "", True, 0, None, master=3), Interface(9, "vxlan1", "vxlan", True, 0, None, master=3),
-    Interface(9, "vethwe-bridge", "veth", True, 10, None, master=3)], ids=["hardware", "vxlan", "veth-at-home"])
+@pytest.mark.parametrize(
+    "astray",
+    [
+        Interface(9, "eth1", "", True, 0, None, master=3),
+        Interface(9, "vxlan1", "vxlan", True, 0, None, master=3),
+        Interface(9, "vethwe-bridge", "veth", True, 10, None, master=3),
+    ],
+    ids=["hardware", "vxlan", "veth-at-home"],
+)
 def test_a_bridge_with_a_port_that_leads_elsewhere_leaves_the_node_to_the_stack(astray):
     made = ways(node(LO, ETH0, CNI0, PORT, astray), BRIDGED)
     assert (made.bits, made.left_to_stack) == ({2: DIRECT}, True)
@@ -64,11 +78,18 @@ def test_a_bridge_with_a_port_that_leads_elsewhere_leaves_the_node_to_the_stack(
 def test_a_bridge_that_is_an_uplink_is_direct_wherever_its_ports_lead():
     astray = Interface(9, "eth1", "", True, 0, None, master=3)
     made = ways(node(LO, CNI0, PORT, astray), {3: UPLINK_PROGRAMS, 4: POD_PROGRAMS})
-    assert (made.bits, made.left_to_stack) == ({3: DIRECT}, False)
+    assert (made.bits, made.left_to_stack) == ({3: PODS}, False)
 
 
-@pytest.mark.parametrize("master", [Interface(3, "ovs-system", "openvswitch", True, 0, None), Interface(3, "vrf1", "vrf", True, 0, None),
-                                    replace(CNI0, master=8)], ids=["openvswitch", "vrf", "bridge-in-a-vrf"])
+@pytest.mark.parametrize(
+    "master",
+    [
+        Interface(3, "ovs-system", "openvswitch", True, 0, None),
+        Interface(3, "vrf1", "vrf", True, 0, None),
+        replace(CNI0, master=8),
+    ],
+    ids=["openvswitch", "vrf", "bridge-in-a-vrf"],
+)
 def test_pods_at_something_else_than_a_plain_bridge_leave_the_node_to_the_stack(master):
     made = ways(node(LO, ETH0, master, PORT), BRIDGED)
     assert made.left_to_stack
@@ -81,21 +102,41 @@ def test_filters_of_others_at_a_bridge_of_pods_leave_the_node_to_the_stack():
     assert (made.bits, made.left_to_stack) == ({2: DIRECT}, True)
 
 
-@pytest.mark.parametrize("what", [
-    Filter(4, "egress", "clsact", "u32", 1), Filter(4, "ingress", "clsact", "bpf", PRIORITY, "wharf_from_pod", 7),
-    Filter(4, "ingress", "clsact", "bpf", HOLD_PRIORITY, "wharf_hold_from_pod", 8)], ids=["egress", "ours", "our-hold"])
+@pytest.mark.parametrize(
+    "what",
+    [
+        Filter(4, "egress", "clsact", "u32", 1),
+        Filter(4, "ingress", "clsact", "bpf", PRIORITY, "wharf_from_pod", 7),
+        Filter(4, "ingress", "clsact", "bpf", HOLD_PRIORITY, "wharf_hold_from_pod", 8),
+    ],
+    ids=["egress", "ours", "our-hold"],
+)
 def test_filters_at_an_egress_and_our_own_stand_against_nothing(what):
     found = node(qdiscs={4: "clsact"}, filters=(what,))
     assert refusals(found, {4}, {}) == {}
     assert ways(found, BRIDGED).findings == ()
 
 
-@pytest.mark.parametrize(("what", "words"), [
-    (node(qdiscs={4: "ingress"}, filters=(LIMIT,)), "an ingress qdisc is at the ingress of its interface v1"),
-    (node(qdiscs={4: "ingress"}), "an ingress qdisc is at"),
-    (node(qdiscs={4: "clsact"}, filters=(Filter(4, "ingress", "clsact", "bpf", 1, "cil_from"),)), "a bpf filter cil_from (priority 1)"),
-    (node(qdiscs={4: "clsact"}, filters=(Filter(4, "ingress", "clsact", "bpf", 1, "wharf_from_pod"),)), "a bpf filter wharf_from_pod (priority 1)")],
-    ids=["limit", "empty-qdisc", "program", "our-name-elsewhere"])
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        (
+            node(qdiscs={4: "ingress"}, filters=(LIMIT,)),
+            "an ingress qdisc is at the ingress of its interface v1",
+        ),
+        (node(qdiscs={4: "ingress"}), "an ingress qdisc is at"),
+        (node(chains={"v1": "guard in", "gone": "guard in"}), "nftables' chain guard in is at the ingress"),
+        (
+            node(qdiscs={4: "clsact"}, filters=(Filter(4, "ingress", "clsact", "bpf", 1, "cil_from"),)),
+            "a bpf filter cil_from (priority 1)",
+        ),
+        (
+            node(qdiscs={4: "clsact"}, filters=(Filter(4, "ingress", "clsact", "bpf", 1, "wharf_from_pod"),)),
+            "a bpf filter wharf_from_pod (priority 1)",
+        ),
+    ],
+    ids=["limit", "empty-qdisc", "chain", "program", "our-name-elsewhere"],
+)
 def test_a_pod_with_something_of_others_at_its_ingress_is_refused(what, words):
     [(index, finding)] = refusals(what, {4, 5}, {}).items()
     assert index == 4
@@ -131,7 +172,11 @@ def test_an_uplink_that_is_a_port_of_another_bears_no_program():
 
 
 def test_an_interface_without_ethernet_headers_by_which_routes_lead_is_told():
-    routes = (Route(2, "", "172.30.0.1"), Route(7, "10.244.2.0/24", "172.30.0.12"), Route(1, "127.0.0.0/8", ""))
+    routes = (
+        Route(2, "", "172.30.0.1"),
+        Route(7, "10.244.2.0/24", "172.30.0.12"),
+        Route(1, "127.0.0.0/8", ""),
+    )
     _, findings = open_uplinks(node(LO, ETH0, TUNNEL, routes=routes), {2})
     assert reasons(findings) == [(Effect.STACK, "interface tunl0", "NoEthernetHeader")]
     assert "(ipip)" in findings[0].message
@@ -139,13 +184,21 @@ def test_an_interface_without_ethernet_headers_by_which_routes_lead_is_told():
 
 def test_a_policy_of_ipsec_leaves_the_node_to_the_stack():
     made = ways(node(ipsec_policies=2), BRIDGED)
-    assert (made.bits, made.left_to_stack) == ({2: DIRECT, 3: DIRECT}, True)
+    assert (made.bits, made.left_to_stack) == ({2: DIRECT, 3: PODS}, True)
     assert reasons(made.findings) == [(Effect.STACK, NODE, "IpsecPolicies")]
 
 
-@pytest.mark.parametrize(("rule", "left"), [
-    (Rule(), False), (Rule(incoming="cni0"), True), (Rule(incoming="eth0"), False), (Rule(incoming="v1"), False),
-    (Rule(unfollowed=("dport",)), True)], ids=["plain", "bridge", "uplink", "port", "by-port"])
+@pytest.mark.parametrize(
+    ("rule", "left"),
+    [
+        (Rule(), False),
+        (Rule(incoming="cni0"), True),
+        (Rule(incoming="eth0"), False),
+        (Rule(incoming="v1"), False),
+        (Rule(unfollowed=("dport",)), True),
+    ],
+    ids=["plain", "bridge", "uplink", "port", "by-port"],
+)
 def test_rules_that_a_look_up_does_not_follow_leave_the_node_to_the_stack(rule, left):
     made = ways(node(rules=(rule,)), BRIDGED)
     assert made.left_to_stack == left
@@ -161,15 +214,17 @@ def test_rules_stand_against_nothing_where_no_pod_is_ours():
 
 
 def test_what_only_wants_to_be_known_leaves_nothing_to_the_stack():
-    made = ways(node(rules=(Rule(marked=True),)), BRIDGED, behind={4}, classic=True)
+    made = ways(node(rules=(Rule(marked=True),)), BRIDGED, behind={4})
     assert not made.left_to_stack
     assert reasons(made.findings) == [
-        (Effect.NOTED, NODE, "RulesByMark"), (Effect.NOTED, "interface v1", "ProgramsBehindOurs"), (Effect.NOTED, NODE, "NoTcx")]
+        (Effect.NOTED, NODE, "RulesByMark"),
+        (Effect.NOTED, "interface v1", "ProgramsBehindOurs"),
+    ]
 
 
 def test_a_strict_reverse_path_filter_is_told_of_every_interface_but_ports():
     made = ways(node(strict=frozenset({2, 3, 4, 6, 77})), BRIDGED)
-    assert made.bits == {2: DIRECT | STRICT, 3: DIRECT | STRICT, 6: STRICT}
+    assert made.bits == {2: DIRECT | STRICT, 3: PODS | STRICT, 6: STRICT}
 
 
 def test_every_reason_has_a_remedy_and_fits_the_schema():

@@ -110,7 +110,7 @@ def test_a_pool_that_is_not_programmed_is_told_once_with_the_operators_own_words
 
 REFUSED = Finding(effect=Effect.REFUSED, where="Pod shop/client-1", reason="FiltersOfOthers", message="a limit is there", remedy="take it away")
 STACK = Finding(effect=Effect.STACK, where="interface tunl0", reason="NoEthernetHeader", message="it has no header", remedy="none is needed")
-NOTED = Finding(effect=Effect.NOTED, where="the node", reason="NoTcx", message="the kernel has no tcx", remedy="a later one")
+NOTED = Finding(effect=Effect.NOTED, where="the node", reason="RulesByMark", message="rules ask for marks", remedy="none")
 
 
 def test_a_pod_that_is_refused_a_translator_is_a_problem_and_what_takes_the_stack_is_a_note():
@@ -118,7 +118,7 @@ def test_a_pod_that_is_refused_a_translator_is_a_problem_and_what_takes_the_stac
     assert [(problem.where, problem.what, problem.remedy) for problem in view.problems] == [
         ("Pod shop/client-1", "has no translator on node node-1 (FiltersOfOthers): a limit is there", "take it away")]
     assert [(note.where, note.what) for note in view.notes] == [
-        ("node node-1, interface tunl0", "it has no header (NoEthernetHeader)"), ("node node-1", "the kernel has no tcx (NoTcx)")]
+        ("node node-1, interface tunl0", "it has no header (NoEthernetHeader)"), ("node node-1", "rules ask for marks (RulesByMark)")]
     assert "! node node-1, interface tunl0: it has no header (NoEthernetHeader)\n  → none is needed" in printed(view)
 
 

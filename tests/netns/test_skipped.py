@@ -1,0 +1,169 @@
+"""What the node's stack would not let through does not get through past it either: spoofed and martian
+sources, frames that are not for this node, what policies of IPsec block. At a service port all of it ends as
+it does at any other port."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from support.lab import Lab, Node, Pod, Role, fall_back, inside, sh
+from support.layouts import blocked, nft
+from support.packets import tcp
+from support.slices import VIRTUAL, pool_slice
+from support.traffic import Client, checksum, server
+
+BYTES = 300_000
+UNUSED = "10.99.2.200"
+"""An address of the second node's pods that none of them has."""
+
+
+def send(namespace: str, interface: str, frame: bytes) -> None:
+    def work() -> None:
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as channel:
+            channel.bind((interface, 0))
+            channel.send(frame)
+
+    inside(namespace, work)
+
+
+def mac(namespace: str, interface: str) -> bytes:
+    shown = sh(f"ip -n {namespace} -o link show {interface}")
+    return bytes.fromhex(shown.split("link/ether ")[1].split()[0].replace(":", ""))
+
+
+def from_the_wire(lab: Lab, source: str, pod: Pod, port: int, to: bytes = b"", tag: bytes = b"") -> None:
+    """A SYN comes to the pod's node by its uplink; `to`: another's link address; `tag`: a VLAN's."""
+    packet = tcp(f"{source}:5555", f"{pod.address}:{port}", "S", seq=9)[12:]
+    frame = (to or mac(pod.node.name, "uplink")) + b"\x02\0\0\0\0\x09" + tag + packet
+    send(lab.switch, f"port{pod.node.number}", frame)
+
+
+@contextmanager
+def reaches_nobody(pod: Pod) -> Iterator[None]:
+    """None of the SYNs of `from_the_wire` meanwhile comes to the pod's stack, and none is sent on to the pod
+    past the node's."""
+    nft(
+        pod,
+        "add table ip seen; add chain ip seen c { type filter hook prerouting priority -400; };"
+        "add rule ip seen c tcp sport 5555 counter",
+    )
+    far = counting(pod.node)
+    yield
+    time.sleep(0.3)
+    assert "counter packets 0 " in sh(f"nsenter --net=/run/netns/{pod.name} nft list table ip seen")
+    assert not far()["from_net", "net_service_port"]
+
+
+@pytest.fixture
+def pod(lab: Lab) -> Iterator[Pod]:
+    """A server on the second node that serves, its client on the first, where kube-proxy stands behind it."""
+    client, made = (
+        lab.add_pod(lab.nodes[0], "client", Role.CLIENT),
+        lab.add_pod(lab.nodes[1], "a", Role.SERVER),
+    )
+    for node in lab.nodes:
+        node.tables.apply([pool_slice({"a": made.address})])
+    fall_back(client.node, VIRTUAL, made)
+    with server(made):
+        yield made
+
+
+def ask(lab: Lab) -> None:
+    """An aware connection works, its first SYN answered."""
+    with Client(lab.pods["client"], VIRTUAL, 80, timeout=0.9) as connection:
+        connection.ask()
+
+
+def counting(node: Node) -> Callable[[], Counter]:
+    before = Counter(node.counts())
+    return lambda: Counter(node.counts()) - before
+
+
+def connects(client: Pod, address: str, port: int) -> bool:
+    try:
+        Client(client, address, port, timeout=4).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_what_a_policy_of_ipsec_blocks_is_blocked_for_aware_connections_too(lab, pod):
+    client, node = lab.pods["client"], lab.nodes[0]
+    with Client(client, VIRTUAL, 80) as connection:
+        connection.ask()
+        blocked(node, pod)
+        node.settle()
+        assert not connects(client, pod.address, 8080)
+        assert not connects(client, VIRTUAL, 80)
+        sh(f"ip -n {node.name} xfrm policy flush")
+        node.settle()
+        connection.ask()
+
+
+@pytest.mark.parametrize("port", [8080, 20_001])
+def test_a_spoofed_source_is_refused_at_a_service_port_as_at_any_other(lab, pod, port):
+    for where in ("all", "uplink"):
+        file = Path(f"/proc/sys/net/ipv4/conf/{where}/rp_filter")
+        inside(pod.node.name, lambda file=file: file.write_text("1"))
+    pod.node.settle()
+    with reaches_nobody(pod):
+        from_the_wire(lab, UNUSED, pod, port)
+    ask(lab)
+
+
+@pytest.mark.parametrize("port", [8080, 20_001])
+@pytest.mark.parametrize(
+    "source", ["127.0.0.1", "224.0.0.1", "0.0.0.0", "172.31.0.2"], ids=["loopback", "group", "nobody", "own"]
+)
+def test_a_source_that_can_be_nobodys_is_refused_at_a_service_port_as_at_any_other(lab, pod, port, source):
+    """Martians, which the stack refuses whatever its reverse-path filter."""
+    with reaches_nobody(pod):
+        from_the_wire(lab, source, pod, port)
+    ask(lab)
+
+
+TAG = b"\x81\x00\x00\x42"
+
+
+@pytest.mark.parametrize("port", [8080, 20_001])
+def test_a_tagged_frame_at_the_uplink_does_not_reach_a_pod(lab, pod, port):
+    with reaches_nobody(pod):
+        from_the_wire(lab, "10.99.1.10", pod, port, tag=TAG)
+
+
+def test_a_tagged_frame_of_a_pod_does_not_leave_the_node(lab, pod):
+    client, near = lab.pods["client"], counting(lab.nodes[0])
+    packet = tcp(f"{client.address}:40001", f"{VIRTUAL}:80", "S", seq=77)[12:]
+    send(client.name, "eth0", mac(client.node.name, "cni0") + mac(client.name, "eth0") + TAG + packet)
+    time.sleep(0.3)
+    assert not near()["from_pod", "client_syn"]
+
+
+@pytest.mark.parametrize("port", [8080, 20_001])
+@pytest.mark.parametrize("to", [b"\x02\0\0\0\0\x77", b"\xff" * 6], ids=["another", "all"])
+def test_a_frame_for_another_link_address_does_not_reach_a_pod(lab, pod, port, to):
+    with reaches_nobody(pod):
+        from_the_wire(lab, "10.99.1.10", pod, port, to=to)
+
+
+def test_a_next_hop_of_the_other_family_is_gone_by(lab, pod):
+    """IPv4 routes by IPv6 gateways (RFC 8950), as BGP without numbered links has them."""
+    for node in lab.nodes:
+        sh(f"ip -n {node.name} -6 addr add fe80::{node.number}/64 dev uplink nodad")
+    for node, other in (lab.nodes, lab.nodes[::-1]):
+        sh(
+            f"ip -n {node.name} route replace 10.99.{other.number}.0/24 "
+            f"via inet6 fe80::{other.number} dev uplink"
+        )
+        node.settle()
+    near = counting(lab.nodes[0])
+    with Client(lab.pods["client"], VIRTUAL, 80, timeout=0.9) as connection:
+        assert connection.get(BYTES) == checksum(BYTES)
+        assert connection.put(BYTES) == checksum(BYTES)
+    assert near()["to_pod", "client_redirected"] == 1

@@ -157,9 +157,11 @@ INLINE enum reason decide_from_uplink(struct __sk_buff *skb, struct work *w)
 {
 	const struct packet *p = &w->packet;
 	enum reason reason = decide_from_net(skb, w);
-	bool begins = p->proto == PROTO_TCP && !p->icmp_error && is_syn(p);
+	bool begins = reason == REASON_net_service_port || reason == REASON_net_redirect_port;
 
-	return begins && !has_reverse_path(skb, v4_of(&p->src), v4_of(&p->dst)) ? REASON_reverse_path : reason;
+	if (!begins || !is_syn(p) || has_reverse_path(skb, v4_of(&p->src), v4_of(&p->dst)))
+		return reason;
+	return REASON_reverse_path;
 }
 
 WHOLE_CHAIN(whole_from_pod, HOOK_FROM_POD, decide_from_pod)

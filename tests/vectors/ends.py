@@ -39,7 +39,7 @@ FIN_ARRIVES = to_server(tcp(C, SY, "FA", **AFTER), "server_receives", tcp(C, SP,
 FIN_BACK = server(tcp(SP, C, "FA", **BACK), "server_sends", tcp(SY, C, "FA", **BACK))
 FIN_BACK_ARRIVES = to_client(tcp(SY, C, "FA", **BACK), "client_receives", tcp(VX, C, "FA", **BACK))
 STRAY = to_server(tcp(C, SY, "PA", **AFTER, payload=b"x"), "server_unentered", tcp(C, SP, "PA", **AFTER, payload=b"x"))
-NO_ROUTE = {"way": "stack_no_route"}
+NO_HOOK = {"way": "stack_no_hook"}
 
 CLOSING = [
     Vector("a FIN of either end marks the entry and both together close it", [*SETTLED, FIN, FIN_ARRIVES, FIN_BACK, FIN_BACK_ARRIVES]),
@@ -245,7 +245,7 @@ ICMP = [
                 "icmp_translated",
                 icmp(ROUTER, SERVER, embedded(tcp(SP, C, "SA", **NUMBERS, options=NAMES_Y), ANSWER.out), code=1, keep=48),
             ),
-            Step("from_net", "u", icmp(ROUTER, SERVER, ANSWER.out, code=1, keep=48), "net_client", **NO_ROUTE),
+            Step("from_net", "u", icmp(ROUTER, SERVER, ANSWER.out, code=1, keep=48), "net_client", **NO_HOOK),
         ],
     ),
     Vector(
@@ -280,11 +280,11 @@ ICMP = [
     ),
     Vector(
         "an error from the net about a client's packet goes straight to its pod unchanged",
-        [*SETTLED, Step("from_net", "u", icmp(ROUTER, CLIENT, FROM_CLIENT), "net_client", icmp(ROUTER, CLIENT, FROM_CLIENT), **NO_ROUTE)],
+        [*SETTLED, Step("from_net", "u", icmp(ROUTER, CLIENT, FROM_CLIENT), "net_client", icmp(ROUTER, CLIENT, FROM_CLIENT), **NO_HOOK)],
     ),
     Vector(
         "an error from the net about a server's packet goes straight to its pod unchanged",
-        [*SETTLED, Step("from_net", "u", icmp(ROUTER, SERVER, FROM_SERVER), "net_client", icmp(ROUTER, SERVER, FROM_SERVER), **NO_ROUTE)],
+        [*SETTLED, Step("from_net", "u", icmp(ROUTER, SERVER, FROM_SERVER), "net_client", icmp(ROUTER, SERVER, FROM_SERVER), **NO_HOOK)],
     ),
     Vector(
         "an error about a connection of no entry is not ours",

@@ -244,9 +244,9 @@ SEVERAL_VECTORS = [
         slices=FAR,
     ),
     Vector(
-        "a packet whose way leads by an interface that bears no program is left to the stack",
-        [client(tcp(C, VX, "S", seq=ISN), "client_syn", tcp(C, f"10.99.3.1:{X}", "S", seq=ISN, options=TAG), way="stack_no_hook")],
-        slices=(pool_slice({"elsewhere": "10.99.3.1"}),),
+        "a packet to where no way leads is left to the stack",
+        [client(tcp(C, VX, "S", seq=ISN), "client_syn", tcp(C, f"10.98.0.1:{X}", "S", seq=ISN, options=TAG), way="stack_no_route")],
+        slices=(pool_slice({"elsewhere": "10.98.0.1"}),),
     ),
     Vector(
         "at a node with xfrm policies every packet is left to the stack",

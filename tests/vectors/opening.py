@@ -52,7 +52,7 @@ SERVICE_ANSWER = server(tcp(SP, C, "SA", **NUMBERS), "server_answers", tcp(SY, C
 GET = b"GET / HTTP/1.0\r\n\r\n"
 
 
-def answers(src: str, options: bytes, reason: str, out: bytes, way: str = "stack_no_route", **numbers: int):
+def answers(src: str, options: bytes, reason: str, out: bytes, way: str = "stack_no_hook", **numbers: int):
     """A SYN+ACK from `src` arrives at the client."""
     return to_client(tcp(src, C, "SA", **{**NUMBERS, **numbers}, options=options), reason, out, way=way)
 

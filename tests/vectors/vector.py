@@ -1,7 +1,8 @@
 """What a packet vector is: a sentence, the tables and pods it runs on, and what each packet shall become. Data only; `twins` runs it.
 
 The interfaces: `c`, `s`, `o` of three pods, `u` the uplink. There is a way past the stack only to 10.99.2.0/24, by `u`, whose MTU is
-1400. A packet to anything else is rewritten and then left to the stack; to 10.99.3.0/24, since `o` bears no program there.
+1400. A packet to 10.99.1.0/24 is rewritten and then left to the stack, since its way is by `o`, which bears no program there; to all else
+there is none.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Step:
     frame: bytes
     reason: str
     out: bytes | tuple[bytes, ...] | None = UNCHANGED
-    way: str = "stack_no_route"
+    way: str = "stack_no_hook"
     malformed: bool = False
     tells: bool | None = None
 

@@ -78,7 +78,7 @@ def test_a_bridge_with_a_port_that_leads_elsewhere_leaves_the_node_to_the_stack(
 def test_a_bridge_that_is_an_uplink_is_direct_wherever_its_ports_lead():
     astray = Interface(9, "eth1", "", True, 0, None, master=3)
     made = ways(node(LO, CNI0, PORT, astray), {3: UPLINK_PROGRAMS, 4: POD_PROGRAMS})
-    assert (made.bits, made.left_to_stack) == ({3: PODS}, False)
+    assert (made.bits, made.left_to_stack) == ({3: DIRECT}, False)
 
 
 @pytest.mark.parametrize(

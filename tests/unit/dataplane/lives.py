@@ -149,7 +149,8 @@ SITUATIONS = {
     "SERVER_ESTABLISHED, FIN_SEEN": Situation(SERVERS, (*JOINED, (IN, "FIN to Y")), held=True),
     "SERVER_ESTABLISHED, RESET_SEEN": Situation(SERVERS, (*JOINED, (IN, "other RST to Y")), held=True),
     "SERVER_ESTABLISHED, aside": Situation(SERVERS, JOINED, aside=True),
-    "SERVER_CLOSED": Situation(SERVERS, (*JOINED, (IN, "RST to Y")), held=True),
+    "SERVER_CLOSED": Situation(SERVERS, (*JOINED, (OUT, "RST"))),
+    "SERVER_CLOSED, TIME_WAIT": Situation(SERVERS, (*JOINED, (IN, "RST to Y")), held=True),
 }
 """By what a table of docs/architecture.md calls it: its state first, and what matters beside."""
 
@@ -190,10 +191,13 @@ class End:
 
     def state(self) -> str:
         """What the end remembers of the connection: its state, marks, and, after +, what opens beside."""
-        return (
-            " + ".join(self._of(table) for table in ("", "opening_", "closed_") if self._of(table))
-            or "nothing"
-        )
+        told = [self._of(phase) for phase in ("", "opening_", "closed_")]
+        told += [
+            f"{unpack_flow(flow).state.name}, substitute"
+            for key, flow in self.engine.items("opening_flows")
+            if key != self.key and not self.situation.wire
+        ]
+        return " + ".join(filter(None, told)) or "nothing"
 
     def _of(self, phase: str) -> str:
         if self.situation.wire:

@@ -19,6 +19,7 @@ TOP = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TOP / "tests" / "cluster"), str(TOP / "tests")]
 
 import programs  # noqa: E402
+import tools  # noqa: E402
 import traces  # noqa: E402
 from release import NAMESPACE, OTLP, Release, wait_for  # noqa: E402
 from rich.console import Console  # noqa: E402
@@ -26,6 +27,8 @@ from rich.table import Table  # noqa: E402
 from testbed import Cluster  # noqa: E402
 
 ROUNDS = 9
+PACKET_MOST = {"from_pod": 1.25, "to_pod": 2.0, "from_net": 1.25}
+"""What was aimed at, as ratios to forward only."""
 TRACES_MOST = 0.01
 """Of connections/s, at a tenth of the traces."""
 LOADS = {"connections": 3000, "latency": 4000, "bulk": 1_000_000_000}
@@ -166,11 +169,19 @@ def show(result: dict, console: Console) -> None:
     for figure, of in result["paths"].items():
         table.add_row(figure, *("{median:,.1f}  {ratio:.3f} ({least:.2f} to {greatest:.2f})".format(**of[path]) for path in PATHS))
     console.print(table)
-    table = Table(title="nanoseconds a packet, by the kernel's own account")
-    for column in ("program", "ours", "forward only", "ratio"):
+    for title, key in (("nanoseconds a packet of real TCP, by the kernel's own account", "programs"),
+                       ("nanoseconds an established data packet, by test runs", "established")):
+        table = Table(title=title)
+        for column in ("program", "ours", "forward only", "ratio", "most"):
+            table.add_column(column, justify="right")
+        for hook, of in result[key].items():
+            table.add_row(hook, f"{of['ours_ns']:.0f}", f"{of['forward_only_ns']:.0f}", f"{of['ratio']:.2f}", f"{PACKET_MOST[hook]:.2f}")
+        console.print(table)
+    table = Table(title="loads of others in a lab: the pod's address, the virtual address, their ratio (95 % intervals)")
+    for column in ("", "direct", "aware", "ratio"):
         table.add_column(column, justify="right")
-    for hook, of in result["programs"].items():
-        table.add_row(hook, f"{of['ours_ns']:.0f}", f"{of['forward_only_ns']:.0f}", f"{of['ratio']:.2f}")
+    for figure, of in result["tools"].items():
+        table.add_row(figure, f"{of['direct']:,.1f}", f"{of['aware']:,.1f}", "{:.3f} ({:.3f} to {:.3f})".format(of["ratio"], *of["interval"]))
     console.print(table)
     table = Table(title="traces, all on one processor: µs a connection; their share of it, and connections/s to those without (95 % intervals)")
     for column in ("share of traces", "without", "reports", "telemetry", "of without", "connections/s", "collector", "spans dropped"):
@@ -194,6 +205,7 @@ def main() -> None:
     result = {"taken": datetime.now(UTC).isoformat(timespec="seconds"), "rounds": rounds,
               "commit": subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=TOP).stdout.strip(),
               "paths": paths(release.cluster, rounds, console), "programs": programs.measure(rounds),
+              "established": programs.established(rounds), "tools": tools.measure(rounds),
               "traces": traces.measure(rounds),
               "change": change_to_table(release.cluster, rounds), "memory": memory(release.cluster)}
     folder = TOP / "bench" / "results"

@@ -1,6 +1,9 @@
-"""Nanoseconds a packet of each program, on the traffic of real TCP in a lab of two nodes, against programs that only forward.
+"""Nanoseconds a packet of each program in a lab of two nodes, against programs that only forward, taken in turn.
 
-The kernel's own account (BPF_ENABLE_STATS) of the same transfers, taken in turn: ours, theirs, ours, theirs.
+- `measure`: the traffic of real TCP, handshakes among it, by the kernel's own account (BPF_ENABLE_STATS), which itself costs some
+  90 ns a run.
+- `established`: one data packet of an established connection, by BPF_PROG_TEST_RUN. Each run changes the packet, so there are two
+  records, each of which makes of the packet what the other knows.
 """
 
 from __future__ import annotations
@@ -10,14 +13,20 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from support.lab import Lab, Role, bpffs, inside
+from support.lab import Lab, Pod, Role, bpffs, inside, sh
+from support.packets import tcp
 from support.slices import VIRTUAL, pool_slice
 from support.traffic import Client, checksum, server
 from wharfinger_dataplane import _bpf
+from wharfinger_dataplane import _records as records
+from wharfinger_dataplane._records import FlowState
 
 HOOKS = ("from_pod", "to_pod", "from_net")
 BYTES = 60_000_000
 CONNECTIONS = 400
+REPEAT, SLICES = 100, 30
+"""Runs of one packet at a time (its time to live ends after 254), and how often a round does that."""
+TIMESTAMPS = b"\x01\x01\x08\x0a" + bytes(8)
 
 
 def forward_only(folder: Path) -> _bpf.Object:
@@ -83,3 +92,56 @@ def _traffic(pod, address: str, port: int) -> None:
             connection.ask()
     with Client(pod, address, port, timeout=60) as connection:
         assert connection.get(BYTES) == checksum(BYTES)
+
+
+def established(rounds: int) -> dict[str, dict[str, float]]:
+    """hook -> {ours, forward_only, ratio}: medians over `rounds` of nanoseconds an established data packet."""
+    with tempfile.TemporaryDirectory() as name, bpffs(Path(name, "bpffs")) as pins:
+        lab = Lab(pins, "wharf-bench")
+        try:
+            return _established(lab, Path(name), rounds)
+        finally:
+            lab.close()
+
+
+def _established(lab: Lab, folder: Path, rounds: int) -> dict[str, dict[str, float]]:
+    near, far = lab.add_node(), lab.add_node()
+    client, backend = lab.add_pod(near, "client", Role.CLIENT), lab.add_pod(far, "a", Role.SERVER)
+    near.tables.apply([pool_slice({"a": backend.address})])
+    sh(f"ip -n {near.name} route add {VIRTUAL}/32 via {far.address}")
+    for address, interface in ((far.address, "uplink"), (client.address, "cni0")):
+        sh(f"ip -n {near.name} neigh replace {address} lladdr 02:00:00:00:00:09 dev {interface} nud permanent")
+    _both_ways(near, client, (VIRTUAL, 80), (backend.address, 20_001))
+    link = bytes.fromhex(sh(f"ip -n {near.name} -o link show uplink").split("link/ether ")[1].split()[0].replace(":", ""))
+    plain, ours, uplink = forward_only(folder), near.bpf.programs, lab.uplink(near)
+
+    def frame(src: str, dst: str) -> bytes:
+        made = tcp(src, dst, "A", seq=5, ack=6, ttl=255, options=TIMESTAMPS, payload=bytes(1000))
+        return link + made[len(link):]
+
+    out, back = frame(f"{client.address}:40000", f"{VIRTUAL}:80"), frame(f"{backend.address}:20001", f"{client.address}:40000")
+    packets = {"from_pod": (out, client.ifindex), "to_pod": (back, client.ifindex), "from_net": (back, uplink)}
+    seen: dict[str, dict[str, list[float]]] = {hook: {"ours": [], "forward_only": []} for hook in HOOKS}
+
+    def run() -> None:
+        for _ in range(rounds * SLICES):
+            for hook, (packet, ifindex) in packets.items():
+                for kind, program in (("ours", ours[f"wharf_{hook}"]), ("forward_only", plain.programs[f"plain_{hook}"])):
+                    seen[hook][kind].append(program.run(packet, ifindex=ifindex, repeat=REPEAT)[2])
+
+    inside(near.name, run)
+    plain.close()
+    counts = near.counts()
+    for hook, reason in (("from_pod", "client_sends"), ("to_pod", "client_receives"), ("from_net", "net_client")):
+        assert counts[hook, reason] == rounds * SLICES * REPEAT, counts
+    return {hook: _summary(kinds) for hook, kinds in seen.items()}
+
+
+def _both_ways(node, pod: Pod, virtual: tuple[str, int], server_: tuple[str, int]) -> None:
+    """Records of an established connection, and of another that leads back."""
+    for seen, behind in ((virtual, server_), (server_, virtual)):
+        flow = records.pack_flow(state=FlowState.CLIENT_ESTABLISHED, server=behind[0], wire_port=behind[1], scope=7, isn=1)
+        wire = records.pack_wire(state=FlowState.CLIENT_ESTABLISHED, ifindex=pod.ifindex, peer=seen[0], local_port=40_000,
+                                 peer_port=seen[1], isn=1)
+        node.bpf.maps["flows"].put(records.pack_flow_key(pod.address, 40_000, *seen, pod.ifindex), flow)
+        node.bpf.maps["wires"].put(records.pack_flow_key(pod.address, 40_000, *behind), wire)

@@ -2,7 +2,8 @@
  *
  * Rules (docs/protocol.md, "State of the ends"):
  * - The pod's own stack is the authority. Its RST counts, but for the one by which a handshake refuses a stranger's
- *   packet; its peer's FIN counts when the stack acknowledges it.
+ *   packet, and the one by which it answers a packet for want of a socket; its peer's FIN counts when the stack
+ *   acknowledges it.
  * - Anybody can send a FIN or RST. What the wire says is remembered (FIN_SEEN, RESET_SEEN) and counts when the stack agrees.
  * - A socket that is not found is not gone: nothing ends by that. */
 #ifndef WHARFINGER_ENDS_H
@@ -36,6 +37,17 @@ INLINE bool mark(struct flow *f, u32 isn, u8 set, u8 clear)
 	return false;
 }
 
+/* What a RST of the pod's own stack says of a flow with these marks. Without ACK it answers a packet, which may be a
+ * stranger's: where the socket is none that is found here, that does not say that there is none. */
+INLINE u8 own_reset(frame *fr, struct work *w, u8 marks)
+{
+	enum socket_seen seen = ask_stack(fr, w, &w->key, &w->numbers);
+
+	if (seen == SOCKET_PART)
+		return 0;
+	return seen == SOCKET_WHOLE || w->packet.tcp_flags & TCP_ACK || marks & LOCAL_FIN ? RESET : RESET_SEEN;
+}
+
 /* A packet of the pod's own stack, on flow `f` of w->key: whether it ends the connection. */
 INLINE bool own_stack_ends(frame *fr, struct work *w, struct flow *f)
 {
@@ -52,9 +64,16 @@ INLINE bool own_stack_ends(frame *fr, struct work *w, struct flow *f)
 	}
 	if (p->tcp_flags & TCP_FIN)
 		set |= LOCAL_FIN;
-	if (p->tcp_flags & TCP_RST && ask_stack(fr, w, &w->key, &w->numbers) != SOCKET_PART)
-		set |= RESET;
+	if (p->tcp_flags & TCP_RST)
+		set |= own_reset(fr, w, marks);
 	return mark(f, f->life.isn, set, clear);
+}
+
+/* Of a connection whose stack has sent its FIN, a socket that is not whole is what waits for the peer's: without a process,
+ * Linux keeps no more of it. It is over with whatever the peer says then. */
+INLINE bool is_left_waiting(enum socket_seen seen, const struct flow *f)
+{
+	return seen == SOCKET_PART && f->life.marks & LOCAL_FIN;
 }
 
 /* Whether the stack takes this RST of its peer's (RFC 5961). */
@@ -63,21 +82,23 @@ INLINE bool stack_takes_reset(frame *fr, struct work *w, const struct flow *f)
 	const struct packet *p = &w->packet;
 	enum socket_seen seen = ask_stack(fr, w, &w->key, &w->numbers);
 
-	return seen == SOCKET_WHOLE ? p->seq == w->numbers.expects : seen == SOCKET_PART && p->seq == f->life.isn + 1;
+	if (seen == SOCKET_WHOLE)
+		return p->seq == w->numbers.expects;
+	return is_left_waiting(seen, f) || (seen == SOCKET_PART && p->seq == f->life.isn + 1);
 }
 
 /* Whether the stack may come to acknowledge this FIN of its peer's, and has not yet: a stranger's is not even remembered.
  * The peer may acknowledge what the stack has sent and not counted yet: it counts after sending, and the two are on
  * different processors. */
-INLINE bool stack_awaits_fin(frame *fr, struct work *w)
+INLINE bool stack_awaits_fin(frame *fr, struct work *w, const struct flow *f)
 {
 	const struct packet *p = &w->packet;
 	const struct numbers *n = &w->numbers;
 
 	enum socket_seen seen = ask_stack(fr, w, &w->key, &w->numbers);
 
-	if (seen != SOCKET_WHOLE) /* PART: the handshake's, whose SYN+ACK may yet be repeated, or over */
-		return seen == SOCKET_NONE;
+	if (seen != SOCKET_WHOLE) /* PART: else the handshake's, whose SYN+ACK may yet be repeated */
+		return seen == SOCKET_NONE || is_left_waiting(seen, f);
 	return p->seq + p->payload - n->expects < NEAR &&
 	       n->next + NEAR - p->ack < n->next - n->unacknowledged + 2 * NEAR;
 }
@@ -90,7 +111,7 @@ INLINE bool wire_ends(frame *fr, struct work *w, struct flow *f)
 
 	if (p->tcp_flags & TCP_RST)
 		return mark(f, isn, stack_takes_reset(fr, w, f) ? RESET : RESET_SEEN, 0);
-	if (p->tcp_flags & TCP_FIN && !(f->life.marks & PEER_FIN) && stack_awaits_fin(fr, w)) {
+	if (p->tcp_flags & TCP_FIN && !(f->life.marks & PEER_FIN) && stack_awaits_fin(fr, w, f)) {
 		f->peer_end = p->seq + p->payload + 1;
 		mark(f, isn, FIN_SEEN, 0);
 	}

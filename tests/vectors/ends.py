@@ -59,6 +59,24 @@ CLOSING = [
     ),
     Vector("the server may close first", [*SETTLED, FIN_BACK, FIN_BACK_ARRIVES, FIN, FIN_ARRIVES]),
     Vector(
+        "a reset by which the stack answers a stranger's packet, for want of a socket that is found, ends nothing",
+        [
+            *SETTLED,
+            to_server(tcp(C, SY, "FA", seq=9, ack=77), "server_receives", tcp(C, SP, "FA", seq=9, ack=77)),
+            server(tcp(SP, C, "R", seq=77), "server_sends", tcp(SY, C, "R", seq=77), tells=False),
+            server(tcp(SP, C, "A", **BACK), "server_sends", tcp(SY, C, "A", **BACK)),
+        ],
+    ),
+    Vector(
+        "a reset by which the stack answers a packet after its own FIN ends the connection",
+        [
+            *SETTLED,
+            FIN_BACK,
+            to_server(tcp(C, SY, "PA", **AFTER, payload=b"x"), "server_receives", tcp(C, SP, "PA", **AFTER, payload=b"x")),
+            server(tcp(SP, C, "R", seq=SERVER_ISN + 2), "server_sends", tcp(SY, C, "R", seq=SERVER_ISN + 2), tells=True),
+        ],
+    ),
+    Vector(
         "a client's reset closes both entries",
         [
             *SETTLED,

@@ -3,9 +3,9 @@
 Rules (docs/protocol.md, "State of the ends"):
 - Packets close what FIN and RST end. Here come those that ended without: by a time-out, or with their pod.
 - A socket that is there keeps its flow, whatever the wire says.
-- Not seen is not gone: a socket may be bound to a device, redirected inside the pod, or in another namespace of it. So a
-  flow whose socket is not found is moved to the closed ones. There a live connection goes on, and its next packet takes it
-  back; a dead one is forgotten when the room is needed.
+- Not seen is not gone: a socket may be bound to a device, redirected inside the pod, or in another namespace of it. So
+  while there is room every flow stays, and then one whose socket is not found is moved to the closed ones. There a live
+  connection goes on, and its next packet takes it back; a dead one is forgotten when the room is needed.
 - Removed is only what belongs to a pod that is gone: the API server does not tell of it any more, and nor does the node.
 - A wire that leads to no flow of its own is removed when two sweeps in a row found it so, for there is a moment
   between the two.
@@ -28,6 +28,8 @@ from wharfinger_dataplane.agent.namespaces import Namespaces
 FLOWS, WIRES, CLOSED_FLOWS, CLOSED_WIRES = "flows", "wires", "closed_flows", "closed_wires"
 LIST_FROM = 64
 """From how many candidates on a pod's connections are listed rather than looked up one by one."""
+ROOMY = 0.5
+"""Up to this share of the table's entries there is room."""
 SWEEP_EVERY = 12
 WIRE_AGE_NS = 10 * 10**9
 PAUSE_S = 0.002
@@ -42,6 +44,7 @@ class FlowStore(Protocol):
     def batches(self, table: str) -> Iterator[Batch]: ...
     def get(self, table: str, key: bytes) -> bytes | None: ...
     def put(self, table: str, key: bytes, value: bytes) -> None: ...
+    def capacity(self, table: str) -> int: ...
     def take(self, table: str, key: bytes) -> bytes | None: ...
     def put_new(self, table: str, key: bytes, value: bytes) -> bool: ...
 
@@ -104,8 +107,9 @@ class Collector:
         by_address: dict[str, list[Record]] = {}
         for record in nominated:
             by_address.setdefault(records.unpack_flow_key(record[0]).local, []).append(record)
+        roomy = seen <= self._store.capacity(FLOWS) * ROOMY
         for address, found in by_address.items():
-            self._collect_pod(address, found, records.pack_v4(address) in gone)
+            self._collect_pod(address, found, gone=records.pack_v4(address) in gone, roomy=roomy)
         if self._passes % SWEEP_EVERY == 0:
             self._collect_orphans(now_ns)
         for address, since in gone.items():
@@ -113,13 +117,15 @@ class Collector:
                 del self._gone[address]
         return Pass(seen, len(nominated), self._moved, self._removed)
 
-    def _collect_pod(self, address: str, found: list[Record], gone: bool) -> None:
+    def _collect_pod(self, address: str, found: list[Record], *, gone: bool, roomy: bool) -> None:
         channel = self._namespaces.diag(address)
         if channel is None:
             if gone or not self._is_known(address):
                 self._removed += sum(self._remove(record) for record in found)
             return
         with closing(channel):
+            if roomy:
+                return
             listed = netlink.connections(channel) if len(found) >= LIST_FROM else ()
             for record in found:
                 k = records.unpack_flow_key(record[0])

@@ -1,0 +1,171 @@
+"""Room in the tables of connections: what opens and what is closed takes none of the established ones', and leaves none taken."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import pytest
+from support.flood import compile_flood, flood, to_node
+from support.lab import Lab, Node, Pod, Role
+from support.packets import REDIRECT, option, tcp
+from support.slices import VIRTUAL, pool_slice
+from support.traffic import Client, checksum, server, sockets
+from wharfinger_dataplane.attach import Mode
+
+BOUND_S = 20
+ESTABLISHED, BOUNDED = 64, 256
+CAPACITY = {"flows": ESTABLISHED, "wires": ESTABLISHED, "opening_flows": BOUNDED, "opening_wires": BOUNDED,
+            "closed_flows": BOUNDED, "closed_wires": BOUNDED}
+SHORT = 1000
+"""Connections that come and go, one after the other: several times the room of every table."""
+
+
+@pytest.fixture(params=[8080, 80], ids=["target is another port", "target is the port dialled"])
+def target(request: pytest.FixtureRequest) -> int:
+    return request.param
+
+
+@pytest.fixture(params=[Mode.TCX, Mode.CLSACT], ids=str)
+def small(pins: Path, request: pytest.FixtureRequest) -> Iterator[Lab]:
+    """Nodes whose tables have little room."""
+    with closing(Lab(pins, mode=request.param)) as lab:
+        lab.add_node(capacity=CAPACITY)
+        lab.add_node(capacity=CAPACITY)
+        yield lab
+
+
+def pair(lab: Lab, target: int) -> tuple[Pod, Pod]:
+    """A client and a server across the wire."""
+    client, pod = lab.add_pod(lab.nodes[0], "client", Role.CLIENT), lab.add_pod(lab.nodes[1], "a", Role.SERVER)
+    for node in lab.nodes:
+        node.tables.apply([pool_slice({"a": pod.address}, target=target)])
+    proxy(lab.nodes[0], pod, target)
+    return client, pod
+
+
+def proxy(node: Node, pod: Pod, target: int) -> None:
+    """What kube-proxy does for the unaware."""
+    rules = ("add table ip proxy; add chain ip proxy p { type nat hook prerouting priority dstnat; };"
+             f"add rule ip proxy p ip daddr {VIRTUAL} tcp dport 80 dnat to {pod.address}:{target}")
+    subprocess.run(["nsenter", f"--net=/run/netns/{node.name}", "nft", rules], check=True)
+
+
+def sizes(node: Node) -> dict[str, int]:
+    return {table: len(node.bpf.maps[table].items()) for table in CAPACITY}
+
+
+def fill(node: Node) -> None:
+    """Takes all the room that there is, with flows and wires of a pod that is none of the lab's."""
+    for table in ("flows", "wires"):
+        entries = node.bpf.maps[table]
+        for number in range(ESTABLISHED - len(entries.items())):
+            entries.put(struct.pack("=IIIHH", 1, number + 1, 2, 3, 4), bytes(48))
+        assert len(entries.items()) == ESTABLISHED
+
+
+def test_a_flood_takes_no_established_connection_though_the_table_is_full(small, target, tmp_path):
+    """One connection was there before the table was full, the other came after and lives among the closed ones."""
+    client, pod = pair(small, target)
+    outside, program = small.add_outside(), compile_flood(tmp_path)
+    with server(pod, target), Client(client, VIRTUAL, 80, timeout=BOUND_S) as old:
+        old.ask()
+        fill(small.nodes[1])
+        with Client(client, VIRTUAL, 80, timeout=BOUND_S) as late:
+            late.ask()
+            assert small.nodes[1].counts()["to_pod", "server_no_room"] == 1
+            for port, options in ((20_001, b""), (80, option(REDIRECT, scope=7))):
+                frame = to_node(tcp("100.64.0.1:1024", f"{pod.address}:{port}", "S", options=options), small.nodes[1], "uplink")
+                flood(program, outside, frame, 3000, 3000)
+            assert sizes(small.nodes[1])["opening_flows"] <= BOUNDED
+            for each in (old, late):
+                assert each.get(100_000) == checksum(100_000)
+                assert each.put(100_000) == checksum(100_000)
+
+
+def test_an_established_connection_that_is_silent_is_not_forgotten_for_a_flood(small, target, tmp_path):
+    """Its server speaks first when the flood is over, so that no packet of its client's rebuilds anything."""
+    client, pod = pair(small, target)
+    outside, program = small.add_outside(), compile_flood(tmp_path)
+    with ExitStack() as stack:
+        listener = stack.enter_context(pod.run(lambda: socket.create_server((pod.address, target))))
+        near = stack.enter_context(client.run(lambda: socket.create_connection((VIRTUAL, 80), timeout=BOUND_S)))
+        far = stack.enter_context(listener.accept()[0])
+        for sender, reader in ((near, far), (far, near)):
+            sender.sendall(b"hello")
+            assert reader.recv(5) == b"hello"
+        for node, to in ((small.nodes[1], pod), (small.nodes[0], client)):
+            for port in (20_001, near.getsockname()[1]):
+                frame = to_node(tcp("100.64.0.1:1024", f"{to.address}:{port}", "S", options=option(REDIRECT, scope=7)), node, "uplink")
+                flood(program, outside, frame, 1000, 1000)
+        assert [sizes(node)["flows"] for node in small.nodes] == [1, 1]
+        for sender, reader in ((far, near), (near, far)):
+            sender.sendall(b"again")
+            assert reader.recv(5) == b"again"
+
+
+@pytest.mark.parametrize("closer", ["client", "server", "client's reset"])
+def test_short_connections_leave_no_record_among_the_established_and_few_elsewhere(small, target, closer):
+    client, pod = pair(small, target)
+    with server(pod, target), Client(client, VIRTUAL, 80, timeout=BOUND_S) as lasting:
+        lasting.ask()
+        for _ in range(SHORT):
+            connection = Client(client, VIRTUAL, 80, timeout=BOUND_S)
+            if closer == "server":
+                connection.bye()
+            elif closer == "client":
+                connection.ask()
+                connection.socket.shutdown(socket.SHUT_WR)
+                assert connection.socket.recv(1) == b""
+                connection.close()
+            else:
+                connection.ask()
+                connection.reset()
+        until(lambda: [sizes(node)["flows"] for node in small.nodes] == [1, 1])  # once the last one's end is known to both
+        for node in small.nodes:
+            found = sizes(node)
+            assert found.pop("flows") == found.pop("wires") == 1
+            assert max(found.values()) <= BOUNDED
+            assert not [reason for (_, reason) in node.counts() if reason in ("table_full", "client_no_room", "server_no_room")]
+        assert lasting.get(100_000) == checksum(100_000)
+    assert small.nodes[1].counts()["to_pod", "server_joined"] == SHORT + 1
+
+
+def waiting(pod: Pod) -> int:
+    """How many of the pod's connections have ended on its side alone."""
+    return len(sockets(pod, "state", "fin-wait-2").splitlines())
+
+
+@pytest.mark.parametrize("ends", ["with a FIN", "with a reset"])
+@pytest.mark.parametrize("first", ["client", "server"])
+def test_a_connection_leaves_no_record_when_its_other_end_closes_long_after_the_first(small, target, first, ends):
+    """By then the first end's stack keeps no whole socket of it."""
+    client, pod = pair(small, target)
+    with ExitStack() as stack:
+        listener = stack.enter_context(pod.run(lambda: socket.create_server((pod.address, target))))
+        nears, fars = [], []
+        for _ in range(20):
+            nears.append(stack.enter_context(client.run(lambda: socket.create_connection((VIRTUAL, 80), timeout=BOUND_S))))
+            fars.append(stack.enter_context(listener.accept()[0]))
+        firsts, others, where = (nears, fars, client) if first == "client" else (fars, nears, pod)
+        for each in firsts:
+            each.close()
+        until(lambda: waiting(where) == len(firsts))
+        assert [sizes(node)["flows"] for node in small.nodes] == [20, 20]
+        for each in others:
+            if ends == "with a reset":
+                each.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            each.close()
+        until(lambda: [sizes(node)[table] for node in small.nodes for table in ("flows", "wires")] == [0] * 4)
+
+
+def until(so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + BOUND_S
+    while not so():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

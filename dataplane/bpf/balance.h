@@ -8,7 +8,7 @@
 struct choice {
 	struct addr server;
 	u32 scope;
-	enum reason reason;       /* client_syn or client_syn_service: chosen; anything else says why not */
+	enum reason reason; /* client_syn or client_syn_service: chosen; anything else says why not */
 };
 
 INLINE u32 port_entry(struct work *w, const struct addr *addr, be16 port, enum reason *why)
@@ -29,8 +29,8 @@ INLINE u32 port_entry(struct work *w, const struct addr *addr, be16 port, enum r
 	return page ? page->port[number & 0xff] : 0;
 }
 
-/* A server of this node that a NetworkPolicy selects is none to go to from hook to hook: the operator takes it from the
- * sets, but may be late. */
+/* A server of this node that a NetworkPolicy selects is none to go to from hook to hook: the operator takes
+ * it from the sets, but may be late. */
 INLINE bool is_policed(struct work *w, const struct addr *server)
 {
 	const struct pod *pod = find_pods(w, server);
@@ -38,7 +38,9 @@ INLINE bool is_policed(struct work *w, const struct addr *server)
 	return pod && pod->roles & POD_INGRESS_SELECTED;
 }
 
-#define CHOICE_TRIES 32 /* a Maglev table repeats its members at random: of two, one is missed by 32 slots once in 2^32 */
+#define CHOICE_TRIES                                                                                         \
+	32 /* a Maglev table repeats its members at random: of two, one is missed by 32 slots once in 2^32   \
+	    */
 /* A ready server that is not the client itself: the drawn slot's, or the next in the table. */
 INLINE void choose_from_set(struct work *w, u32 index, struct choice *c)
 {
@@ -87,7 +89,8 @@ INLINE void choose(struct work *w, struct choice *c)
 			return;
 		c->server = server->addr;
 		c->scope = server->scope;
-		c->reason = addr_equal(&server->addr, &p->src) ? REASON_own_server : REASON_client_syn_service;
+		c->reason =
+			addr_equal(&server->addr, &p->src) ? REASON_own_server : REASON_client_syn_service;
 		return;
 	}
 	default:

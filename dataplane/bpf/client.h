@@ -1,8 +1,9 @@
-/* The client translator: the application sees virtual address:X for the whole connection, the wire has server:X while it
- * opens and server:Y from then on (docs/protocol.md, "Establishing").
+/* The client translator: the application sees virtual address:X for the whole connection, the wire has
+ * server:X while it opens and server:Y from then on (docs/protocol.md, "Establishing").
  *
- * While a connection opens it has wires for the port dialled and, claimed beforehand, for the port that the server is to
- * name. The SYN+ACK makes it established, with one wire. Nothing from any other port of the server is its packet. */
+ * While a connection opens it has wires for the port dialled and, claimed beforehand, for the port that the
+ * server is to name. The SYN+ACK makes it established, with one wire. Nothing from any other port of the
+ * server is its packet. */
 #ifndef WHARFINGER_CLIENT_H
 #define WHARFINGER_CLIENT_H
 
@@ -16,12 +17,24 @@ INLINE void client_event(struct work *w, const struct flow *f, enum role role, e
 	bool named = life.state != CLIENT_OPENING && life.reason != REASON_client_unconfirmed;
 
 	w->event = (struct event){
-		.time_ns = now_exact(w), .started_ns = f->started_ns,
+		.time_ns = now_exact(w),
+		.started_ns = f->started_ns,
 		.established_ns = f->established_us ? f->started_ns + f->established_us * 1000ULL : 0,
-		.client = addr_from_v4(k->local), .virtual = addr_from_v4(k->peer), .server = addr_from_v4(f->server),
-		.scope = f->scope, .isn = life.isn, .ifindex = w->ifindex, .client_port = k->local_port,
-		.redirect_port = k->peer_port, .service_port = named || life.reason == REASON_client_syn_service ? f->wire_port : 0,
-		.kind = kind, .role = role, .reason = life.reason, .ends = life.marks & ENDED, .proto = PROTO_TCP, .aware = 1,
+		.client = addr_from_v4(k->local),
+		.virtual = addr_from_v4(k->peer),
+		.server = addr_from_v4(f->server),
+		.scope = f->scope,
+		.isn = life.isn,
+		.ifindex = w->ifindex,
+		.client_port = k->local_port,
+		.redirect_port = k->peer_port,
+		.service_port = named || life.reason == REASON_client_syn_service ? f->wire_port : 0,
+		.kind = kind,
+		.role = role,
+		.reason = life.reason,
+		.ends = life.marks & ENDED,
+		.proto = PROTO_TCP,
+		.aware = 1,
 	};
 }
 
@@ -38,8 +51,8 @@ INLINE void client_forgets(struct work *w)
 	forget(w, CLOSED);
 }
 
-/* The connection, whose flow is copied to w->flow, goes on unaware. Its record stays while no other connection wants the
- * ports: what still answers the aware SYNs is no packet of this one. */
+/* The connection, whose flow is copied to w->flow, goes on unaware. Its record stays while no other
+ * connection wants the ports: what still answers the aware SYNs is no packet of this one. */
 INLINE void client_gives_up(struct work *w)
 {
 	client_forgets(w);
@@ -65,7 +78,8 @@ INLINE enum reason syn_unaware_by_rule(const struct packet *p)
 INLINE enum reason client_tags_syn(struct work *w, const struct flow *f)
 {
 	w->verdict.dst = addr_from_v4(f->server);
-	w->verdict.append = (struct option){ .flags = OPTION_REDIRECT, .len = OPTION_LEN_SCOPE, .scope = f->scope };
+	w->verdict.append =
+		(struct option){ .flags = OPTION_REDIRECT, .len = OPTION_LEN_SCOPE, .scope = f->scope };
 	return f->life.state == CLIENT_OPENING ? f->life.reason : REASON_client_syn;
 }
 
@@ -86,8 +100,8 @@ INLINE enum reason client_repeats_syn(struct work *w, struct flow *f)
 	return REASON_third_syn;
 }
 
-/* Whether another connection has the server's port `port` on the wire with this client port: one of ours, or one that the
- * pod's own stack has dialled. Leaves w->wire_key at it. */
+/* Whether another connection has the server's port `port` on the wire with this client port: one of ours, or
+ * one that the pod's own stack has dialled. Leaves w->wire_key at it. */
 INLINE bool client_port_taken(frame *fr, struct work *w, be32 server, be16 port)
 {
 	const struct wire *wire;
@@ -104,7 +118,8 @@ INLINE bool client_port_taken(frame *fr, struct work *w, be32 server, be16 port)
 	return dialled;
 }
 
-/* Notes that the connection of w->key opens, as w->flow has it: its flow, the port dialled, and the one claimed. */
+/* Notes that the connection of w->key opens, as w->flow has it: its flow, the port dialled, and the one
+ * claimed. */
 INLINE int client_notes_opening(struct work *w)
 {
 	if (enter(w, OPENING))
@@ -132,7 +147,8 @@ INLINE enum reason client_begins(frame *fr, struct work *w)
 	if (setting(w, SETTING_FULL))
 		return REASON_table_full;
 	if (server_port_of(w, &p->src, p->sport, 0))
-		return REASON_port_taken; /* a service port of the pod's own: answers to it could not be told from its clients' packets */
+		return REASON_port_taken; /* a service port of the pod's own: answers to it could not be told
+					     from its clients' packets */
 	if (c.reason == REASON_client_syn) {
 		const struct server_port *port = server_port_of(w, &c.server, p->dport, c.scope);
 		claimed = port ? select_service_port(port, p, &c.server) : 0;
@@ -141,16 +157,23 @@ INLINE enum reason client_begins(frame *fr, struct work *w)
 	    (claimed && client_port_taken(fr, w, v4_of(&c.server), claimed)))
 		return REASON_port_taken;
 
-	w->flow = (struct flow){ .life = { .state = CLIENT_OPENING, .marks = AWARE, .reason = c.reason, .isn = p->seq },
-				 .scope = c.scope, .claimed = claimed, .server = v4_of(&c.server), .wire_port = p->dport,
-				 .seen = stamp_now(w), .started_ns = now_exact(w) };
+	w->flow = (struct flow){
+		.life = { .state = CLIENT_OPENING, .marks = AWARE, .reason = c.reason, .isn = p->seq },
+		.scope = c.scope,
+		.claimed = claimed,
+		.server = v4_of(&c.server),
+		.wire_port = p->dport,
+		.seen = stamp_now(w),
+		.started_ns = now_exact(w)
+	};
 	if (client_notes_opening(w))
 		return REASON_table_full;
 	client_event(w, &w->flow, ROLE_BALANCER, EVENT_BALANCED);
 	return client_tags_syn(w, &w->flow);
 }
 
-/* A SYN of the pod's stack. The stack is the authority: another ISN on a known pair of ports is a new connection. */
+/* A SYN of the pod's stack. The stack is the authority: another ISN on a known pair of ports is a new
+ * connection. */
 INLINE enum reason client_opens(frame *fr, struct work *w)
 {
 	u32 isn = w->packet.seq;
@@ -165,8 +188,8 @@ INLINE enum reason client_opens(frame *fr, struct work *w)
 	return client_begins(fr, w);
 }
 
-/* Whether the tables know that the server has lost the port that the connection uses: they know the virtual address, so
- * they are no empty ones. */
+/* Whether the tables know that the server has lost the port that the connection uses: they know the virtual
+ * address, so they are no empty ones. */
 INLINE bool server_is_gone(struct work *w, const struct flow_key *k, const struct flow *f)
 {
 	struct addr server = addr_from_v4(f->server);
@@ -178,7 +201,8 @@ INLINE bool server_is_gone(struct work *w, const struct flow_key *k, const struc
 	return find_addresses(w, &virtual) != 0;
 }
 
-/* What the stack sends while its SYN is on the way: it refuses an answer with strange numbers, or gives up. */
+/* What the stack sends while its SYN is on the way: it refuses an answer with strange numbers, or gives
+ * up. */
 INLINE enum reason client_sends_opening(struct work *w, const struct flow *f)
 {
 	if (f->life.state != CLIENT_OPENING)
@@ -213,11 +237,14 @@ INLINE enum reason client_sends(frame *fr, struct work *w)
 		answer_with_reset(w);
 		return REASON_client_server_gone;
 	}
-	enum reason reason = f->life.reason == REASON_client_unconfirmed ? REASON_client_sends_unredirected : REASON_client_sends;
+	enum reason reason = f->life.reason == REASON_client_unconfirmed ? REASON_client_sends_unredirected
+									 : REASON_client_sends;
 	bool joining = f->life.state == CLIENT_JOINING;
 	f->seen = stamp_now(w);
-	if (joining && !p->payload && !(p->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)) && has_room(p, OPTION_LEN_BARE)) {
-		w->verdict.append = (struct option){ .flags = OPTION_CONFIRM | OPTION_PORT, .len = OPTION_LEN_BARE,
+	if (joining && !p->payload && !(p->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)) &&
+	    has_room(p, OPTION_LEN_BARE)) {
+		w->verdict.append = (struct option){ .flags = OPTION_CONFIRM | OPTION_PORT,
+						     .len = OPTION_LEN_BARE,
 						     .port = w->key.peer_port };
 		reason = REASON_client_joins;
 	}
@@ -228,9 +255,9 @@ INLINE enum reason client_sends(frame *fr, struct work *w)
 	return reason;
 }
 
-/* A SYN+ACK that the client's stack has no use for. The stack would reset its sender at the port that it came from, where
- * nobody knows of it: so it is reset at the port that it names, unless that is another connection's. `otherwise`: when it
- * names none of its sender's. */
+/* A SYN+ACK that the client's stack has no use for. The stack would reset its sender at the port that it came
+ * from, where nobody knows of it: so it is reset at the port that it names, unless that is another
+ * connection's. `otherwise`: when it names none of its sender's. */
 INLINE enum reason client_resets(struct work *w, enum reason otherwise)
 {
 	const struct packet *p = &w->packet;
@@ -246,8 +273,8 @@ INLINE enum reason client_resets(struct work *w, enum reason otherwise)
 	return REASON_client_resets;
 }
 
-/* Whether an answer without our option to an aware SYN lost it on the way, or the SYN did: only a translator answers at a
- * port that the server does not listen on, and it always confirms. */
+/* Whether an answer without our option to an aware SYN lost it on the way, or the SYN did: only a translator
+ * answers at a port that the server does not listen on, and it always confirms. */
 INLINE bool lost_its_option(struct work *w, const struct flow *f)
 {
 	const struct server_port *port;
@@ -258,8 +285,8 @@ INLINE bool lost_its_option(struct work *w, const struct flow *f)
 	return port && port->target != w->key.peer_port;
 }
 
-/* Whether the opening connection of `wire` is what a packet from the network belongs to: it acknowledges the SYN. All
- * else from there is a direct dial's, or one of kube-proxy's to the same server. */
+/* Whether the opening connection of `wire` is what a packet from the network belongs to: it acknowledges the
+ * SYN. All else from there is a direct dial's, or one of kube-proxy's to the same server. */
 INLINE bool answers_syn(const struct packet *p, const struct wire *wire)
 {
 	return p->tcp_flags & TCP_ACK && p->tcp_flags & (TCP_SYN | TCP_RST) && p->ack == wire->life.isn + 1;
@@ -315,7 +342,8 @@ INLINE enum reason client_answered(struct work *w, struct flow *f)
 	return reason;
 }
 
-/* What comes to a connection that opens, from the port that it dialled: REASON_not_ours when it is another's. */
+/* What comes to a connection that opens, from the port that it dialled: REASON_not_ours when it is
+ * another's. */
 INLINE enum reason client_opening_receives(struct work *w, const struct wire *wire)
 {
 	const struct packet *p = &w->packet;
@@ -346,7 +374,8 @@ INLINE enum reason client_established_receives(frame *fr, struct work *w, struct
 	struct flow *f = find_flow(w, ESTABLISHED, &w->key);
 	if (!f || f->life.isn != wire->life.isn)
 		return REASON_client_receives;
-	if (f->life.state == CLIENT_JOINING && !(p->tcp_flags & TCP_SYN)) { /* Y answered: the hint need not be repeated */
+	if (f->life.state == CLIENT_JOINING &&
+	    !(p->tcp_flags & TCP_SYN)) { /* Y answered: the hint need not be repeated */
 		union life was = f->life, is = was;
 
 		is.state = wire->life.state = CLIENT_ESTABLISHED;
@@ -357,15 +386,16 @@ INLINE enum reason client_established_receives(frame *fr, struct work *w, struct
 	return REASON_client_receives;
 }
 
-/* A SYN+ACK from a port that no wire has and that names another: the answer once more of a connection that is there, from
- * the port dialled; or of none, so that its sender is reset. */
+/* A SYN+ACK from a port that no wire has and that names another: the answer once more of a connection that is
+ * there, from the port dialled; or of none, so that its sender is reset. */
 INLINE enum reason client_answered_again(struct work *w)
 {
 	const struct packet *p = &w->packet;
 
 	set_key(&w->wire_key, 0, v4_of(&p->dst), p->dport, v4_of(&p->src), p->option.port);
 	const struct wire *wire = find_wire(w, ESTABLISHED, &w->wire_key);
-	if (wire && is_client_state(wire->life.state) && p->ack == wire->life.isn + 1 && p->sport == wire->peer_port) {
+	if (wire && is_client_state(wire->life.state) && p->ack == wire->life.isn + 1 &&
+	    p->sport == wire->peer_port) {
 		reach_by(w, wire);
 		return REASON_client_receives;
 	}

@@ -1,8 +1,9 @@
-/* The decision chains, one a hook. parse -> decide -> rewrite: a chain reads the tables, notes at the two ends what they
- * must remember, and answers with a reason; what the packet is to say stands in work.verdict.
+/* The decision chains, one a hook. parse -> decide -> rewrite: a chain reads the tables, notes at the two
+ * ends what they must remember, and answers with a reason; what the packet is to say stands in work.verdict.
  *
- * Here comes what the fast path (fast.h) does not take. Whether a packet of an established connection goes on, and how, both
- * ask of the same functions: plainly_sends, plainly_receives, plainly_passes_node, leave_stack, reach_stack. */
+ * Here comes what the fast path (fast.h) does not take. Whether a packet of an established connection goes
+ * on, and how, both ask of the same functions: plainly_sends, plainly_receives, plainly_passes_node,
+ * leave_stack, reach_stack. */
 #ifndef WHARFINGER_DECIDE_H
 #define WHARFINGER_DECIDE_H
 
@@ -18,26 +19,29 @@ INLINE void start_verdict(struct work *w)
 
 INLINE bool is_gate_probe(const struct packet *p)
 {
-	return p->proto == PROTO_UDP && v4_of(&p->dst) == to_be32(GATE_ADDRESS) && p->dport == to_be16(GATE_PORT);
+	return p->proto == PROTO_UDP && v4_of(&p->dst) == to_be32(GATE_ADDRESS) &&
+	       p->dport == to_be16(GATE_PORT);
 }
 
 /* Makes w->wire_key that of a packet which went from (`local`) a pod's end of a connection or to it. */
-INLINE void set_wire_key(struct work *w, const struct addr *local, be16 local_port, const struct addr *peer, be16 peer_port)
+INLINE void set_wire_key(struct work *w, const struct addr *local, be16 local_port, const struct addr *peer,
+			 be16 peer_port)
 {
 	set_key(&w->wire_key, 0, v4_of(local), local_port, v4_of(peer), peer_port);
 }
 
-/* Whether an ICMP error about the packet of a client that opens is about its SYN: all else has the same addresses and ports
- * by chance. */
+/* Whether an ICMP error about the packet of a client that opens is about its SYN: all else has the same
+ * addresses and ports by chance. */
 INLINE bool is_about(const struct packet *p, const struct wire *wire)
 {
 	u8 state = wire->life.state;
 
-	return state == CLIENT_OPENING ? p->seq == wire->life.isn : state != CLIENT_UNAWARE && state != CLIENT_CLAIMED;
+	return state == CLIENT_OPENING ? p->seq == wire->life.isn
+				       : state != CLIENT_UNAWARE && state != CLIENT_CLAIMED;
 }
 
-/* An ICMP error about a packet that a translator had rewritten, on its way to that packet's sender: `p` is the embedded
- * packet. */
+/* An ICMP error about a packet that a translator had rewritten, on its way to that packet's sender: `p` is
+ * the embedded packet. */
 INLINE enum reason icmp_returns(struct work *w, u32 roles)
 {
 	const struct packet *p = &w->packet;
@@ -46,7 +50,8 @@ INLINE enum reason icmp_returns(struct work *w, u32 roles)
 	const struct wire *wire = find_any_wire(w);
 	if (roles & POD_SERVER) {
 		const struct server_port *port = server_port_of(w, &p->src, p->sport, 0);
-		if (!port && names_port(&p->option)) { /* a SYN+ACK from a redirect port: it names the service port */
+		if (!port &&
+		    names_port(&p->option)) { /* a SYN+ACK from a redirect port: it names the service port */
 			port = server_port_of(w, &p->src, p->option.port, 0);
 			w->wire_key.local_port = p->option.port;
 			wire = find_any_wire(w);
@@ -166,8 +171,9 @@ INLINE enum reason net_continues(struct work *w)
 	}
 }
 
-/* From the network: packets of aware connections go straight to the pod, so that connection tracking never sees half of
- * one. What no record confirms is the stack's to hand on; the pod's own hook translates it all the same. */
+/* From the network: packets of aware connections go straight to the pod, so that connection tracking never
+ * sees half of one. What no record confirms is the stack's to hand on; the pod's own hook translates it all
+ * the same. */
 INLINE enum reason decide_from_net(frame *f, struct work *w)
 {
 	const struct packet *p = &w->packet;

@@ -1,10 +1,11 @@
 /* How a connection ends: FIN and RST only mark its flow; the marks that end it move it to what is closed.
  *
  * Rules (docs/protocol.md, "State of the ends"):
- * - The pod's own stack is the authority. Its RST counts, but for the one by which a handshake refuses a stranger's
- *   packet, and the one by which it answers a packet for want of a socket; its peer's FIN counts when the stack
- *   acknowledges it.
- * - Anybody can send a FIN or RST. What the wire says is remembered (FIN_SEEN, RESET_SEEN) and counts when the stack agrees.
+ * - The pod's own stack is the authority. Its RST counts, but for the one by which a handshake refuses a
+ *   stranger's packet, and the one by which it answers a packet for want of a socket; its peer's FIN counts
+ *   when the stack acknowledges it.
+ * - Anybody can send a FIN or RST. What the wire says is remembered (FIN_SEEN, RESET_SEEN) and counts when
+ *   the stack agrees.
  * - A socket that is not found is not gone: nothing ends by that. */
 #ifndef WHARFINGER_ENDS_H
 #define WHARFINGER_ENDS_H
@@ -12,15 +13,15 @@
 #include "flows.h"
 
 #define MARK_TRIES 4
-#define NEAR (1u << 24)       /* more than most windows */
+#define NEAR (1u << 24) /* more than most windows */
 
 INLINE bool is_over(u8 marks)
 {
 	return marks & RESET || (marks & (LOCAL_FIN | PEER_FIN)) == (LOCAL_FIN | PEER_FIN);
 }
 
-/* Sets and clears bits of enum flow_mark in the flow of connection `isn`. Returns: whether that ended it, to one packet
- * only, however many processors are at it. */
+/* Sets and clears bits of enum flow_mark in the flow of connection `isn`. Returns: whether that ended it, to
+ * one packet only, however many processors are at it. */
 INLINE bool mark(struct flow *f, u32 isn, u8 set, u8 clear)
 {
 	for (int i = 0; i < MARK_TRIES; i++) {
@@ -37,15 +38,16 @@ INLINE bool mark(struct flow *f, u32 isn, u8 set, u8 clear)
 	return false;
 }
 
-/* What a RST of the pod's own stack says of a flow with these marks. Without ACK it answers a packet, which may be a
- * stranger's: where the socket is none that is found here, that does not say that there is none. */
+/* What a RST of the pod's own stack says of a flow with these marks. Without ACK it answers a packet, which
+ * may be a stranger's: where the socket is none that is found here, that does not say that there is none. */
 INLINE u8 own_reset(frame *fr, struct work *w, u8 marks)
 {
 	enum socket_seen seen = ask_stack(fr, w, &w->key, &w->numbers);
 
 	if (seen == SOCKET_PART)
 		return 0;
-	return seen == SOCKET_WHOLE || w->packet.tcp_flags & TCP_ACK || marks & LOCAL_FIN ? RESET : RESET_SEEN;
+	return seen == SOCKET_WHOLE || w->packet.tcp_flags & TCP_ACK || marks & LOCAL_FIN ? RESET
+											  : RESET_SEEN;
 }
 
 /* A packet of the pod's own stack, on flow `f` of w->key: whether it ends the connection. */
@@ -69,8 +71,8 @@ INLINE bool own_stack_ends(frame *fr, struct work *w, struct flow *f)
 	return mark(f, f->life.isn, set, clear);
 }
 
-/* Of a connection whose stack has sent its FIN, a socket that is not whole is what waits for the peer's: without a process,
- * Linux keeps no more of it. It is over with whatever the peer says then. */
+/* Of a connection whose stack has sent its FIN, a socket that is not whole is what waits for the peer's:
+ * without a process, Linux keeps no more of it. It is over with whatever the peer says then. */
 INLINE bool is_left_waiting(enum socket_seen seen, const struct flow *f)
 {
 	return seen == SOCKET_PART && f->life.marks & LOCAL_FIN;
@@ -87,9 +89,9 @@ INLINE bool stack_takes_reset(frame *fr, struct work *w, const struct flow *f)
 	return is_left_waiting(seen, f) || (seen == SOCKET_PART && p->seq == f->life.isn + 1);
 }
 
-/* Whether the stack may come to acknowledge this FIN of its peer's, and has not yet: a stranger's is not even remembered.
- * The peer may acknowledge what the stack has sent and not counted yet: it counts after sending, and the two are on
- * different processors. */
+/* Whether the stack may come to acknowledge this FIN of its peer's, and has not yet: a stranger's is not even
+ * remembered. The peer may acknowledge what the stack has sent and not counted yet: it counts after sending,
+ * and the two are on different processors. */
 INLINE bool stack_awaits_fin(frame *fr, struct work *w, const struct flow *f)
 {
 	const struct packet *p = &w->packet;

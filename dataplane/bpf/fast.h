@@ -1,15 +1,17 @@
-/* The fast path: a packet with data or acknowledgements of an established connection, read and written where it lies.
+/* The fast path: a packet with data or acknowledgements of an established connection, read and written where
+ * it lies.
  *
- * What it decides and writes, it decides and writes by the functions that the chains use (flows.h, rewrite.h); what it does
- * not know it leaves to the chains, untouched. tests/vectors runs both on every vector and on random packets. */
+ * What it decides and writes, it decides and writes by the functions that the chains use (flows.h,
+ * rewrite.h); what it does not know it leaves to the chains, untouched. tests/vectors runs both on every
+ * vector and on random packets. */
 #ifndef WHARFINGER_FAST_H
 #define WHARFINGER_FAST_H
 
 #include "flows.h"
 #include "rewrite.h"
 
-/* The headers of a packet that the fast path takes, as they lie in the frame: no IP options, and of TCP's options none, or
- * first what Linux writes on a connection with timestamps. */
+/* The headers of a packet that the fast path takes, as they lie in the frame: no IP options, and of TCP's
+ * options none, or first what Linux writes on a connection with timestamps. */
 struct plain {
 	u8 link[ETH_TYPE];
 	be16 ethertype;
@@ -28,14 +30,16 @@ ASSERT_SIZE(struct plain, ETH_LEN + IPV4_LEN + TCP_LEN);
 #define TIMESTAMPS_ONLY 0x0101080a /* NOP, NOP, timestamps of ten octets: with these the header has 32 */
 enum { OFFSET_BARE = 5 << 4, OFFSET_TIMESTAMPS = 8 << 4 };
 
-/* Whether the fast path may take it. `options`: the first word behind the headers, `len`: of the whole frame. */
+/* Whether the fast path may take it. `options`: the first word behind the headers, `len`: of the whole
+ * frame. */
 INLINE bool is_plain(const struct plain *h, be32 options, u32 len)
 {
 	u32 total = from_be16(h->total);
 	bool bare = h->offset == OFFSET_BARE;
 
 	return h->ethertype == to_be16(ETHERTYPE_IPV4) && h->version == 0x45 && h->proto == PROTO_TCP &&
-	       !(h->fragment & to_be16(IP_IS_FRAGMENT)) && (h->flags & (TCP_SYN | TCP_FIN | TCP_RST | TCP_ACK)) == TCP_ACK &&
+	       !(h->fragment & to_be16(IP_IS_FRAGMENT)) &&
+	       (h->flags & (TCP_SYN | TCP_FIN | TCP_RST | TCP_ACK)) == TCP_ACK &&
 	       (bare || (h->offset == OFFSET_TIMESTAMPS && options == to_be32(TIMESTAMPS_ONLY))) &&
 	       total >= IPV4_LEN + (bare ? TCP_LEN : TCP_LEN + 12) && total + ETH_LEN <= len;
 }
@@ -78,8 +82,8 @@ INLINE struct plain_verdict plain_passes_node(const struct plain *h, const struc
 	return v;
 }
 
-/* Makes the packet say what the verdict says; `hops`: 1 when it leaves as a router's packet would. 0, or an error: it must
- * not go on. */
+/* Makes the packet say what the verdict says; `hops`: 1 when it leaves as a router's packet would. 0, or an
+ * error: it must not go on. */
 INLINE int plain_write(frame *f, struct plain *h, const struct plain_verdict *v, u8 hops)
 {
 	const u32 tcp_sum = ETH_LEN + IPV4_LEN + TCP_SUM;

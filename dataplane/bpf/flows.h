@@ -10,24 +10,30 @@ enum phase { OPENING, ESTABLISHED, CLOSED };
 
 INLINE struct flow *find_flow(struct work *w, enum phase phase, const struct flow_key *k)
 {
-	return phase == OPENING ? find_opening_flows(w, k) : phase == ESTABLISHED ? find_flows(w, k) : find_closed_flows(w, k);
+	return phase == OPENING	      ? find_opening_flows(w, k)
+	       : phase == ESTABLISHED ? find_flows(w, k)
+				      : find_closed_flows(w, k);
 }
 
 INLINE struct wire *find_wire(struct work *w, enum phase phase, const struct flow_key *k)
 {
-	return phase == OPENING ? find_opening_wires(w, k) : phase == ESTABLISHED ? find_wires(w, k) : find_closed_wires(w, k);
+	return phase == OPENING	      ? find_opening_wires(w, k)
+	       : phase == ESTABLISHED ? find_wires(w, k)
+				      : find_closed_wires(w, k);
 }
 
 INLINE int put_flow(struct work *w, enum phase phase, const struct flow_key *k, const struct flow *f)
 {
-	return phase == OPENING ? put_opening_flows(w, k, f) :
-	       phase == ESTABLISHED ? put_flows(w, k, f) : put_closed_flows(w, k, f);
+	return phase == OPENING	      ? put_opening_flows(w, k, f)
+	       : phase == ESTABLISHED ? put_flows(w, k, f)
+				      : put_closed_flows(w, k, f);
 }
 
 INLINE int put_wire(struct work *w, enum phase phase, const struct flow_key *k, const struct wire *wire)
 {
-	return phase == OPENING ? put_opening_wires(w, k, wire) :
-	       phase == ESTABLISHED ? put_wires(w, k, wire) : put_closed_wires(w, k, wire);
+	return phase == OPENING	      ? put_opening_wires(w, k, wire)
+	       : phase == ESTABLISHED ? put_wires(w, k, wire)
+				      : put_closed_wires(w, k, wire);
 }
 
 INLINE void drop_flow(struct work *w, enum phase phase, const struct flow_key *k)
@@ -71,8 +77,12 @@ INLINE void flow_key_of(struct flow_key *out, const struct flow_key *k, const st
 
 INLINE struct wire wire_to(const struct flow_key *k, const struct flow *f)
 {
-	return (struct wire){ .life = f->life, .ifindex = k->ifindex, .peer = k->peer, .local_port = k->local_port,
-			      .peer_port = k->peer_port, .started_ns = f->started_ns };
+	return (struct wire){ .life = f->life,
+			      .ifindex = k->ifindex,
+			      .peer = k->peer,
+			      .local_port = k->local_port,
+			      .peer_port = k->peer_port,
+			      .started_ns = f->started_ns };
 }
 
 INLINE bool leads_to(const struct wire *wire, const struct flow_key *k)
@@ -84,7 +94,8 @@ INLINE bool leads_to(const struct wire *wire, const struct flow_key *k)
 /* Whether flow `f` is the server's of the connection that the wire has under `k`. */
 INLINE bool is_of_wire(const struct flow *f, const struct flow_key *k)
 {
-	return !is_client_state(f->life.state) && f->wire_port == k->local_port && f->client_port == k->peer_port;
+	return !is_client_state(f->life.state) && f->wire_port == k->local_port &&
+	       f->client_port == k->peer_port;
 }
 
 /* Removes the wire under w->wire_key, unless it is another connection's than w->key's by now. */
@@ -112,8 +123,8 @@ INLINE void forget(struct work *w, enum phase phase)
 	drop_flow(w, phase, &w->key);
 }
 
-/* Writes w->flow under w->key and its wire under w->wire_key, which this sets. 0, or an error: there is no room, and
- * neither is there. */
+/* Writes w->flow under w->key and its wire under w->wire_key, which this sets. 0, or an error: there is no
+ * room, and neither is there. */
 INLINE int enter(struct work *w, enum phase phase)
 {
 	wire_key_of(&w->wire_key, &w->key, &w->flow);
@@ -127,7 +138,8 @@ INLINE int enter(struct work *w, enum phase phase)
 	return 0;
 }
 
-/* Moves the connection of w->key to the tables of what is closed, where it is looked for last. Changes w->wire_key. */
+/* Moves the connection of w->key to the tables of what is closed, where it is looked for last. Changes
+ * w->wire_key. */
 INLINE void close_flow(struct work *w, const struct flow *f)
 {
 	w->flow = *f;
@@ -136,9 +148,9 @@ INLINE void close_flow(struct work *w, const struct flow *f)
 	drop_own_wire(w, ESTABLISHED);
 }
 
-/* A connection that found no room when it was established, or was moved aside by the agent because nobody knew whether
- * it still is, lives among the closed ones. Its own stack's packet takes it back, if there is room now, and denies
- * a reset that only the wire told of. */
+/* A connection that found no room when it was established, or was moved aside by the agent because nobody
+ * knew whether it still is, lives among the closed ones. Its own stack's packet takes it back, if there is
+ * room now, and denies a reset that only the wire told of. */
 INLINE void reopen_flow(struct work *w, const struct flow *f)
 {
 	if (is_closed(f))
@@ -182,9 +194,9 @@ INLINE void reach_by(struct work *w, const struct wire *wire)
 	w->verdict.blank = w->packet.option_at != 0;
 }
 
-/* The decision for a packet with data or acknowledgements and nothing else (no SYN, FIN or RST, no option of ours) of an
- * established connection: REASON_none when the whole chain must look at it. The hooks ask this first (fast.h), and the
- * chains when they come there, so that both decide alike. */
+/* The decision for a packet with data or acknowledgements and nothing else (no SYN, FIN or RST, no option of
+ * ours) of an established connection: REASON_none when the whole chain must look at it. The hooks ask this
+ * first (fast.h), and the chains when they come there, so that both decide alike. */
 INLINE enum reason plainly_sends(const struct flow *f)
 {
 	union life life = f->life;
@@ -192,7 +204,8 @@ INLINE enum reason plainly_sends(const struct flow *f)
 	if (life.marks & (FIN_SEEN | RESET_SEEN))
 		return REASON_none;
 	if (life.state == CLIENT_ESTABLISHED)
-		return life.reason == REASON_client_unconfirmed ? REASON_client_sends_unredirected : REASON_client_sends;
+		return life.reason == REASON_client_unconfirmed ? REASON_client_sends_unredirected
+								: REASON_client_sends;
 	if (life.state == SERVER_ESTABLISHED)
 		return f->scope ? REASON_server_sends : REASON_server_direct;
 	return REASON_none;
@@ -205,15 +218,17 @@ INLINE enum reason plainly_receives(struct work *w, const struct wire *wire)
 
 	if (state == CLIENT_ESTABLISHED)
 		return REASON_client_receives;
-	return state == SERVER_ESTABLISHED && wire->checked == stamp_now(w) ? REASON_server_receives : REASON_none;
+	return state == SERVER_ESTABLISHED && wire->checked == stamp_now(w) ? REASON_server_receives
+									    : REASON_none;
 }
 
 INLINE enum reason plainly_passes_node(const struct wire *wire)
 {
 	u8 state = wire->life.state;
 
-	return state == CLIENT_ESTABLISHED ? REASON_net_client :
-	       state == SERVER_ESTABLISHED ? REASON_net_service_port : REASON_none;
+	return state == CLIENT_ESTABLISHED   ? REASON_net_client
+	       : state == SERVER_ESTABLISHED ? REASON_net_service_port
+					     : REASON_none;
 }
 
 #endif

@@ -97,7 +97,9 @@ INLINE enum socket_seen ask_stack(frame *f, const struct work *w, const struct f
 	enum socket_seen seen = found->state == BPF_TCP_LISTEN ? SOCKET_NONE : SOCKET_PART;
 	struct bpf_tcp_sock *whole = seen == SOCKET_PART ? bpf_tcp_sock(found) : 0;
 	if (whole) {
-		*n = (struct numbers){ .expects = whole->rcv_nxt, .unacknowledged = whole->snd_una, .next = whole->snd_nxt };
+		*n = (struct numbers){ .expects = whole->rcv_nxt,
+				       .unacknowledged = whole->snd_una,
+				       .next = whole->snd_nxt };
 		seen = SOCKET_WHOLE;
 	}
 	bpf_sk_release(found);

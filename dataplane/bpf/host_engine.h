@@ -1,5 +1,5 @@
-/* A process as a host of the core: tables in memory, the clock and the dice given as arguments, packets as bytes. The other
- * side of host_bpf.h; _engine.pyx gives it to Python. */
+/* A process as a host of the core: tables in memory, the clock and the dice given as arguments, packets as
+ * bytes. The other side of host_bpf.h; _engine.pyx gives it to Python. */
 #ifndef WHARFINGER_HOST_ENGINE_H
 #define WHARFINGER_HOST_ENGINE_H
 
@@ -20,7 +20,7 @@ struct engine_node {
 
 struct engine_table {
 	u32 key_size, value_size, capacity, bounded;
-	u32 count, buckets;       /* buckets: a power of two */
+	u32 count, buckets; /* buckets: a power of two */
 	struct engine_node **bucket;
 };
 
@@ -33,7 +33,7 @@ struct engine {
 	struct engine_table sockets; /* the pods' whole sockets, by the keys of flows */
 	u32 turns[65536];
 	u64 setting[SETTING_COUNT];
-	u32 whole_chain;          /* not 0: every packet takes the whole chain */
+	u32 whole_chain; /* not 0: every packet takes the whole chain */
 	u64 now_ns;
 	u32 random;
 	u32 packet_len;
@@ -139,8 +139,12 @@ static int engine_put(struct engine_table *t, const void *key, const void *value
 #define ENGINE_BOUNDED_BOUNDED 1
 static struct engine_table engine_table_of(u32 key_size, u32 value_size, u32 capacity, u32 bounded)
 {
-	return (struct engine_table){ .key_size = key_size, .value_size = value_size, .capacity = capacity, .bounded = bounded,
-				      .buckets = 64, .bucket = calloc(64, sizeof(void *)) };
+	return (struct engine_table){ .key_size = key_size,
+				      .value_size = value_size,
+				      .capacity = capacity,
+				      .bounded = bounded,
+				      .buckets = 64,
+				      .bucket = calloc(64, sizeof(void *)) };
 }
 
 static struct engine *engine_new(void)
@@ -149,7 +153,7 @@ static struct engine *engine_new(void)
 
 	if (!e)
 		return 0;
-#define ENGINE_TABLE(name, key, value, size, kind) \
+#define ENGINE_TABLE(name, key, value, size, kind)                                                           \
 	e->table[TABLE_##name] = engine_table_of(sizeof(key), sizeof(value), size, ENGINE_BOUNDED_##kind);
 	WHARFINGER_TABLES(ENGINE_TABLE)
 #undef ENGINE_TABLE
@@ -176,16 +180,22 @@ static void engine_free(struct engine *e)
 }
 
 INLINE struct engine *engine_of(struct work *w) { return w->host; }
-#define ENGINE_FIND(name, key, value, capacity, kind) \
-	INLINE value *find_##name(struct work *w, const key *k) { return engine_find(&engine_of(w)->table[TABLE_##name], k); }
+#define ENGINE_FIND(name, key, value, capacity, kind)                                                        \
+	INLINE value *find_##name(struct work *w, const key *k)                                              \
+	{                                                                                                    \
+		return engine_find(&engine_of(w)->table[TABLE_##name], k);                                   \
+	}
 WHARFINGER_TABLES(ENGINE_FIND)
 #undef ENGINE_FIND
-#define ENGINE_PUT(name, key, value, capacity, kind) \
-	INLINE int put_##name(struct work *w, const key *k, const value *v) \
-	{ \
-		return engine_put(&engine_of(w)->table[TABLE_##name], k, v); \
-	} \
-	INLINE void drop_##name(struct work *w, const key *k) { engine_drop(&engine_of(w)->table[TABLE_##name], k); }
+#define ENGINE_PUT(name, key, value, capacity, kind)                                                         \
+	INLINE int put_##name(struct work *w, const key *k, const value *v)                                  \
+	{                                                                                                    \
+		return engine_put(&engine_of(w)->table[TABLE_##name], k, v);                                 \
+	}                                                                                                    \
+	INLINE void drop_##name(struct work *w, const key *k)                                                \
+	{                                                                                                    \
+		engine_drop(&engine_of(w)->table[TABLE_##name], k);                                          \
+	}
 WHARFINGER_CONNECTION_TABLES(ENGINE_PUT)
 #undef ENGINE_PUT
 INLINE enum socket_seen ask_stack(frame *f, const struct work *w, const struct flow_key *k, struct numbers *n)
@@ -223,7 +233,7 @@ INLINE int pkt_sum(frame *e, u32 at, u32 difference, u32 flags)
 	memcpy(&was, e->packet + at, 2);
 	sum = (u16)~was + (difference & 0xffff) + (difference >> 16);
 	sum = (sum & 0xffff) + (sum >> 16);
-	was = (u16)~((sum & 0xffff) + (sum >> 16));
+	was = (u16) ~((sum & 0xffff) + (sum >> 16));
 	memcpy(e->packet + at, &was, 2);
 	return 0;
 }
@@ -261,12 +271,14 @@ static int engine_whole_chain(struct engine *e, enum hook hook)
 		return REASON_not_ip;
 	enum reason reason = parse(&w->headers, &w->packet);
 	if (reason == REASON_none)
-		reason = hook == HOOK_FROM_POD ? decide_from_pod(e, w) :
-			 hook == HOOK_TO_POD ? decide_to_pod(e, w) : decide_from_net(e, w);
+		reason = hook == HOOK_FROM_POD ? decide_from_pod(e, w)
+			 : hook == HOOK_TO_POD ? decide_to_pod(e, w)
+					       : decide_from_net(e, w);
 	u8 outcome = engine_outcome[reason];
-	int failed = outcome == OUTCOME_DELIVER || outcome == OUTCOME_FORWARD ? rewrite(e, w, 0) :
-		     outcome == OUTCOME_REFLECT ? rewrite_turned(e, w) :
-		     outcome == OUTCOME_RESET ? rewrite_reset(e, w) : 0;
+	int failed = outcome == OUTCOME_DELIVER || outcome == OUTCOME_FORWARD ? rewrite(e, w, 0)
+		     : outcome == OUTCOME_REFLECT			      ? rewrite_turned(e, w)
+		     : outcome == OUTCOME_RESET				      ? rewrite_reset(e, w)
+									      : 0;
 	return failed ? REASON_rewrite_failed : reason;
 }
 
@@ -281,7 +293,8 @@ static int engine_fast_path(struct engine *e, enum hook hook, u32 ifindex)
 
 	if (e->packet_len >= sizeof *h + sizeof options)
 		memcpy(&options, e->packet + sizeof *h, sizeof options);
-	if (e->packet_len < sizeof *h || !is_plain(h, options, e->packet_len) || (hook != HOOK_TO_POD && h->ttl <= 1))
+	if (e->packet_len < sizeof *h || !is_plain(h, options, e->packet_len) ||
+	    (hook != HOOK_TO_POD && h->ttl <= 1))
 		return REASON_none;
 	if (hook == HOOK_FROM_POD) {
 		struct flow *f = plain_flow(w, ifindex, h, &k);
@@ -301,8 +314,8 @@ static int engine_fast_path(struct engine *e, enum hook hook, u32 ifindex)
 	return v.reason != REASON_none && plain_write(e, h, &v, 0) ? REASON_rewrite_failed : v.reason;
 }
 
-/* One packet, in engine.packet and packet_len, through a hook: its reason; the packet is changed in place as the programs
- * would change it, except what sending on adds (the link header, the time to live). */
+/* One packet, in engine.packet and packet_len, through a hook: its reason; the packet is changed in place as
+ * the programs would change it, except what sending on adds (the link header, the time to live). */
 static int engine_run(struct engine *e, enum hook hook, u32 ifindex)
 {
 	struct work *w = &e->work;

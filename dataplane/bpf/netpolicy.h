@@ -1,7 +1,7 @@
-/* What a NetworkPolicy changes (docs/protocol.md, "NetworkPolicy"). A policy engine judges the packets that it sees on the
- * node, and does not see those that go from hook to hook, nor the ports that a translator gives them. So what begins at a
- * pod that a policy selects begins unaware, and what a translator would do for a pod that dials past its policy is not
- * done. Connections that began before go on. */
+/* What a NetworkPolicy changes (docs/protocol.md, "NetworkPolicy"). A policy engine judges the packets that
+ * it sees on the node, and does not see those that go from hook to hook, nor the ports that a translator
+ * gives them. So what begins at a pod that a policy selects begins unaware, and what a translator would do
+ * for a pod that dials past its policy is not done. Connections that began before go on. */
 #ifndef WHARFINGER_NETPOLICY_H
 #define WHARFINGER_NETPOLICY_H
 
@@ -25,8 +25,8 @@ INLINE void netpolicy_forgets(struct work *w)
 	}
 }
 
-/* From a pod whose egress a policy selects: REASON_none when it is none of this chain's. Its engine knows a service port as
- * a number that may be allowed, not as the target port behind it. */
+/* From a pod whose egress a policy selects: REASON_none when it is none of this chain's. Its engine knows a
+ * service port as a number that may be allowed, not as the target port behind it. */
 INLINE enum reason selected_sends(struct work *w, u32 roles)
 {
 	const struct packet *p = &w->packet;
@@ -40,7 +40,8 @@ INLINE enum reason selected_sends(struct work *w, u32 roles)
 		return REASON_not_ours;
 	netpolicy_forgets(w);
 	choose(w, &c);
-	return c.reason == REASON_client_syn || c.reason == REASON_client_syn_service ? REASON_policy_client : c.reason;
+	return c.reason == REASON_client_syn || c.reason == REASON_client_syn_service ? REASON_policy_client
+										      : c.reason;
 }
 
 /* Whether a packet to a service port is of a connection that began before a policy selected the server. */
@@ -51,9 +52,9 @@ INLINE bool server_knows(struct work *w)
 	return wire && wire->life.state != SERVER_STRAY;
 }
 
-/* To a server whose ingress a policy selects: REASON_none when it is none of this chain's. An aware SYN is dropped and not
- * passed, for what came from hook to hook was judged by no engine, and a refusal would end a connection that the third SYN
- * brings up unaware. */
+/* To a server whose ingress a policy selects: REASON_none when it is none of this chain's. An aware SYN is
+ * dropped and not passed, for what came from hook to hook was judged by no engine, and a refusal would end a
+ * connection that the third SYN brings up unaware. */
 INLINE enum reason selected_receives(struct work *w)
 {
 	const struct packet *p = &w->packet;
@@ -61,7 +62,8 @@ INLINE enum reason selected_receives(struct work *w)
 
 	if (is_syn(p)) {
 		const struct option *o = &p->option;
-		if (o->flags & OPTION_REDIRECT && (port || (o->scope && server_port_of(w, &p->dst, p->dport, o->scope))))
+		if (o->flags & OPTION_REDIRECT &&
+		    (port || (o->scope && server_port_of(w, &p->dst, p->dport, o->scope))))
 			return REASON_policy_server;
 		return port ? REASON_policy_untranslated : REASON_none;
 	}

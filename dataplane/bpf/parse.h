@@ -1,6 +1,6 @@
-/* Parsing: the first bytes of a frame to a struct packet, or the reason why not. Pure; no read outside struct headers,
- * whatever the packet claims: every offset is bounded by the lengths it was checked against, and masked where the verifier
- * asks for it. This is the one place that knows how long headers are. */
+/* Parsing: the first bytes of a frame to a struct packet, or the reason why not. Pure; no read outside struct
+ * headers, whatever the packet claims: every offset is bounded by the lengths it was checked against, and
+ * masked where the verifier asks for it. This is the one place that knows how long headers are. */
 #ifndef WHARFINGER_PARSE_H
 #define WHARFINGER_PARSE_H
 
@@ -11,9 +11,13 @@ INLINE u8 byte_at(const struct headers *h, u32 at) { return h->byte[at & HEADER_
 INLINE u16 u16_at(const struct headers *h, u32 at) { return (u16)(byte_at(h, at) << 8 | byte_at(h, at + 1)); }
 INLINE u32 u32_at(const struct headers *h, u32 at) { return (u32)u16_at(h, at) << 16 | u16_at(h, at + 2); }
 
-INLINE struct addr address_at(const struct headers *h, u32 at) { return addr_from_v4(to_be32(u32_at(h, at))); }
+INLINE struct addr address_at(const struct headers *h, u32 at)
+{
+	return addr_from_v4(to_be32(u32_at(h, at)));
+}
 
-/* Our option at `at`, `len` bytes long by its own word. Returns: whether it is well formed and of our version. */
+/* Our option at `at`, `len` bytes long by its own word. Returns: whether it is well formed and of our
+ * version. */
 INLINE bool parse_option(const struct headers *h, u32 at, u8 len, struct option *out)
 {
 	bool known = len == OPTION_LEN_BARE || len == OPTION_LEN_SCOPE || len == OPTION_LEN_ORIGIN;
@@ -29,7 +33,8 @@ INLINE bool parse_option(const struct headers *h, u32 at, u8 len, struct option 
 }
 
 enum { KIND_END = 0, KIND_NOP = 1, KIND_MD5 = 19, KIND_AO = 29, KIND_MPTCP = 30, KIND_FAST_OPEN = 34 };
-#define OPTIONS_MAX 16        /* options walked; a header with more, padding included, is treated as having no room */
+#define OPTIONS_MAX                                                                                          \
+	16 /* options walked; a header with more, padding included, is treated as having no room */
 
 /* Notes one option of `len` bytes at `at` of the TCP header at `l4`. */
 INLINE void note_option(const struct headers *h, struct packet *p, u32 l4, u32 at, u8 len)
@@ -43,7 +48,8 @@ INLINE void note_option(const struct headers *h, struct packet *p, u32 l4, u32 a
 	else if (kind == KIND_FAST_OPEN && len > 2)
 		p->traits |= SYN_FAST_OPEN;
 	else if (kind == OPTION_KIND && len >= 4 && u16_at(h, at + OPTION_EXID_AT) == OPTION_EXID) {
-		/* We write it on a boundary of four; elsewhere it is not ours, and checksums need not learn odd offsets. */
+		/* We write it on a boundary of four; elsewhere it is not ours, and checksums need not learn
+		 * odd offsets. */
 		if (!p->option_at && ((at ^ l4) & 3) == 0 && parse_option(h, at, len, &p->option))
 			p->option_at = (u16)at;
 		else
@@ -98,11 +104,16 @@ INLINE enum reason parse_tcp(const struct headers *h, struct packet *p, u32 l3_e
 	return REASON_none;
 }
 
-enum { ICMP_UNREACHABLE = 3, ICMP_TIME_EXCEEDED = 11, ICMP_PARAMETER = 12, ICMP_EMBEDS = 8 /* octets behind the IP header, at least */ };
+enum {
+	ICMP_UNREACHABLE = 3,
+	ICMP_TIME_EXCEEDED = 11,
+	ICMP_PARAMETER = 12,
+	ICMP_EMBEDS = 8 /* octets behind the IP header, at least */
+};
 
-/* An ICMP error's embedded packet: addresses, ports and sequence number as its sender sent them (RFC 792: IP header and
- * eight octets, at least), and our option when the TCP header is there as a whole (RFC 1812 asks for as much as 576 bytes
- * hold). */
+/* An ICMP error's embedded packet: addresses, ports and sequence number as its sender sent them (RFC 792: IP
+ * header and eight octets, at least), and our option when the TCP header is there as a whole (RFC 1812 asks
+ * for as much as 576 bytes hold). */
 INLINE enum reason parse_icmp(const struct headers *h, struct packet *p, u32 l3_end)
 {
 	u8 type = byte_at(h, p->l4 + ICMP_TYPE);
@@ -113,7 +124,8 @@ INLINE enum reason parse_icmp(const struct headers *h, struct packet *p, u32 l3_
 	if (inner + IPV4_LEN + ICMP_EMBEDS > l3_end || inner + IPV4_LEN + ICMP_EMBEDS > h->len)
 		return REASON_truncated;
 	u32 inner_len = (byte_at(h, inner + IP_VERSION) & 0x0f) * 4;
-	if (byte_at(h, inner + IP_VERSION) >> 4 != 4 || inner_len < IPV4_LEN || byte_at(h, inner + IP_PROTO) != PROTO_TCP)
+	if (byte_at(h, inner + IP_VERSION) >> 4 != 4 || inner_len < IPV4_LEN ||
+	    byte_at(h, inner + IP_PROTO) != PROTO_TCP)
 		return REASON_not_tcp;
 	u32 l4 = inner + inner_len;
 	if (l4 + ICMP_EMBEDS > l3_end || l4 + ICMP_EMBEDS > h->len)
@@ -140,7 +152,8 @@ INLINE enum reason parse(const struct headers *h, struct packet *p)
 	const u32 l3 = ETH_LEN;
 
 	p->l3 = l3;
-	if (h->len < ETH_LEN + IPV4_LEN || u16_at(h, ETH_TYPE) != ETHERTYPE_IPV4 || byte_at(h, l3 + IP_VERSION) >> 4 != 4)
+	if (h->len < ETH_LEN + IPV4_LEN || u16_at(h, ETH_TYPE) != ETHERTYPE_IPV4 ||
+	    byte_at(h, l3 + IP_VERSION) >> 4 != 4)
 		return REASON_not_ip;
 
 	u32 l3_len = (byte_at(h, l3 + IP_VERSION) & 0x0f) * 4, total = u16_at(h, l3 + IP_TOTAL);

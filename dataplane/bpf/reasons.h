@@ -1,6 +1,6 @@
-/* Why a packet left a decision chain the way it did: one list for the enum, the counters, the metrics' label, the CLI's
- * words and the trace attribute. REASON(name, outcome, words). The numbers are this list's order: what is not appended
- * needs another layout of the maps (kernel.py, LAYOUT). */
+/* Why a packet left a decision chain the way it did: one list for the enum, the counters, the metrics' label,
+ * the words of the CLI and the trace attribute. REASON(name, outcome, words). The numbers are the order of
+ * this list: what is not appended needs another layout of the maps (kernel.py, LAYOUT). */
 #ifndef WHARFINGER_REASONS_H
 #define WHARFINGER_REASONS_H
 
@@ -80,7 +80,7 @@
 	       "an answer that lost its option on the way is not shown to the client, whose SYN comes again") \
 	REASON(client_late, DROP, "an answer to a connection that has gone on unaware") \
 	REASON(client_resets, RESET, \
-	       "an answer that belongs to no connection of the client: its sender is reset at the service port it names") \
+	       "an answer to no connection of the client: its sender is reset at the service port it names") \
 	REASON(server_opening, FORWARD, \
 	       "the server's stack speaks before step 3, from the port that its client dialled") \
 	REASON(held, DROP, "the connections go to another release's tables: TCP repeats the packet") \
@@ -90,10 +90,11 @@
 	REASON(server_may_fragment, DROP, \
 	       "routers may fragment what the server sends (no DF): its client's third SYN is unaware") \
 	REASON(reverse_path, PASS, \
-	       "no route leads back to the source of the SYN, or not by the interface it came in by: the stack judges") \
+	       "no route leads back to the SYN's source, or not by the interface it came by: the stack judges") \
 	REASON(stack_no_hook, STACK, \
 	       "the way leads by an interface, or to a pod, that bears no program of ours: the stack takes it") \
-	REASON(stack_by_rule, STACK, "something at this node is not to be passed by (its NodeReport says what), so the stack takes all")
+	REASON(stack_by_rule, STACK, \
+	       "something at this node is not to be passed by (its NodeReport says what), so the stack takes all")
 
 #define WHARFINGER_REASON_ENUM(name, outcome, words) REASON_##name,
 enum reason { WHARFINGER_REASONS(WHARFINGER_REASON_ENUM) REASON_COUNT };

@@ -1,9 +1,9 @@
 /* Making the packet say what the verdict says. Written once over three primitives that each host gives:
  *   pkt_store(f, at, bytes, len)   pkt_sum(f, at, difference, flags)   pkt_resize(f, len)
- * each answers 0, or an error; `f` is the packet in its host's own form. Checksums change by the ones' complement
- * difference of what changed (RFC 1624), so partial (offloaded) ones stay right: SUM_PSEUDO marks the pseudo-header's
- * share, the only one that they have in them. The IP header is written as a whole, for each call of a primitive costs more
- * than the bytes that it carries. */
+ * each answers 0, or an error; `f` is the packet in its host's own form. Checksums change by the ones'
+ * complement difference of what changed (RFC 1624), so partial (offloaded) ones stay right: SUM_PSEUDO marks
+ * the pseudo-header's share, the only one that they have in them. The IP header is written as a whole, for
+ * each call of a primitive costs more than the bytes that it carries. */
 #ifndef WHARFINGER_REWRITE_H
 #define WHARFINGER_REWRITE_H
 
@@ -12,7 +12,8 @@
 
 #define SUM_PSEUDO 0x10 /* BPF_F_PSEUDO_HDR */
 
-/* `sum` with `to` in place of `from`: words as they lie in memory, as this sum does not care for byte order. */
+/* `sum` with `to` in place of `from`: words as they lie in memory, as this sum does not care for byte
+ * order. */
 INLINE u32 sum_change(u32 sum, u32 from, u32 to)
 {
 	u64 wide = (u64)sum + (u32)~from + to;
@@ -29,7 +30,8 @@ INLINE u16 sum_fold(u32 sum)
 
 INLINE be32 raw_at(const struct headers *h, u32 at) { return to_be32(u32_at(h, at)); }
 
-/* An IP header (without its options) with other addresses, `grown` bytes more in all, and `hops` fewer to live. */
+/* An IP header (without its options) with other addresses, `grown` bytes more in all, and `hops` fewer to
+ * live. */
 INLINE int rewrite_ip(frame *f, struct work *w, u32 at, be32 src, be32 dst, u32 grown, u32 hops)
 {
 	const struct headers *h = &w->headers;
@@ -51,7 +53,10 @@ INLINE int rewrite_ip(frame *f, struct work *w, u32 at, be32 src, be32 dst, u32 
 	return pkt_store(f, at, is, sizeof is);
 }
 
-INLINE be32 ports_of(be16 sport, be16 dport) { return to_be32((u32)from_be16(sport) << 16 | from_be16(dport)); }
+INLINE be32 ports_of(be16 sport, be16 dport)
+{
+	return to_be32((u32)from_be16(sport) << 16 | from_be16(dport));
+}
 
 /* Our option becomes NOPs. `sum`: the TCP checksum's difference so far. */
 INLINE int rewrite_blank(frame *f, struct work *w, u32 *sum)
@@ -75,7 +80,8 @@ INLINE int rewrite_append(frame *f, struct work *w, u32 *sum)
 	const struct packet *p = &w->packet;
 	const struct option *o = &w->verdict.append;
 	u32 end = p->l4 + p->tcp_len;
-	be32 offset = raw_at(&w->headers, p->l4 + TCP_OFFSET), longer = to_be32(from_be32(offset) + ((u32)o->len / 4 << 28));
+	be32 offset = raw_at(&w->headers, p->l4 + TCP_OFFSET),
+	     longer = to_be32(from_be32(offset) + ((u32)o->len / 4 << 28));
 	be32 word[4] = {
 		to_be32((u32)OPTION_KIND << 24 | (u32)o->len << 16 | OPTION_EXID),
 		to_be32((u32)o->flags << 24 | OPTION_VERSION << 16 | from_be16(o->port)),
@@ -96,7 +102,8 @@ INLINE int rewrite_append(frame *f, struct work *w, u32 *sum)
 	return pkt_store(f, p->l4 + TCP_OFFSET, &longer, 4);
 }
 
-/* The packet inside an ICMP error: its own checksum and its addresses change by opposite amounts, so the ICMP checksum only feels the ports. */
+/* The packet inside an ICMP error: its own checksum and its addresses change by opposite amounts, so the ICMP
+ * checksum only feels the ports. */
 INLINE int rewrite_embedded(frame *f, struct work *w)
 {
 	const struct packet *p = &w->packet;
@@ -105,19 +112,23 @@ INLINE int rewrite_embedded(frame *f, struct work *w)
 
 	if (rewrite_ip(f, w, p->inner_l3, v->src.word[3], v->dst.word[3], 0, 0))
 		return -1;
-	return was != is && (pkt_sum(f, p->l4 + ICMP_SUM, sum_change(0, was, is), 0) || pkt_store(f, p->inner_l4 + TCP_SPORT, &is, 4));
+	return was != is && (pkt_sum(f, p->l4 + ICMP_SUM, sum_change(0, was, is), 0) ||
+			     pkt_store(f, p->inner_l4 + TCP_SPORT, &is, 4));
 }
 
-/* `hops`: 1 when it leaves as a router's packet would. 0, or not: the packet may be half changed and must not go on. */
+/* `hops`: 1 when it leaves as a router's packet would. 0, or not: the packet may be half changed and must not
+ * go on. */
 INLINE int rewrite(frame *f, struct work *w, u32 hops)
 {
 	const struct packet *p = &w->packet;
 	const struct verdict *v = &w->verdict;
-	be32 src = v->src.word[3], dst = v->dst.word[3], was = ports_of(p->sport, p->dport), is = ports_of(v->sport, v->dport);
+	be32 src = v->src.word[3], dst = v->dst.word[3], was = ports_of(p->sport, p->dport),
+	     is = ports_of(v->sport, v->dport);
 	u32 sum = 0, pseudo = 0;
 
 	if (p->icmp_error) {
-		if (hops && rewrite_ip(f, w, p->l3, raw_at(&w->headers, p->l3 + IP_SRC), raw_at(&w->headers, p->l3 + IP_DST), 0, hops))
+		if (hops && rewrite_ip(f, w, p->l3, raw_at(&w->headers, p->l3 + IP_SRC),
+				       raw_at(&w->headers, p->l3 + IP_DST), 0, hops))
 			return -1;
 		return rewrite_embedded(f, w);
 	}
@@ -133,7 +144,8 @@ INLINE int rewrite(frame *f, struct work *w, u32 hops)
 	pseudo = sum_change(pseudo, p->src.word[3], src);
 	pseudo = sum_change(pseudo, p->dst.word[3], dst);
 	pseudo = sum_change(pseudo, to_be16(p->tcp_len), to_be16((u16)(p->tcp_len + v->append.len)));
-	if ((src != p->src.word[3] || dst != p->dst.word[3] || v->append.len) && pkt_sum(f, p->l4 + TCP_SUM, pseudo, SUM_PSEUDO))
+	if ((src != p->src.word[3] || dst != p->dst.word[3] || v->append.len) &&
+	    pkt_sum(f, p->l4 + TCP_SUM, pseudo, SUM_PSEUDO))
 		return -1;
 	if ((was != is || v->append.len || v->blank) && pkt_sum(f, p->l4 + TCP_SUM, sum, 0))
 		return -1;
@@ -153,12 +165,14 @@ INLINE int rewrite_link(frame *f, struct work *w)
 }
 
 #define RESET_TTL 64
-/* The RST that a stack without the connection would answer with (RFC 9293, 3.10.7.1), between the ends that the verdict names. */
+/* The RST that a stack without the connection would answer with (RFC 9293, 3.10.7.1), between the ends that
+ * the verdict names. */
 INLINE int rewrite_reset(frame *f, struct work *w)
 {
 	const struct packet *p = &w->packet;
 	const struct verdict *v = &w->verdict;
-	be32 word[5] = { ports_of(v->sport, v->dport), to_be32(p->ack), 0, to_be32(5u << 28 | TCP_RST << 16), 0 };
+	be32 word[5] = { ports_of(v->sport, v->dport), to_be32(p->ack), 0, to_be32(5u << 28 | TCP_RST << 16),
+			 0 };
 	u32 total = p->l4 - p->l3 + TCP_LEN, sum = 0, pseudo = 0;
 
 	for (u32 i = 0; i < 5; i++)
@@ -169,7 +183,8 @@ INLINE int rewrite_reset(frame *f, struct work *w)
 	if (pkt_resize(f, p->l4 + TCP_LEN) || rewrite_link(f, w) || pkt_store(f, p->l4, word, sizeof word) ||
 	    pkt_sum(f, p->l4 + TCP_SUM, pseudo, SUM_PSEUDO) || pkt_sum(f, p->l4 + TCP_SUM, sum, 0))
 		return -1;
-	return rewrite_ip(f, w, p->l3, v->src.word[3], v->dst.word[3], total - u16_at(&w->headers, p->l3 + IP_TOTAL), p->ttl - RESET_TTL);
+	return rewrite_ip(f, w, p->l3, v->src.word[3], v->dst.word[3],
+			  total - u16_at(&w->headers, p->l3 + IP_TOTAL), p->ttl - RESET_TTL);
 }
 
 /* The start gate's probe goes back the way it came: both ends change places, which no checksum feels. */
@@ -178,7 +193,8 @@ INLINE int rewrite_turned(frame *f, struct work *w)
 	const struct packet *p = &w->packet;
 
 	return rewrite_link(f, w) || pkt_store(f, p->l3 + IP_SRC, &p->dst.word[3], 4) ||
-	       pkt_store(f, p->l3 + IP_DST, &p->src.word[3], 4) || pkt_store(f, p->l4, &p->dport, 2) || pkt_store(f, p->l4 + 2, &p->sport, 2);
+	       pkt_store(f, p->l3 + IP_DST, &p->src.word[3], 4) || pkt_store(f, p->l4, &p->dport, 2) ||
+	       pkt_store(f, p->l4 + 2, &p->sport, 2);
 }
 
 #endif

@@ -1,5 +1,5 @@
-/* Choosing a server from a redirect set: the policy turns a connection into a slot, the set's table turns the slot into
- * a server. And of a server one of its service ports. */
+/* Choosing a server from a redirect set: the policy turns a connection into a slot, the set's table turns the
+ * slot into a server. And of a server one of its service ports. */
 #ifndef WHARFINGER_SELECT_H
 #define WHARFINGER_SELECT_H
 
@@ -10,13 +10,20 @@
 INLINE u32 mix3(u32 a, u32 b, u32 c)
 {
 #define ROTATE(x, k) ((x) << (k) | (x) >> (32 - (k)))
-	c ^= b; c -= ROTATE(b, 14);
-	a ^= c; a -= ROTATE(c, 11);
-	b ^= a; b -= ROTATE(a, 25);
-	c ^= b; c -= ROTATE(b, 16);
-	a ^= c; a -= ROTATE(c, 4);
-	b ^= a; b -= ROTATE(a, 14);
-	c ^= b; c -= ROTATE(b, 24);
+	c ^= b;
+	c -= ROTATE(b, 14);
+	a ^= c;
+	a -= ROTATE(c, 11);
+	b ^= a;
+	b -= ROTATE(a, 25);
+	c ^= b;
+	c -= ROTATE(b, 16);
+	a ^= c;
+	a -= ROTATE(c, 4);
+	b ^= a;
+	b -= ROTATE(a, 14);
+	c ^= b;
+	c -= ROTATE(b, 24);
 #undef ROTATE
 	return c;
 }
@@ -30,9 +37,10 @@ INLINE u32 connection_hash(const struct packet *p, const struct addr *dst, u32 s
 	return mix3(mix3(p->src.word[3], dst->word[3], ports), high, scope ^ p->proto);
 }
 
-/* The service port that a server names to the SYN of `p` at one of its redirect ports, 0 if it has none: computed by the
- * server, which names it, and beforehand by the client, which claims it. */
-INLINE be16 select_service_port(const struct server_port *port, const struct packet *p, const struct addr *server)
+/* The service port that a server names to the SYN of `p` at one of its redirect ports, 0 if it has none:
+ * computed by the server, which names it, and beforehand by the client, which claims it. */
+INLINE be16 select_service_port(const struct server_port *port, const struct packet *p,
+				const struct addr *server)
 {
 	if (!port->count || port->count > SERVICE_PORTS_MAX)
 		return 0;

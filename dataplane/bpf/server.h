@@ -1,6 +1,6 @@
-/* The server translator: the stack listens on its target port P, the wire has X while a connection opens and Y from then on
- * (docs/protocol.md, "Establishing" and "State of the ends"). A SYN makes an opening flow and wire, which only step 3 makes
- * established, so a flood of SYNs evicts nothing but its like. */
+/* The server translator: the stack listens on its target port P, the wire has X while a connection opens and
+ * Y from then on (docs/protocol.md, "Establishing" and "State of the ends"). A SYN makes an opening flow and
+ * wire, which only step 3 makes established, so a flood of SYNs evicts nothing but its like. */
 #ifndef WHARFINGER_SERVER_H
 #define WHARFINGER_SERVER_H
 
@@ -17,12 +17,23 @@ INLINE void server_event(struct work *w, const struct flow *f, enum event_kind k
 	if (is_direct(f))
 		return;
 	w->event = (struct event){
-		.time_ns = now_exact(w), .started_ns = f->started_ns,
+		.time_ns = now_exact(w),
+		.started_ns = f->started_ns,
 		.established_ns = f->established_us ? f->started_ns + f->established_us * 1000ULL : 0,
-		.client = addr_from_v4(k->peer), .server = addr_from_v4(k->local), .scope = f->scope, .isn = f->life.isn,
-		.ifindex = w->ifindex, .client_port = f->client_port, .redirect_port = f->redirect_port,
-		.service_port = f->wire_port, .target_port = k->local_port, .kind = kind, .role = ROLE_SERVER,
-		.reason = f->life.reason, .ends = f->life.marks & ENDED, .proto = PROTO_TCP,
+		.client = addr_from_v4(k->peer),
+		.server = addr_from_v4(k->local),
+		.scope = f->scope,
+		.isn = f->life.isn,
+		.ifindex = w->ifindex,
+		.client_port = f->client_port,
+		.redirect_port = f->redirect_port,
+		.service_port = f->wire_port,
+		.target_port = k->local_port,
+		.kind = kind,
+		.role = ROLE_SERVER,
+		.reason = f->life.reason,
+		.ends = f->life.marks & ENDED,
+		.proto = PROTO_TCP,
 		.aware = (f->life.marks & AWARE) != 0,
 	};
 }
@@ -54,8 +65,8 @@ INLINE void server_notes_opening(struct work *w)
 	w->verdict.blank = p->option_at != 0;
 }
 
-/* A SYN to the stack itself. Its pair of ports may be a connection's of ours, which the dialler cannot know, so it gets a
- * substitute as ours would. Else what we remembered of this pair of ports is over. */
+/* A SYN to the stack itself. Its pair of ports may be a connection's of ours, which the dialler cannot know,
+ * so it gets a substitute as ours would. Else what we remembered of this pair of ports is over. */
 INLINE enum reason server_dialled(frame *fr, struct work *w)
 {
 	const struct packet *p = &w->packet;
@@ -75,8 +86,11 @@ INLINE enum reason server_dialled(frame *fr, struct work *w)
 		if (!find_substitute(fr, w))
 			return REASON_not_ours;
 	}
-	w->flow = (struct flow){ .life = { .state = SERVER_OPENING, .reason = REASON_server_direct, .isn = p->seq },
-				 .redirect_port = p->dport, .wire_port = p->dport };
+	w->flow = (struct flow){
+		.life = { .state = SERVER_OPENING, .reason = REASON_server_direct, .isn = p->seq },
+		.redirect_port = p->dport,
+		.wire_port = p->dport
+	};
 	server_notes_opening(w);
 	return REASON_server_direct;
 }
@@ -103,9 +117,15 @@ INLINE enum reason server_opens(frame *fr, struct work *w)
 	w->wire_key.local_port = service_port;
 	if (!find_place(fr, w, port->target))
 		return REASON_server_no_substitute;
-	w->flow = (struct flow){ .life = { .state = SERVER_OPENING, .marks = aware ? AWARE : 0, .reason = reason, .isn = p->seq },
-				 .scope = port->scope, .redirect_port = p->dport, .wire_port = service_port };
-	/* A SYN that comes twice does not undo the SYN+ACK between: the stack may not repeat that before step 3. */
+	w->flow = (struct flow){ .life = { .state = SERVER_OPENING,
+					   .marks = aware ? AWARE : 0,
+					   .reason = reason,
+					   .isn = p->seq },
+				 .scope = port->scope,
+				 .redirect_port = p->dport,
+				 .wire_port = service_port };
+	/* A SYN that comes twice does not undo the SYN+ACK between: the stack may not repeat that before
+	 * step 3. */
 	const struct flow *half = find_flow(w, OPENING, &w->key);
 	if (half && half->life.state == SERVER_OPENING && half->life.isn == p->seq) {
 		w->flow.server_isn = half->server_isn;
@@ -115,8 +135,8 @@ INLINE enum reason server_opens(frame *fr, struct work *w)
 	return reason;
 }
 
-/* Makes the connection of w->key, whose opening flow is `half`, an established one: when there is no room it lives among
- * the closed ones. Returns: `reason`, or that there was no room. */
+/* Makes the connection of w->key, whose opening flow is `half`, an established one: when there is no room it
+ * lives among the closed ones. Returns: `reason`, or that there was no room. */
 INLINE enum reason server_enters(struct work *w, const struct flow *half, enum reason reason)
 {
 	w->flow = *half;
@@ -131,8 +151,8 @@ INLINE enum reason server_enters(struct work *w, const struct flow *half, enum r
 	return reason;
 }
 
-/* Whether a whole socket would take this packet as one of its peer's: the next in order, or one that it has (RFC 9293,
- * RFC 5961). */
+/* Whether a whole socket would take this packet as one of its peer's: the next in order, or one that it has
+ * (RFC 9293, RFC 5961). */
 INLINE bool is_acceptable(const struct packet *p, const struct numbers *n)
 {
 	if (p->tcp_flags & TCP_RST)
@@ -141,10 +161,10 @@ INLINE bool is_acceptable(const struct packet *p, const struct numbers *n)
 	       n->expects - p->seq <= p->payload + 1;
 }
 
-/* A packet to a service port of which no record speaks, for the place w->key. One that the stack's connection takes leaves
- * a record, by which that is entered when the stack answers. One that it does not take is dropped, for the connection may
- * be none of ours. If the stack has none yet it may be the end of a handshake whose record was evicted, or of a SYN
- * cookie's: the record keeps its number. */
+/* A packet to a service port of which no record speaks, for the place w->key. One that the stack's connection
+ * takes leaves a record, by which that is entered when the stack answers. One that it does not take is
+ * dropped, for the connection may be none of ours. If the stack has none yet it may be the end of a handshake
+ * whose record was evicted, or of a SYN cookie's: the record keeps its number. */
 INLINE enum reason server_meets(frame *fr, struct work *w, u32 scope)
 {
 	const struct packet *p = &w->packet;
@@ -152,13 +172,16 @@ INLINE enum reason server_meets(frame *fr, struct work *w, u32 scope)
 
 	if (seen == SOCKET_WHOLE && !is_acceptable(p, &w->numbers))
 		return REASON_server_stray;
-	w->flow = (struct flow){ .scope = scope, .server_isn = p->ack - 1, .redirect_port = p->dport, .wire_port = p->dport };
+	w->flow = (struct flow){
+		.scope = scope, .server_isn = p->ack - 1, .redirect_port = p->dport, .wire_port = p->dport
+	};
 	w->flow.life.state = seen == SOCKET_WHOLE || w->netns < 0 ? SERVER_FOUND : SERVER_STRAY;
 	server_notes_opening(w);
 	return REASON_server_unentered;
 }
 
-/* Whether a packet is step 3: it acknowledges the SYN+ACK and no more, as the stack has sent nothing else by then. */
+/* Whether a packet is step 3: it acknowledges the SYN+ACK and no more, as the stack has sent nothing else by
+ * then. */
 INLINE bool is_step_3(const struct packet *p, const struct flow *half)
 {
 	return half->life.state == SERVER_OPENING && half->wire_port == p->dport && half->life.tries &&
@@ -185,7 +208,8 @@ INLINE enum reason server_opening_receives(frame *fr, struct work *w, const stru
 	return server_enters(w, half, REASON_server_joined);
 }
 
-/* Whether the server has lost the service port of an established connection: no packet goes by it any more. */
+/* Whether the server has lost the service port of an established connection: no packet goes by it any
+ * more. */
 INLINE bool port_is_lost(struct work *w, struct wire *wire)
 {
 	const struct packet *p = &w->packet;
@@ -214,7 +238,8 @@ INLINE enum reason server_established_receives(frame *fr, struct work *w, struct
 	return REASON_server_receives;
 }
 
-/* Whether a packet to a service port is the answer to a connection that the pod itself began from a port of that number. */
+/* Whether a packet to a service port is the answer to a connection that the pod itself began from a port of
+ * that number. */
 INLINE bool is_outgoing(frame *fr, struct work *w)
 {
 	w->wire_key.ifindex = w->ifindex;
@@ -233,7 +258,8 @@ INLINE enum reason server_receives_unknown(frame *fr, struct work *w)
 		return REASON_not_ours;
 	set_place(w, port->target, p->sport);
 	const struct flow *f = find_flow(w, ESTABLISHED, &w->key);
-	/* The place is another connection's: the stack is to refuse this packet, and that connection lives on. */
+	/* The place is another connection's: the stack is to refuse this packet, and that connection lives
+	 * on. */
 	if (f && !is_of_wire(f, &w->wire_key) && !find_substitute(fr, w))
 		return REASON_server_no_substitute;
 	w->verdict.dport = w->key.local_port;
@@ -298,8 +324,9 @@ INLINE enum reason server_names_port(struct work *w, struct flow *f)
 	return REASON_server_answers;
 }
 
-/* A SYN+ACK: of the connection that opens, or once more of one that step 3 has made established, when the stack could not
- * take step 3. Any other says that the stack has given the pair of ports to a connection that is none of ours. */
+/* A SYN+ACK: of the connection that opens, or once more of one that step 3 has made established, when the
+ * stack could not take step 3. Any other says that the stack has given the pair of ports to a connection that
+ * is none of ours. */
 INLINE enum reason server_answers(struct work *w)
 {
 	const struct packet *p = &w->packet;
@@ -318,8 +345,8 @@ INLINE enum reason server_answers(struct work *w)
 	return REASON_not_ours;
 }
 
-/* What the stack sends on a connection whose flow `half` is not established. What is entered by a stray packet goes on from
- * the number that it acknowledged. */
+/* What the stack sends on a connection whose flow `half` is not established. What is entered by a stray
+ * packet goes on from the number that it acknowledged. */
 INLINE enum reason server_opening_sends(struct work *w, const struct flow *half)
 {
 	const struct packet *p = &w->packet;
@@ -330,11 +357,13 @@ INLINE enum reason server_opening_sends(struct work *w, const struct flow *half)
 		server_speaks(w, half, opening ? half->redirect_port : half->wire_port);
 		if (opening && half->life.marks & AWARE && p->ack == half->life.isn + 1 && !p->payload &&
 		    has_room(p, OPTION_LEN_BARE))
-			w->verdict.append = (struct option){ .flags = OPTION_CONFIRM, .len = OPTION_LEN_BARE };
+			w->verdict.append =
+				(struct option){ .flags = OPTION_CONFIRM, .len = OPTION_LEN_BARE };
 		return direct ? direct : REASON_server_refuses;
 	}
 	bool next = p->seq == half->server_isn + 1;
-	if (opening && half->life.tries && p->ack == half->life.isn + 1 && next) { /* it refuses an old SYN, say */
+	if (opening && half->life.tries && p->ack == half->life.isn + 1 &&
+	    next) { /* it refuses an old SYN, say */
 		server_speaks(w, half, half->redirect_port);
 		return direct ? direct : REASON_server_opening;
 	}

@@ -1,5 +1,6 @@
-/* SipHash-2-4 (Aumasson, Bernstein: "SipHash: a fast short-input PRF", 2012), its form of 128 bits, a word of 8 bytes at a time: little-endian,
- * the last one with the message's length in its highest byte. It is made for short messages, and cheap enough for a packet. */
+/* SipHash-2-4 (Aumasson, Bernstein: "SipHash: a fast short-input PRF", 2012), its form of 128 bits, a word of
+ * 8 bytes at a time: little-endian, the last one with the message's length in its highest byte. It is made
+ * for short messages, and cheap enough for a packet. */
 #ifndef WHARFINGER_SIPHASH_H
 #define WHARFINGER_SIPHASH_H
 

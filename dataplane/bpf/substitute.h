@@ -1,14 +1,15 @@
-/* No two connections may share what a stack sees (docs/protocol.md, "State of the ends"): a connection whose pair of ports
- * is taken in the server's stack gets another client port there, its substitute. Its flow is under the substitute, and its
- * wire, which has the client's own port, leads there. A place is a pair of ports in the stack: the key of a flow. */
+/* No two connections may share what a stack sees (docs/protocol.md, "State of the ends"): a connection whose
+ * pair of ports is taken in the server's stack gets another client port there, its substitute. Its flow is
+ * under the substitute, and its wire, which has the client's own port, leads there. A place is a pair of
+ * ports in the stack: the key of a flow. */
 #ifndef WHARFINGER_SUBSTITUTE_H
 #define WHARFINGER_SUBSTITUTE_H
 
 #include "flows.h"
 #include "select.h"
 
-/* Those tried are spread evenly over all ports: at most 15 of the 32 are among Linux's ephemeral ones (28,232), so a
- * client that has all of those at one target port finds a substitute all the same. */
+/* Those tried are spread evenly over all ports: at most 15 of the 32 are among Linux's ephemeral ones
+ * (28,232), so a client that has all of those at one target port finds a substitute all the same. */
 #define SUBSTITUTES 32
 #define SUBSTITUTE_LEAST 1024
 #define SUBSTITUTE_RANGE (65536 - SUBSTITUTE_LEAST)
@@ -22,9 +23,10 @@ INLINE void set_place(struct work *w, be16 target, be16 client_port)
 	set_key(&w->key, w->ifindex, w->wire_key.local, target, w->wire_key.peer, client_port);
 }
 
-/* Whether the place w->key can bear the connection that the wire has under w->wire_key: it has it already, or neither
- * another connection of ours nor the stack alone (a direct dial, TIME_WAIT) has it. Where a closed one is in TIME_WAIT no
- * other begins: what a client's stack numbers by another address or port is old to that. */
+/* Whether the place w->key can bear the connection that the wire has under w->wire_key: it has it already, or
+ * neither another connection of ours nor the stack alone (a direct dial, TIME_WAIT) has it. Where a closed
+ * one is in TIME_WAIT no other begins: what a client's stack numbers by another address or port is old to
+ * that. */
 INLINE bool may_have_place(frame *fr, struct work *w)
 {
 	const struct flow *f = find_flow(w, ESTABLISHED, &w->key);
@@ -52,7 +54,8 @@ INLINE bool find_substitute(frame *fr, struct work *w)
 	u32 first = connection_hash(p, &p->dst, from_be16(w->key.local_port));
 
 	for (u32 i = 0; i < SUBSTITUTES; i++) {
-		w->key.peer_port = to_be16((u16)(SUBSTITUTE_LEAST + (first + i * SUBSTITUTE_STEP) % SUBSTITUTE_RANGE));
+		w->key.peer_port =
+			to_be16((u16)(SUBSTITUTE_LEAST + (first + i * SUBSTITUTE_STEP) % SUBSTITUTE_RANGE));
 		if (w->key.peer_port != p->sport && is_free_place(fr, w))
 			return true;
 	}
@@ -69,8 +72,8 @@ INLINE const struct wire *find_any_wire(struct work *w)
 	return wire ? wire : find_wire(w, CLOSED, &w->wire_key);
 }
 
-/* Makes w->key the place at `target` that the connection under w->wire_key had before, or that the same SYN got. A place
- * that is another's by now is forgotten. Returns: whether there is one. */
+/* Makes w->key the place at `target` that the connection under w->wire_key had before, or that the same SYN
+ * got. A place that is another's by now is forgotten. Returns: whether there is one. */
 INLINE bool find_former_place(frame *fr, struct work *w, be16 target)
 {
 	const struct wire *wire = find_any_wire(w);
@@ -86,8 +89,8 @@ INLINE bool find_former_place(frame *fr, struct work *w, be16 target)
 	return false;
 }
 
-/* Makes w->key the place that the stack is to know the connection under w->wire_key by: without another, that of a closed
- * one, which TIME_WAIT may let go. Returns: whether there is one. */
+/* Makes w->key the place that the stack is to know the connection under w->wire_key by: without another, that
+ * of a closed one, which TIME_WAIT may let go. Returns: whether there is one. */
 INLINE bool find_place(frame *fr, struct work *w, be16 target)
 {
 	if (find_former_place(fr, w, target))

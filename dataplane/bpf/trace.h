@@ -1,11 +1,14 @@
-/* Trace identity (docs/protocol.md, "Trace identity"): ids that client, balancer and server each compute alone, and so agree on; the programs
- * decide by them which connections to tell of, the agent gives them to spans.
+/* Trace identity (docs/protocol.md, "Trace identity"): ids that client, balancer and server each compute
+ * alone, and so agree on; the programs decide by them which connections to tell of, the agent gives them to
+ * spans.
  *
  * Rules:
- * - All that is hashed is in the connection's SYN or in the pool's slices: nothing is added to any packet for it.
- * - Encodings are fixed and little-endian, addresses as on the wire; changing one changes the protocol, for nodes of two versions would no
- *   longer agree.
- * - Trace ids are keyed: who sees packets must not be able to tell or choose a connection's trace. Span ids follow from the trace id. */
+ * - All that is hashed is in the connection's SYN or in the pool's slices: nothing is added to any packet for
+ *   it.
+ * - Encodings are fixed and little-endian, addresses as on the wire; changing one changes the protocol, for
+ *   nodes of two versions would no longer agree.
+ * - Trace ids are keyed: who sees packets must not be able to tell or choose a connection's trace. Span ids
+ *   follow from the trace id. */
 #ifndef WHARFINGER_TRACE_H
 #define WHARFINGER_TRACE_H
 
@@ -20,7 +23,8 @@ ASSERT_SIZE(struct trace_id, 16);
 
 INLINE u64 half_of(const struct addr *a, int n)
 {
-	return __builtin_bswap32(from_be32(a->word[2 * n])) | (u64)__builtin_bswap32(from_be32(a->word[2 * n + 1])) << 32;
+	return __builtin_bswap32(from_be32(a->word[2 * n])) |
+	       (u64)__builtin_bswap32(from_be32(a->word[2 * n + 1])) << 32;
 }
 
 /* 29 bytes: client address, scope, client ISN, client port, X, protocol. */
@@ -31,15 +35,21 @@ INLINE struct siphash trace_hash(const struct trace_id *key, const struct event 
 	siphash_word(&s, half_of(&e->client, 0));
 	siphash_word(&s, half_of(&e->client, 1));
 	siphash_word(&s, e->scope | (u64)e->isn << 32);
-	siphash_word(&s, from_be16(e->client_port) | (u32)from_be16(e->redirect_port) << 16 | (u64)e->proto << 32 | 29ULL << 56);
+	siphash_word(&s, from_be16(e->client_port) | (u32)from_be16(e->redirect_port) << 16 |
+				 (u64)e->proto << 32 | 29ULL << 56);
 	return s;
 }
 
-/* Whether a trace is one of `traced` out of TRACES_ALL: OpenTelemetry's rule (specification, "TraceState: Probability Sampling"). */
+/* Whether a trace is one of `traced` out of TRACES_ALL: OpenTelemetry's rule (specification, "TraceState:
+ * Probability Sampling"). */
 INLINE int is_kept(u64 low, u64 traced) { return (low & (TRACES_ALL - 1)) + traced >= TRACES_ALL; }
 
-/* The end of a connection whose beginning its server never saw (an entry rebuilt in mid-stream): nobody can name its trace. */
-INLINE int is_nameless(const struct event *e) { return e->kind == EVENT_CLOSED && !e->isn && !e->established_ns; }
+/* The end of a connection whose beginning its server never saw (an entry rebuilt in mid-stream): nobody can
+ * name its trace. */
+INLINE int is_nameless(const struct event *e)
+{
+	return e->kind == EVENT_CLOSED && !e->isn && !e->established_ns;
+}
 
 /* Whether the programs tell of it: of all that is kept, and of the nameless, to be counted. */
 INLINE int is_told(const struct trace_id *key, const struct event *e, u64 traced)
@@ -63,7 +73,8 @@ INLINE struct trace_id trace_of(const struct trace_id *key, const struct event *
 	return id;
 }
 
-/* 19 bytes under the trace id as key: the server's address (zeros for the client's span), port, role. Never 0. */
+/* 19 bytes under the trace id as key: the server's address (zeros for the client's span), port, role. Never
+ * 0. */
 INLINE u64 span_of(const struct trace_id *trace, enum role role, const struct addr *server, be16 port)
 {
 	struct siphash s = siphash_start(trace->low, trace->high);

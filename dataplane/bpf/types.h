@@ -24,8 +24,8 @@ INLINE be32 to_be32(u32 n) { return (be32)__builtin_bswap32(n); }
 INLINE be16 to_be16(u16 n) { return (be16)n; }
 INLINE be32 to_be32(u32 n) { return (be32)n; }
 #endif
-/* The empty statement keeps clang from dropping the mask as superfluous: the verifiers of 6.1 and 6.12 take the
- * result of a byte swap for any number of 64 bits. */
+/* The empty statement keeps clang from dropping the mask as superfluous: the verifiers of 6.1 and 6.12 take
+ * the result of a byte swap for any number of 64 bits. */
 INLINE u16 from_be16(be16 n)
 {
 	u32 number = to_be16((u16)n);
@@ -44,10 +44,7 @@ struct addr {
 };
 ASSERT_SIZE(struct addr, 16);
 
-INLINE struct addr addr_from_v4(be32 v4)
-{
-	return (struct addr){ .word = { 0, 0, to_be32(0xffff), v4 } };
-}
+INLINE struct addr addr_from_v4(be32 v4) { return (struct addr){ .word = { 0, 0, to_be32(0xffff), v4 } }; }
 
 INLINE be32 v4_of(const struct addr *a) { return a->word[3]; }
 

@@ -1,5 +1,6 @@
-/* The way on without the stack, and so without connection tracking: the routing table names the interface and the next
- * hop. What a packet that skips the stack skips, and what is done about each, is in docs/security.md. */
+/* The way on without the stack, and so without connection tracking: the routing table names the interface and
+ * the next hop. What a packet that skips the stack skips, and what is done about each, is in
+ * docs/security.md. */
 #ifndef WHARFINGER_WAY_H
 #define WHARFINGER_WAY_H
 
@@ -32,12 +33,16 @@ INLINE u32 ip_len(const struct __sk_buff *skb, u32 headers, u32 grown)
 	return skb->gso_size ? headers + skb->gso_size : skb->len - ETH_LEN + grown;
 }
 
-/* REASON_none, with `hop`; or why the stack is to take the packet. `len`: ip_len. An unknown neighbour is no obstacle:
- * sending to it makes the kernel ask. */
+/* REASON_none, with `hop`; or why the stack is to take the packet. `len`: ip_len. An unknown neighbour is no
+ * obstacle: sending to it makes the kernel ask. */
 INLINE enum reason find_next_hop(struct __sk_buff *skb, be32 src, be32 dst, u32 len, struct next_hop *hop)
 {
-	struct bpf_fib_lookup fib = { .family = AF_INET, .l4_protocol = PROTO_TCP, .ifindex = skb->ifindex,
-				      .tot_len = (u16)len, .ipv4_src = src, .ipv4_dst = dst };
+	struct bpf_fib_lookup fib = { .family = AF_INET,
+				      .l4_protocol = PROTO_TCP,
+				      .ifindex = skb->ifindex,
+				      .tot_len = (u16)len,
+				      .ipv4_src = src,
+				      .ipv4_dst = dst };
 
 	if (setting(0, SETTING_LEFT_TO_STACK))
 		return REASON_stack_by_rule;
@@ -68,16 +73,21 @@ INLINE bool is_host_address(be32 v4)
 	return first && first != 127 && first < 224;
 }
 
-/* Whether a packet may come from its source as the stack judges it: the source is no address of this node, a route leads back
- * to it, and by the interface that the packet came in by where that matters (rp_filter = 1). */
+/* Whether a packet may come from its source as the stack judges it: the source is no address of this node, a
+ * route leads back to it, and by the interface that the packet came in by where that matters (rp_filter
+ * = 1). */
 INLINE bool has_reverse_path(struct __sk_buff *skb, be32 src, be32 dst)
 {
 	u32 index = skb->ifindex;
 	struct interface *from = bpf_map_lookup_elem(&interfaces, &index);
-	struct bpf_fib_lookup fib = { .family = AF_INET, .l4_protocol = PROTO_TCP, .ifindex = skb->ifindex,
-				      .ipv4_src = dst, .ipv4_dst = src };
+	struct bpf_fib_lookup fib = { .family = AF_INET,
+				      .l4_protocol = PROTO_TCP,
+				      .ifindex = skb->ifindex,
+				      .ipv4_src = dst,
+				      .ipv4_dst = src };
 
-	long found = is_host_address(src) ? bpf_fib_lookup(skb, &fib, sizeof fib, 0) : BPF_FIB_LKUP_RET_NOT_FWDED;
+	long found =
+		is_host_address(src) ? bpf_fib_lookup(skb, &fib, sizeof fib, 0) : BPF_FIB_LKUP_RET_NOT_FWDED;
 	bool leads_back = found == BPF_FIB_LKUP_RET_SUCCESS || found == BPF_FIB_LKUP_RET_NO_NEIGH ||
 			  found == BPF_FIB_LKUP_RET_FRAG_NEEDED;
 

@@ -29,7 +29,8 @@ INLINE void count(struct __sk_buff *skb, enum hook hook, enum reason reason)
 /* The trace id decides, so that a connection that is not sampled costs a hash and no more. */
 INLINE void report(struct work *w)
 {
-	struct trace_id key = { .low = setting(w, SETTING_TRACE_KEY_LOW), .high = setting(w, SETTING_TRACE_KEY_HIGH) };
+	struct trace_id key = { .low = setting(w, SETTING_TRACE_KEY_LOW),
+				.high = setting(w, SETTING_TRACE_KEY_HIGH) };
 	u32 zero = 0;
 
 	if (!is_told(&key, &w->event, setting(w, SETTING_TRACED)) ||
@@ -59,8 +60,8 @@ INLINE struct work *load(struct __sk_buff *skb)
 	return w;
 }
 
-/* Frames that are the stack's whatever they carry: REASON_none for all others. Frames that leave a pod go to the bridge's
- * address, which at the pod's interface is another's. */
+/* Frames that are the stack's whatever they carry: REASON_none for all others. Frames that leave a pod go to
+ * the bridge's address, which at the pod's interface is another's. */
 INLINE enum reason is_for_stack(const struct __sk_buff *skb, enum hook hook)
 {
 	if (skb->vlan_present)
@@ -135,22 +136,22 @@ INLINE int finish(struct __sk_buff *skb, struct work *w, enum hook hook, enum re
 	return direct ? (int)bpf_redirect_neigh(hop.ifindex, &hop.neighbour, sizeof hop.neighbour, 0) : NEXT;
 }
 
-/* The whole chain of a hook, as a program of its own within the program: the verifier looks at it by itself, and the fast
- * path stays small. */
-#define WHOLE_CHAIN(name, hook, decide) \
-	__attribute__((noinline)) int name(struct __sk_buff *skb) \
-	{ \
-		enum reason reason = is_for_stack(skb, hook); \
-		struct work *w = reason == REASON_none ? load(skb) : 0; \
-		if (!w) { \
-			count(skb, hook, reason == REASON_none ? REASON_not_ip : reason); \
-			return NEXT; \
-		} \
-		w->event.kind = EVENT_NONE; \
-		reason = parse(&w->headers, &w->packet); \
-		if (reason == REASON_none) \
-			reason = decide(skb, w); \
-		return finish(skb, w, hook, reason); \
+/* The whole chain of a hook, as a program of its own within the program: the verifier looks at it by itself,
+ * and the fast path stays small. */
+#define WHOLE_CHAIN(name, hook, decide)                                                                      \
+	__attribute__((noinline)) int name(struct __sk_buff *skb)                                            \
+	{                                                                                                    \
+		enum reason reason = is_for_stack(skb, hook);                                                \
+		struct work *w = reason == REASON_none ? load(skb) : 0;                                      \
+		if (!w) {                                                                                    \
+			count(skb, hook, reason == REASON_none ? REASON_not_ip : reason);                    \
+			return NEXT;                                                                         \
+		}                                                                                            \
+		w->event.kind = EVENT_NONE;                                                                  \
+		reason = parse(&w->headers, &w->packet);                                                     \
+		if (reason == REASON_none)                                                                   \
+			reason = decide(skb, w);                                                             \
+		return finish(skb, w, hook, reason);                                                         \
 	}
 
 INLINE enum reason decide_from_uplink(struct __sk_buff *skb, struct work *w)
@@ -180,12 +181,14 @@ INLINE struct plain *plain_of(struct __sk_buff *skb)
 	return is_plain(h, has_options ? *options : 0, skb->len) ? h : 0;
 }
 
-#define LEFT_TO_STACK 0xffffffff /* in place of a way's interface: the stack is to take it, by the reason in `gateway` */
+#define LEFT_TO_STACK                                                                                        \
+	0xffffffff /* in place of a way's interface: the stack is to take it, by the reason in `gateway` */
 
-/* The next hop that a record remembers, or that the routing table has now, which it then remembers: REASON_none, or why the
- * stack is to take the packet. The hop of another family than IPv4's, and one whose MTU was not told, are not remembered. */
-INLINE enum reason remembered_way(struct __sk_buff *skb, const struct plain_verdict *v, u32 len, union way *way, u16 *mtu,
-				  bool fresh, struct next_hop *hop)
+/* The next hop that a record remembers, or that the routing table has now, which it then remembers:
+ * REASON_none, or why the stack is to take the packet. The hop of another family than IPv4's, and one whose
+ * MTU was not told, are not remembered. */
+INLINE enum reason remembered_way(struct __sk_buff *skb, const struct plain_verdict *v, u32 len,
+				  union way *way, u16 *mtu, bool fresh, struct next_hop *hop)
 {
 	union way known = { .whole = way->whole };
 
@@ -284,31 +287,33 @@ __attribute__((noinline)) int fast_from_net(struct __sk_buff *skb)
 	return plain_leaves(skb, h, HOOK_FROM_NET, &v, left, &hop);
 }
 
-#define PROGRAM(name, fast, whole) \
-	int name(struct __sk_buff *skb) \
-	{ \
-		int done = fast(skb); \
-		return done == WHOLE ? whole(skb) : done; \
+#define PROGRAM(name, fast, whole)                                                                           \
+	int name(struct __sk_buff *skb)                                                                      \
+	{                                                                                                    \
+		int done = fast(skb);                                                                        \
+		return done == WHOLE ? whole(skb) : done;                                                    \
 	}
 
-SEC("tcx/ingress") PROGRAM(wharf_from_pod, fast_from_pod, whole_from_pod)
-SEC("tcx/egress") PROGRAM(wharf_to_pod, fast_to_pod, whole_to_pod)
-SEC("tcx/ingress") PROGRAM(wharf_from_net, fast_from_net, whole_from_net)
+SEC("tcx/ingress")
+PROGRAM(wharf_from_pod, fast_from_pod, whole_from_pod) SEC("tcx/egress")
+	PROGRAM(wharf_to_pod, fast_to_pod, whole_to_pod) SEC("tcx/ingress")
+		PROGRAM(wharf_from_net, fast_from_net, whole_from_net)
 
-/* Before the others, while the records of connections go from a former release's tables to this one's (kernel.py): what a
- * packet changed meanwhile would be lost, and TCP repeats the packet. The hold ends by itself, should the agent. */
-#define HOLD(name, hook) \
-	int name(struct __sk_buff *skb) \
-	{ \
-		struct work *w = bpf_ktime_get_ns() < setting(0, SETTING_HELD_UNTIL) ? load(skb) : 0; \
-		if (!w || parse(&w->headers, &w->packet) != REASON_none || w->packet.icmp_error || \
-		    w->packet.proto != PROTO_TCP) \
-			return NEXT; \
-		count(skb, hook, REASON_held); \
-		return TC_ACT_SHOT; \
+/* Before the others, while the records of connections go from a former release's tables to this one's
+ * (kernel.py): what a packet changed meanwhile would be lost, and TCP repeats the packet. The hold ends by
+ * itself, should the agent. */
+#define HOLD(name, hook)                                                                                     \
+	int name(struct __sk_buff *skb)                                                                      \
+	{                                                                                                    \
+		struct work *w = bpf_ktime_get_ns() < setting(0, SETTING_HELD_UNTIL) ? load(skb) : 0;        \
+		if (!w || parse(&w->headers, &w->packet) != REASON_none || w->packet.icmp_error ||           \
+		    w->packet.proto != PROTO_TCP)                                                            \
+			return NEXT;                                                                         \
+		count(skb, hook, REASON_held);                                                               \
+		return TC_ACT_SHOT;                                                                          \
 	}
 
-SEC("tcx/ingress") HOLD(wharf_hold_from_pod, HOOK_FROM_POD)
-SEC("tcx/egress") HOLD(wharf_hold_to_pod, HOOK_TO_POD)
+			SEC("tcx/ingress") HOLD(wharf_hold_from_pod, HOOK_FROM_POD) SEC("tcx/egress")
+				HOLD(wharf_hold_to_pod, HOOK_TO_POD)
 
-char LICENSE[] SEC("license") = "Dual BSD/GPL";
+					char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -1,10 +1,11 @@
-/* What the wire carries: the redirection option (docs/protocol.md, "The option") and the headers around it. */
+/* What the wire carries: the redirection option (docs/protocol.md, "The option") and the headers around
+ * it. */
 #ifndef WHARFINGER_WIRE_H
 #define WHARFINGER_WIRE_H
 
 #include "types.h"
 
-#define OPTION_KIND 253      /* experimental, RFC 4727; told apart by its experiment id, RFC 6994 */
+#define OPTION_KIND 253 /* experimental, RFC 4727; told apart by its experiment id, RFC 6994 */
 #define OPTION_EXID 0x5746
 #define OPTION_VERSION 1
 
@@ -15,13 +16,13 @@
 enum option_flag {
 	OPTION_REDIRECT = 0x01,
 	OPTION_CONFIRM = 0x02,
-	OPTION_PORT = 0x04,       /* the port field is valid: the message is a REDIRECT_OPT */
+	OPTION_PORT = 0x04, /* the port field is valid: the message is a REDIRECT_OPT */
 	OPTION_IMPERMISSIBLE = 0x08,
 };
 
 struct option {
-	u8 flags;                 /* enum option_flag; 0 when the packet has no option */
-	u8 len;                   /* OPTION_LEN_*; 0 when the packet has no option */
+	u8 flags; /* enum option_flag; 0 when the packet has no option */
+	u8 len;	  /* OPTION_LEN_*; 0 when the packet has no option */
 	be16 port;
 	u32 scope;
 	u32 origin;
@@ -32,18 +33,45 @@ INLINE bool names_port(const struct option *o) { return o->flags & OPTION_CONFIR
 /* Where the fields of a header are, from its start: parse.h reads there and rewrite.h writes there. */
 enum eth_field { ETH_DST = 0, ETH_SRC = 6, ETH_TYPE = 12, ETH_LEN = 14 };
 enum ipv4_field {
-	IP_VERSION = 0, IP_TOTAL = 2, IP_FRAGMENT = 6, IP_TTL = 8, IP_PROTO = 9, IP_SUM = 10, IP_SRC = 12, IP_DST = 16,
+	IP_VERSION = 0,
+	IP_TOTAL = 2,
+	IP_FRAGMENT = 6,
+	IP_TTL = 8,
+	IP_PROTO = 9,
+	IP_SUM = 10,
+	IP_SRC = 12,
+	IP_DST = 16,
 	IPV4_LEN = 20,
 };
 enum tcp_field {
-	TCP_SPORT = 0, TCP_DPORT = 2, TCP_SEQ = 4, TCP_ACKS = 8, TCP_OFFSET = 12, TCP_FLAGS = 13, TCP_SUM = 16, TCP_LEN = 20,
+	TCP_SPORT = 0,
+	TCP_DPORT = 2,
+	TCP_SEQ = 4,
+	TCP_ACKS = 8,
+	TCP_OFFSET = 12,
+	TCP_FLAGS = 13,
+	TCP_SUM = 16,
+	TCP_LEN = 20,
 	TCP_LEN_MAX = 60,
 };
 enum icmp_field { ICMP_TYPE = 0, ICMP_SUM = 2, ICMP_LEN = 8 };
-enum option_field { OPTION_EXID_AT = 2, OPTION_FLAGS_AT = 4, OPTION_VERSION_AT = 5, OPTION_PORT_AT = 6, OPTION_SCOPE_AT = 8,
-		    OPTION_ORIGIN_AT = 12 };
+enum option_field {
+	OPTION_EXID_AT = 2,
+	OPTION_FLAGS_AT = 4,
+	OPTION_VERSION_AT = 5,
+	OPTION_PORT_AT = 6,
+	OPTION_SCOPE_AT = 8,
+	OPTION_ORIGIN_AT = 12
+};
 
-enum tcp_flag { TCP_FIN = 0x01, TCP_SYN = 0x02, TCP_RST = 0x04, TCP_PSH = 0x08, TCP_ACK = 0x10, TCP_FLAGS_KNOWN = 0x1f };
+enum tcp_flag {
+	TCP_FIN = 0x01,
+	TCP_SYN = 0x02,
+	TCP_RST = 0x04,
+	TCP_PSH = 0x08,
+	TCP_ACK = 0x10,
+	TCP_FLAGS_KNOWN = 0x1f
+};
 enum fragment { IP_DONT_FRAGMENT = 0x4000, IP_IS_FRAGMENT = 0x3fff /* more to come, or an offset */ };
 
 enum { ETHERTYPE_IPV4 = 0x0800, PROTO_ICMP = 1, PROTO_TCP = 6, PROTO_UDP = 17 };

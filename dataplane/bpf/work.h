@@ -1,5 +1,5 @@
-/* One packet's working memory, what the chains answer, and what each host gives them. The memory is too big for a BPF
- * stack, so every host keeps one per processor. */
+/* One packet's working memory, what the chains answer, and what each host gives them. The memory is too big
+ * for a BPF stack, so every host keeps one per processor. */
 #ifndef WHARFINGER_WORK_H
 #define WHARFINGER_WORK_H
 
@@ -9,7 +9,13 @@
 
 enum hook { HOOK_FROM_POD = 0, HOOK_TO_POD = 1, HOOK_FROM_NET = 2, HOOK_COUNT = 3 };
 enum outcome {
-	OUTCOME_PASS = 0, OUTCOME_DELIVER, OUTCOME_FORWARD, OUTCOME_DROP, OUTCOME_REFLECT, OUTCOME_RESET, OUTCOME_STACK,
+	OUTCOME_PASS = 0,
+	OUTCOME_DELIVER,
+	OUTCOME_FORWARD,
+	OUTCOME_DROP,
+	OUTCOME_REFLECT,
+	OUTCOME_RESET,
+	OUTCOME_STACK,
 	OUTCOME_NOTE,
 };
 
@@ -18,85 +24,94 @@ enum outcome {
 _Static_assert(REASON_COUNT <= COUNTER_REASONS, "reasons outgrew the counters' table");
 #define TRACES_ALL (1ULL << 56)
 enum setting {
-	SETTING_TRACED = 0,        /* of TRACES_ALL traces, how many are reported */
-	SETTING_HELD_UNTIL,        /* kernel's monotonic clock, ns */
+	SETTING_TRACED = 0, /* of TRACES_ALL traces, how many are reported */
+	SETTING_HELD_UNTIL, /* kernel's monotonic clock, ns */
 	SETTING_TRACE_KEY_LOW,
 	SETTING_TRACE_KEY_HIGH,
-	SETTING_GENERATION,        /* changed when routes, interfaces or tables change (clock.h) */
-	SETTING_LEFT_TO_STACK,     /* not 0: no packet goes past the stack (xfrm policies) */
-	SETTING_FULL,              /* not 0: the tables of connections are nearly full, so new connections are unaware */
+	SETTING_GENERATION,    /* changed when routes, interfaces or tables change (clock.h) */
+	SETTING_LEFT_TO_STACK, /* not 0: no packet goes past the stack (xfrm policies) */
+	SETTING_FULL, /* not 0: the tables of connections are nearly full, so new connections are unaware */
 	SETTING_COUNT,
 };
 
 enum role { ROLE_CLIENT = 1, ROLE_BALANCER = 2, ROLE_SERVER = 3 };
 enum event_kind { EVENT_NONE = 0, EVENT_BALANCED = 1, EVENT_CLOSED = 2 };
 
-/* What telemetry learns of a connection; the one record that crosses from kernel to agent while packets flow. */
+/* What telemetry learns of a connection; the one record that crosses from kernel to agent while packets
+ * flow. */
 struct event {
 	u64 time_ns, started_ns, established_ns; /* kernel's monotonic clock; 0: not yet */
-	struct addr client, virtual, server;     /* zero where the role cannot know: a server does not see the virtual address */
+	struct addr client, virtual,
+		server; /* zero where the role cannot know: a server does not see the virtual address */
 	u32 scope, isn, ifindex;
 	be16 client_port, redirect_port, service_port, target_port;
-	u8 kind, role, reason, ends;             /* enum event_kind; enum role; enum reason that the connection came to be by; flow_mark */
+	u8 kind, role, reason, ends; /* enum event_kind; enum role; enum reason that the connection came to be
+					by; flow_mark */
 	u8 proto, aware, pad[6];
 };
 ASSERT_SIZE(struct event, 104);
 
-/* What the packet is to say when it leaves: the chains start from what it says, and change what must change. Of outcome
- * reset the addresses and ports are those of the RST that answers it. */
+/* What the packet is to say when it leaves: the chains start from what it says, and change what must change.
+ * Of outcome reset the addresses and ports are those of the RST that answers it. */
 struct verdict {
 	struct addr src, dst;
 	be16 sport, dport;
-	bool blank;               /* overwrite our option with NOPs before the stack sees it */
+	bool blank; /* overwrite our option with NOPs before the stack sees it */
 	u8 pad[3];
-	struct option append;     /* len 0: nothing */
+	struct option append; /* len 0: nothing */
 };
 
-/* Of a socket: what it expects of its peer, and what it sent: the first octet that is not acknowledged, the next. */
+/* Of a socket: what it expects of its peer, and what it sent: the first octet that is not acknowledged, the
+ * next. */
 struct numbers {
 	u32 expects, unacknowledged, next;
 };
 
 struct work {
-	void *host;               /* the host's own; the chains never look at it */
-	u32 ifindex;              /* the interface at whose host side the hook is */
-	__s32 netns;              /* of the pod behind it */
+	void *host;  /* the host's own; the chains never look at it */
+	u32 ifindex; /* the interface at whose host side the hook is */
+	__s32 netns; /* of the pod behind it */
 	struct headers headers;
 	struct packet packet;
 	struct verdict verdict;
 	struct event event;
-	struct flow_key key;      /* the connection's flow */
+	struct flow_key key;	  /* the connection's flow */
 	struct flow_key wire_key; /* and its wire */
-	struct flow flow;         /* what is to be written there */
+	struct flow flow;	  /* what is to be written there */
 	struct wire wire;
 	struct numbers numbers;
 };
 
-/* Each host gives these, beside find_NAME for every table of tables.h, and put_NAME and drop_NAME for those of
- * connections. put_NAME answers 0, or an error: there is no room. */
-#define WHARFINGER_DECLARE_FIND(name, key, value, capacity, kind) \
+/* Each host gives these, beside find_NAME for every table of tables.h, and put_NAME and drop_NAME for those
+ * of connections. put_NAME answers 0, or an error: there is no room. */
+#define WHARFINGER_DECLARE_FIND(name, key, value, capacity, kind)                                            \
 	INLINE value *find_##name(struct work *w, const key *k);
 WHARFINGER_TABLES(WHARFINGER_DECLARE_FIND)
 #undef WHARFINGER_DECLARE_FIND
-#define WHARFINGER_DECLARE_PUT(name, key, value, capacity, kind) \
-	INLINE int put_##name(struct work *w, const key *k, const value *v); \
+#define WHARFINGER_DECLARE_PUT(name, key, value, capacity, kind)                                             \
+	INLINE int put_##name(struct work *w, const key *k, const value *v);                                 \
 	INLINE void drop_##name(struct work *w, const key *k);
 WHARFINGER_CONNECTION_TABLES(WHARFINGER_DECLARE_PUT)
 #undef WHARFINGER_DECLARE_PUT
 
-/* What the pod's stack has of this pair of ports. NONE: no socket was found, which is not to say that there is none: it
- * may be bound to a device, redirected inside the pod, or in another namespace. PART: a handshake's, or TIME_WAIT's. */
+/* What the pod's stack has of this pair of ports. NONE: no socket was found, which is not to say that there
+ * is none: it may be bound to a device, redirected inside the pod, or in another namespace. PART: a
+ * handshake's, or TIME_WAIT's. */
 enum socket_seen { SOCKET_NONE = 0, SOCKET_PART, SOCKET_WHOLE };
-/* Asks the stack of the pod behind w->netns for a socket by a flow's key (a listener does not count). WHOLE: its numbers
- * are in `n`. */
-INLINE enum socket_seen ask_stack(frame *f, const struct work *w, const struct flow_key *k, struct numbers *n);
+/* Asks the stack of the pod behind w->netns for a socket by a flow's key (a listener does not count). WHOLE:
+ * its numbers are in `n`. */
+INLINE enum socket_seen ask_stack(frame *f, const struct work *w, const struct flow_key *k,
+				  struct numbers *n);
 INLINE u64 now_exact(struct work *w);
 INLINE u64 now_coarse(struct work *w);
 INLINE u64 setting(struct work *w, enum setting number);
 INLINE u32 draw_random(struct work *w);
 INLINE u32 next_turn(struct work *w, u32 set);
 /* `*at` becomes `to` if it is `from` until then: whether it was. */
-INLINE bool swap_if_same(u64 *at, u64 from, u64 to) { return __sync_val_compare_and_swap(at, from, to) == from; }
+INLINE bool swap_if_same(u64 *at, u64 from, u64 to)
+{
+	return __sync_val_compare_and_swap(at, from, to) == from;
+}
 
 INLINE void set_key(struct flow_key *k, u32 ifindex, be32 local, be16 local_port, be32 peer, be16 peer_port)
 {
@@ -107,7 +122,8 @@ INLINE void set_key(struct flow_key *k, u32 ifindex, be32 local, be16 local_port
 	k->peer_port = peer_port;
 }
 
-INLINE const struct server_port *server_port_of(struct work *w, const struct addr *server, be16 port, u32 scope)
+INLINE const struct server_port *server_port_of(struct work *w, const struct addr *server, be16 port,
+						u32 scope)
 {
 	struct server_port_key k = { .addr = *server, .scope = scope, .port = port, .proto = PROTO_TCP };
 

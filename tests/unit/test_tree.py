@@ -91,3 +91,8 @@ def test_k06_the_top_level_is_as_laid_out():
 
 def test_no_source_root_is_a_package():
     assert [root for root in {*ROOTS.values()} if (TOP / root / "__init__.py").exists()] == []
+
+
+@pytest.mark.parametrize("source", sorted((TOP / "dataplane" / "bpf").glob("*.[ch]")), ids=lambda source: source.name)
+def test_lines_of_the_core_have_at_most_110_columns(source):
+    assert [f"{number}: {line}" for number, line in enumerate(source.read_text().splitlines(), 1) if len(line) > 110] == []

@@ -28,7 +28,8 @@ def namespace() -> Iterator[str]:
         inside(name, lambda: Path("/proc/sys/net/ipv4/ip_forward").write_text("1"))
         sh(f"ip -n {name} link set u mtu 1400")
         sh(f"ip -n {name} route add 10.99.2.0/24 dev u")
-        sh(f"ip -n {name} route add 10.99.1.0/24 dev o")
+        for elsewhere in ("10.99.1.0/24", "10.96.0.0/16"):
+            sh(f"ip -n {name} route add {elsewhere} dev o")
         stacks.make(f"{name}-stacks", name, PODS)
         yield name
     finally:

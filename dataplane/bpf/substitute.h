@@ -23,10 +23,17 @@ INLINE void set_place(struct work *w, be16 target, be16 client_port)
 	set_key(&w->key, w->ifindex, w->wire_key.local, target, w->wire_key.peer, client_port);
 }
 
+/* Whether TIME_WAIT lets go of the closed connection `f` for this SYN: its number is beyond the last that the
+ * client's end used (RFC 9293, 3.6.1). A client's stack numbers by the address and port that it dials, so
+ * that of another redirect port or virtual address may be old. */
+INLINE bool is_beyond(const struct packet *p, const struct flow *f)
+{
+	return f->life.marks & PEER_FIN && (__s32)(p->seq - f->peer_end) > 0;
+}
+
 /* Whether the place w->key can bear the connection that the wire has under w->wire_key: it has it already, or
- * neither another connection of ours nor the stack alone (a direct dial, TIME_WAIT) has it. Where a closed
- * one is in TIME_WAIT no other begins: what a client's stack numbers by another address or port is old to
- * that. */
+ * had it and a SYN may begin there again, or neither another connection of ours nor the stack alone (a direct
+ * dial, TIME_WAIT) has it. */
 INLINE bool may_have_place(frame *fr, struct work *w)
 {
 	const struct flow *f = find_flow(w, ESTABLISHED, &w->key);
@@ -37,7 +44,9 @@ INLINE bool may_have_place(frame *fr, struct work *w)
 	if (holds_place(f))
 		return is_of_wire(f, &w->wire_key);
 	f = find_flow(w, CLOSED, &w->key);
-	return (f && !is_closed(f) && is_of_wire(f, &w->wire_key)) || !stack_has(fr, w, &w->key);
+	if (f && is_of_wire(f, &w->wire_key) && (!is_closed(f) || is_beyond(&w->packet, f)))
+		return true;
+	return !stack_has(fr, w, &w->key);
 }
 
 /* Whether no connection has the place w->key. */

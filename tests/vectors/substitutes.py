@@ -342,6 +342,22 @@ WAITING = [
         [*CLOSED, Change(held=TAKEN), to_server(AGAIN, "server_syn", tcp(S, SP, "S", seq=5, options=blank(12)))],
     ),
     Vector(
+        "nor does one begin there that goes on with the closed one's very last number",
+        [
+            *CLOSED,
+            Change(held=TAKEN),
+            to_server(tcp(C, SX, "S", seq=ISN + 2, options=TAG), "server_syn", tcp(S, SP, "S", seq=ISN + 2, options=blank(12))),
+        ],
+    ),
+    Vector(
+        "a connection whose number is beyond a closed one's begins where that waits in the server's stack",
+        [
+            *CLOSED,
+            Change(held=TAKEN),
+            to_server(tcp(C, SX, "S", seq=ISN + 3, options=TAG), "server_syn", tcp(C, SP, "S", seq=ISN + 3, options=blank(12))),
+        ],
+    ),
+    Vector(
         "a direct dial on the ports of a closed connection that waits in the server's stack gets a substitute",
         [*CLOSED, Change(held=TAKEN), *DIALLED],
     ),

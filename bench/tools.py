@@ -20,8 +20,8 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1] / part) for part in ("tests", "tests/cluster")]
 
-from support.lab import Lab, Pod, Role, bpffs, fall_back
-from support.slices import VIRTUAL, pool_slice
+from support.lab import Lab, Pod, Role, bpffs, fall_back  # noqa: E402
+from support.slices import VIRTUAL, pool_slice  # noqa: E402
 
 HTTP, BULK = 8080, 5201
 SECONDS = 3

@@ -142,7 +142,8 @@ class Collector:
             return
         if is_same(judged, wire):
             self._store.put(CLOSED_WIRES, wire_key, wire)
-        self._store.put(CLOSED_FLOWS, key, flow)
+        if not is_same(judged, self._store.get(CLOSED_FLOWS, key)):  # else a packet has just closed it
+            self._store.put(CLOSED_FLOWS, key, flow)
         self._moved += self._remove(record)
 
     def _remove(self, record: Record) -> bool:

@@ -512,7 +512,7 @@ def test_a_listener_is_not_ended_in_place_of_a_connection_that_is_gone(pod):
 
 
 @pytest.mark.parametrize("mode", ["open", "reset"])
-def test_a_flow_keeps_its_room_as_long_as_its_socket_is_found(kernel, namespaces, connection, mode):
+def test_a_flow_keeps_its_room_as_long_as_its_socket_is_found(kernel, namespaces, connection, mode, monkeypatch):
     client, _, pair = connection
     look(namespaces)
     key = records.pack_flow_key(*pair, ifindex=9)
@@ -524,6 +524,7 @@ def test_a_flow_keeps_its_room_as_long_as_its_socket_is_found(kernel, namespaces
     if mode == "reset":
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         client.close()
+    monkeypatch.setattr("wharfinger_dataplane.agent.flows.ROOMY", 0.0)
     outcome = Collector(kernel, namespaces, lambda address: True, 3600 * SECOND).collect(time.monotonic_ns() + 7200 * SECOND)
     gone = mode == "reset"
     assert (outcome.nominated, outcome.moved) == (1, gone)

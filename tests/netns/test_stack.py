@@ -173,7 +173,8 @@ def test_a_frame_for_another_link_address_reaches_no_pod(scene, to):
         before, others = counted(), scene.pod.node.counts().get(("from_net", "other_host"), 0)
         here, there = f"{scene.client.address}:{port}", f"{scene.pod.address}:20001"
         send(outside, [framed(to, frame) for frame in (
-            tcp(f"{scene.client.address}:40004", there, "S", seq=9), tcp(f"{scene.client.address}:40005", f"{scene.pod.address}:{scene.target}", "S", seq=9),
+            tcp(f"{scene.client.address}:40004", there, "S", seq=9),
+            tcp(f"{scene.client.address}:40005", f"{scene.pod.address}:{scene.target}", "S", seq=9),
             tcp(here, there, "PA", seq=following, ack=expected, payload=b"forged\n"))])
         time.sleep(QUIET_S)
         assert scene.pod.node.counts()["from_net", "other_host"] >= others + 3

@@ -24,10 +24,15 @@ NOTHING = dict.fromkeys(OPEN, 0)
 
 
 class Memory(Engine):
-    """An engine's tables as the agent's store. `before`: what happens just before a call of it, once."""
+    """An engine's tables as the agent's store, in which there is no room. `before`: what happens just before a call of it,
+    once."""
 
     def __init__(self):
         self.before = {}
+        self.room_for = 1
+
+    def capacity(self, table):
+        return self.room_for if table == "flows" else super().capacity(table)
 
     def batches(self, table):
         return batches_of(self.items(table), 2)

@@ -107,6 +107,15 @@ def test_a_connection_that_is_not_found_is_moved_to_the_closed_ones_as_it_is(sto
     assert (store.items("closed_flows"), store.items("closed_wires")) == (flow_before, wire_before)
 
 
+@pytest.mark.parametrize(("room", "moved"), [(1, 1), (2, 0), (1000, 0)])
+def test_while_there_is_room_a_connection_that_is_not_found_stays_where_it_is(store, pods, collector, room, moved):
+    add_client(store)
+    pods.shown[CLIENT] = set()
+    store.room_for = room
+    assert collector.collect(LATER).moved == moved
+    assert store.counts() == (ASIDE if moved else OPEN)
+
+
 def test_a_server_under_a_substitute_is_moved_with_its_wire(store, pods, collector):
     pods.shown[SERVER] = {
         (SERVER, TARGET, CLIENT, PORT_OF_CLIENT)

@@ -1,25 +1,29 @@
-"""A client's address and port and a server's are four numbers that several connections may want at once: of one pool by two of
-its redirect ports or virtual addresses, of two pools, by a direct dial, by kube-proxy. Whatever the target port, all live."""
+"""A client's address and port and a server's are four numbers that several connections may want at once: of
+one pool by two of its redirect ports or virtual addresses, of two pools, by a direct dial, by kube-proxy.
+Whatever the target port, all live."""
 
 from __future__ import annotations
 
 import itertools
+import socket
+import struct
 import subprocess
+import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from support.badwire import Deed, Rule, bad_wire
-from support.lab import Lab, Pod, Role, Spares
+from support.lab import Lab, Pod, Role, Spares, inside
 from support.slices import VIRTUAL, pool_slice
 from support.traffic import Client, checksum, server
 from wharfinger_dataplane.attach import Mode
 
 TWIN, OTHER, PLAIN = "10.96.0.11", "10.96.0.12", "10.96.0.13"
-"""Virtual addresses: a second one of the pool, one of another pool, and one of no pool, which kube-proxy alone knows.
-It knows the others, too, and all ports that are dialled."""
+"""Virtual addresses: a second one of the pool, one of another pool, and one of no pool, which kube-proxy
+alone knows. It knows the others, too, and all ports that are dialled."""
 AT_ONCE_S = 0.9
 """Before a SYN would be repeated."""
 BOUND_S = 20
@@ -55,19 +59,22 @@ class Scene:
         return connection
 
 
-KINDS = ("aware", "service port", "other redirect port", "other address", "other pool", "direct", "kube-proxy")
+KINDS = ("aware", "service port", "other redirect port", "other address", "other pool", "direct",
+         "kube-proxy")
 
 
 PAIRS = list(itertools.permutations(KINDS, 2))
-pairs = pytest.mark.parametrize(("first", "second"), PAIRS, ids=[f"{one}, then {other}" for one, other in PAIRS])
+pairs = pytest.mark.parametrize(("first", "second"), PAIRS,
+                                ids=[f"{one}, then {other}" for one, other in PAIRS])
 
 
-@pytest.fixture(scope="module", params=[8080, 80], ids=["target is another port", "target is the port dialled"])
+@pytest.fixture(scope="module", params=[8080, 80],
+                ids=["target is another port", "target is the port dialled"])
 def target(request: pytest.FixtureRequest) -> int:
     return request.param
 
 
-@pytest.fixture(scope="module", params=list(Mode)[1:], ids=str)
+@pytest.fixture(scope="module", params=[Mode.TCX, Mode.CLSACT], ids=str)
 def mode(request: pytest.FixtureRequest) -> Mode:
     return request.param
 
@@ -78,14 +85,16 @@ def scene(pins: Path, spares: Spares, target: int, mode: Mode) -> Iterator[Scene
     with closing(Lab(pins, spares=spares, mode=mode)) as lab:
         lab.add_node()
         lab.add_node()
-        made = Scene(lab, lab.add_pod(lab.nodes[0], "client", Role.CLIENT), lab.add_pod(lab.nodes[1], "a", Role.SERVER), target)
-        servers = {"a": made.pod.address}
+        client = lab.add_pod(lab.nodes[0], "client", Role.CLIENT)
+        pod = lab.add_pod(lab.nodes[1], "a", Role.SERVER)
+        made, servers = Scene(lab, client, pod, target), {"a": pod.address}
         for node in lab.nodes:
             node.tables.apply([pool_slice(servers, redirect=(80, 81), virtual=(VIRTUAL, TWIN), target=target),
-                               pool_slice(servers, virtual=(OTHER,), scope=9, name="other", ports={"a": [20_009]}, target=target)])
+                               pool_slice(servers, virtual=(OTHER,), scope=9, name="other",
+                                          ports={"a": [20_009]}, target=target)])
         rules = ("add table ip proxy; add chain ip proxy p { type nat hook prerouting priority dstnat; };"
-                 f"add rule ip proxy p ip daddr {{ {VIRTUAL}, {TWIN}, {OTHER}, {PLAIN} }} tcp dport {{ 80, 81, 20001 }} "
-                 f"dnat to {made.pod.address}:{target}")
+                 f"add rule ip proxy p ip daddr {{ {VIRTUAL}, {TWIN}, {OTHER}, {PLAIN} }} "
+                 f"tcp dport {{ 80, 81, 20001 }} dnat to {made.pod.address}:{target}")
         subprocess.run(["nsenter", f"--net=/run/netns/{lab.nodes[0].name}", "nft", rules], check=True)
         with server(made.pod, target):
             yield made
@@ -98,7 +107,7 @@ def carries(*connections: Client) -> None:
 
 
 def end(connection: Client, closer: str) -> None:
-    """The server's end is orderly and leaves TIME_WAIT there, the client's is a RST, after which it may use its port again."""
+    """The server's end is orderly and leaves TIME_WAIT there; the client's is a RST and leaves nothing."""
     connection.bye() if closer == "server" else connection.reset()
 
 
@@ -121,7 +130,7 @@ def test_two_connections_of_one_client_port_to_one_server_are_both_established_a
 
 @pytest.mark.parametrize("closer", ["server", "client"])
 @pairs
-def test_of_two_connections_of_one_client_port_one_ends_and_begins_again_while_the_other_lives(scene, first, second, closer):
+def test_of_two_connections_one_begins_again_while_the_other_lives(scene, first, second, closer):
     port = next(scene.ports)
     with scene.dial(first, port) as one, scene.dial(second, port) as other:
         carries(one, other)
@@ -147,3 +156,41 @@ def test_a_client_port_goes_from_one_connection_to_the_next_at_once(scene, first
             connection = scene.dial(kind, port)
             assert connection.ask()[0] == "a"
             connection.bye()
+
+
+@contextmanager
+def few_ports(pod: Pod, count: int) -> Iterator[None]:
+    """The pod's stack chooses its client ports among so many."""
+    file = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    before = inside(pod.name, file.read_text)
+    inside(pod.name, lambda: file.write_text(f"50000 {50_000 + count - 1}"))
+    try:
+        yield
+    finally:
+        inside(pod.name, lambda: file.write_text(before))
+
+
+def test_many_direct_connections_live_while_aware_ones_come_and_go_on_the_same_client_ports(scene):
+    """The stack chooses all ports; it knows no reason not to use one for two servers' addresses."""
+    def dial(kind: str) -> socket.socket:
+        return socket.create_connection(scene.where(kind), timeout=BOUND_S)
+
+    def dial_and_reset() -> tuple[int, float]:
+        began = time.monotonic()
+        with dial("aware") as short:
+            took = time.monotonic() - began
+            short.sendall(b"hello\n")
+            assert short.recv(100).startswith(b"a ")
+            short.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            return short.getsockname()[1], took
+
+    with few_ports(scene.client, 400), ExitStack() as stack:
+        direct = scene.client.run(lambda: [stack.enter_context(dial("direct")) for _ in range(200)])
+        shorts = scene.client.run(lambda: [dial_and_reset() for _ in range(1500)])
+        common = {each.getsockname()[1] for each in direct} & {port for port, _ in shorts}
+        assert len(common) > 50
+        assert max(took for _, took in shorts) < AT_ONCE_S
+        for each in direct:
+            each.sendall(b"hello\n")
+        for each in direct:
+            assert each.recv(100).startswith(b"a ")

@@ -1,5 +1,6 @@
-"""Sockets that are not where a program and the agent look for them: bound to a device, behind a redirection inside the pod, or in
-a namespace of its own there. Not seen is not gone: their connections live, whatever strangers say and however long they are idle."""
+"""Sockets that are not where a program and the agent look for them: bound to a device, behind a redirection
+inside the pod, or in a namespace of its own there. Not seen is not gone: their connections live, whatever
+strangers say and however long they are silent."""
 
 from __future__ import annotations
 
@@ -63,14 +64,14 @@ def bound(lab: Lab, pod: Pod) -> End:
 
 
 def redirected(lab: Lab, pod: Pod) -> End:
-    """As service meshes have it: the application's port leads to a proxy's, and what the application dials too."""
+    """As service meshes have it: the application's port leads to a proxy's."""
     nft(pod.name, "add table ip mesh; add chain ip mesh p { type nat hook prerouting priority dstnat; };"
                   "add rule ip mesh p tcp dport 8080 redirect to :15006")
     return End(pod.name, pod.address, listens=15_006)
 
 
 def nested(lab: Lab, pod: Pod) -> End:
-    """As containers inside a pod have it: a namespace behind the pod's, with addresses of its own and NAT between."""
+    """As containers inside a pod have it: a namespace with addresses of its own, and NAT between."""
     inner = lab.namespace(f"in-{pod.short}")
     sh(f"ip -n {pod.name} link add inner type veth peer name eth0 netns {inner}")
     sh(f"ip -n {pod.name} addr add 172.20.0.1/24 dev inner")
@@ -106,7 +107,8 @@ class Scene:
         for node in self.lab.nodes:
             client, server = self.ends(node)
             one, other = (server, client) if node is self.client.node else (client, server)
-            send(outside, [to_node(tcp(one, other, flags, seq=n << 30, ack=9), node, "uplink") for n in range(4)])
+            frames = [tcp(one, other, flags, seq=n << 30, ack=9) for n in range(4)]
+            send(outside, [to_node(frame, node, "uplink") for frame in frames])
         time.sleep(0.3)
 
     def collect(self, hours: int) -> list[Pass]:
@@ -130,7 +132,8 @@ class Scene:
 
 @contextmanager
 def opened(lab: Lab, where: str, how) -> Iterator[Scene]:
-    client, pod = lab.add_pod(lab.nodes[0], "client", Role.CLIENT), lab.add_pod(lab.nodes[1], "a", Role.SERVER)
+    client = lab.add_pod(lab.nodes[0], "client", Role.CLIENT)
+    pod = lab.add_pod(lab.nodes[1], "a", Role.SERVER)
     for node in lab.nodes:
         node.tables.apply([pool_slice({"a": pod.address})])
     one = how(lab, client) if where == "client" else seen(lab, client)
@@ -175,9 +178,10 @@ def small(pins: Path) -> Iterator[Lab]:
         yield lab
 
 
-KINDS = [("client", seen), ("client", bound), ("client", nested), ("server", seen), ("server", bound), ("server", redirected),
-         ("server", nested)]
-kinds = pytest.mark.parametrize(("where", "how"), KINDS, ids=[f"{where}-{how.__name__}" for where, how in KINDS])
+KINDS = [("client", seen), ("client", bound), ("client", nested), ("server", seen), ("server", bound),
+         ("server", redirected), ("server", nested)]
+kinds = pytest.mark.parametrize(("where", "how"), KINDS,
+                                ids=[f"{where}-{how.__name__}" for where, how in KINDS])
 speakers = pytest.mark.parametrize("who", ["client", "server"])
 
 
@@ -209,8 +213,9 @@ def test_a_connection_that_is_moved_aside_for_room_is_taken_back_by_its_next_pac
             fill(node)
         scene.collect(hours=30)
         scene.speak(who)
-        assert [any(pod.address in (key.local, key.peer) for key in map(unpack_flow_key, dict(node.bpf.maps[FLOWS].items())))
-                for node, pod in ((scene.client.node, scene.client), (scene.pod.node, scene.pod))] == [True, True]
+        for pod in (scene.client, scene.pod):
+            flows = map(unpack_flow_key, dict(pod.node.bpf.maps[FLOWS].items()))
+            assert pod.address in {key.local for key in flows}
 
 
 def fill(node: Node) -> None:

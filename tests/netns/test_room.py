@@ -1,4 +1,4 @@
-"""Room in the tables of connections: what opens and what is closed takes none of the established ones', and leaves none taken."""
+"""Room in the tables of connections: what opens and what is closed takes none of the established ones'."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ BOUND_S = 20
 ESTABLISHED, BOUNDED = 64, 256
 CAPACITY = {"flows": ESTABLISHED, "wires": ESTABLISHED, "opening_flows": BOUNDED, "opening_wires": BOUNDED,
             "closed_flows": BOUNDED, "closed_wires": BOUNDED}
+FULL = {"table_full", "client_no_room", "server_no_room"}
 SHORT = 1000
 """Connections that come and go, one after the other: several times the room of every table."""
 
@@ -42,7 +43,8 @@ def small(pins: Path, request: pytest.FixtureRequest) -> Iterator[Lab]:
 
 def pair(lab: Lab, target: int) -> tuple[Pod, Pod]:
     """A client and a server across the wire."""
-    client, pod = lab.add_pod(lab.nodes[0], "client", Role.CLIENT), lab.add_pod(lab.nodes[1], "a", Role.SERVER)
+    client = lab.add_pod(lab.nodes[0], "client", Role.CLIENT)
+    pod = lab.add_pod(lab.nodes[1], "a", Role.SERVER)
     for node in lab.nodes:
         node.tables.apply([pool_slice({"a": pod.address}, target=target)])
     proxy(lab.nodes[0], pod, target)
@@ -70,7 +72,7 @@ def fill(node: Node) -> None:
 
 
 def test_a_flood_takes_no_established_connection_though_the_table_is_full(small, target, tmp_path):
-    """One connection was there before the table was full, the other came after and lives among the closed ones."""
+    """One connection was there before the table was full; one came after and lives among the closed ones."""
     client, pod = pair(small, target)
     outside, program = small.add_outside(), compile_flood(tmp_path)
     with server(pod, target), Client(client, VIRTUAL, 80, timeout=BOUND_S) as old:
@@ -80,8 +82,8 @@ def test_a_flood_takes_no_established_connection_though_the_table_is_full(small,
             late.ask()
             assert small.nodes[1].counts()["to_pod", "server_no_room"] == 1
             for port, options in ((20_001, b""), (80, option(REDIRECT, scope=7))):
-                frame = to_node(tcp("100.64.0.1:1024", f"{pod.address}:{port}", "S", options=options), small.nodes[1], "uplink")
-                flood(program, outside, frame, 3000, 3000)
+                syn = tcp("100.64.0.1:1024", f"{pod.address}:{port}", "S", options=options)
+                flood(program, outside, to_node(syn, small.nodes[1], "uplink"), 3000, 3000)
             assert sizes(small.nodes[1])["opening_flows"] <= BOUNDED
             for each in (old, late):
                 assert each.get(100_000) == checksum(100_000)
@@ -92,17 +94,20 @@ def test_an_established_connection_that_is_silent_is_not_forgotten_for_a_flood(s
     """Its server speaks first when the flood is over, so that no packet of its client's rebuilds anything."""
     client, pod = pair(small, target)
     outside, program = small.add_outside(), compile_flood(tmp_path)
+    def dial() -> socket.socket:
+        return socket.create_connection((VIRTUAL, 80), timeout=BOUND_S)
+
     with ExitStack() as stack:
         listener = stack.enter_context(pod.run(lambda: socket.create_server((pod.address, target))))
-        near = stack.enter_context(client.run(lambda: socket.create_connection((VIRTUAL, 80), timeout=BOUND_S)))
+        near = stack.enter_context(client.run(dial))
         far = stack.enter_context(listener.accept()[0])
         for sender, reader in ((near, far), (far, near)):
             sender.sendall(b"hello")
             assert reader.recv(5) == b"hello"
         for node, to in ((small.nodes[1], pod), (small.nodes[0], client)):
             for port in (20_001, near.getsockname()[1]):
-                frame = to_node(tcp("100.64.0.1:1024", f"{to.address}:{port}", "S", options=option(REDIRECT, scope=7)), node, "uplink")
-                flood(program, outside, frame, 1000, 1000)
+                syn = tcp("100.64.0.1:1024", f"{to.address}:{port}", "S", options=option(REDIRECT, scope=7))
+                flood(program, outside, to_node(syn, node, "uplink"), 1000, 1000)
         assert [sizes(node)["flows"] for node in small.nodes] == [1, 1]
         for sender, reader in ((far, near), (near, far)):
             sender.sendall(b"again")
@@ -126,12 +131,12 @@ def test_short_connections_leave_no_record_among_the_established_and_few_elsewhe
             else:
                 connection.ask()
                 connection.reset()
-        until(lambda: [sizes(node)["flows"] for node in small.nodes] == [1, 1])  # once the last one's end is known to both
+        until(lambda: [sizes(node)["flows"] for node in small.nodes] == [1, 1])
         for node in small.nodes:
             found = sizes(node)
             assert found.pop("flows") == found.pop("wires") == 1
             assert max(found.values()) <= BOUNDED
-            assert not [reason for (_, reason) in node.counts() if reason in ("table_full", "client_no_room", "server_no_room")]
+            assert not {reason for _, reason in node.counts()} & FULL
         assert lasting.get(100_000) == checksum(100_000)
     assert small.nodes[1].counts()["to_pod", "server_joined"] == SHORT + 1
 
@@ -143,14 +148,17 @@ def waiting(pod: Pod) -> int:
 
 @pytest.mark.parametrize("ends", ["with a FIN", "with a reset"])
 @pytest.mark.parametrize("first", ["client", "server"])
-def test_a_connection_leaves_no_record_when_its_other_end_closes_long_after_the_first(small, target, first, ends):
+def test_a_connection_leaves_no_record_though_its_ends_close_far_apart(small, target, first, ends):
     """By then the first end's stack keeps no whole socket of it."""
     client, pod = pair(small, target)
+    def dial() -> socket.socket:
+        return socket.create_connection((VIRTUAL, 80), timeout=BOUND_S)
+
     with ExitStack() as stack:
         listener = stack.enter_context(pod.run(lambda: socket.create_server((pod.address, target))))
         nears, fars = [], []
         for _ in range(20):
-            nears.append(stack.enter_context(client.run(lambda: socket.create_connection((VIRTUAL, 80), timeout=BOUND_S))))
+            nears.append(stack.enter_context(client.run(dial)))
             fars.append(stack.enter_context(listener.accept()[0]))
         firsts, others, where = (nears, fars, client) if first == "client" else (fars, nears, pod)
         for each in firsts:

@@ -14,6 +14,7 @@
 #define SUBSTITUTE_LEAST 1024
 #define SUBSTITUTE_RANGE (65536 - SUBSTITUTE_LEAST)
 #define SUBSTITUTE_STEP (SUBSTITUTE_RANGE / SUBSTITUTES)
+#define COUNT_SLACK (1u << 24) /* 1.07 s of Linux's ticks */
 
 /* Whether a flow says that its place is in use: a stray packet's does not. */
 INLINE bool holds_place(const struct flow *f) { return f && f->life.state != SERVER_STRAY; }
@@ -23,12 +24,15 @@ INLINE void set_place(struct work *w, be16 target, be16 client_port)
 	set_key(&w->key, w->ifindex, w->wire_key.local, target, w->wire_key.peer, client_port);
 }
 
-/* Whether TIME_WAIT lets go of the closed connection `f` for this SYN: its number is beyond the last that the
- * client's end used (RFC 9293, 3.6.1). A client's stack numbers by the address and port that it dials, so
- * that of another redirect port or virtual address may be old. */
-INLINE bool is_beyond(const struct packet *p, const struct flow *f)
+/* Whether a SYN goes on with the count by which the closed connection `f` began, to a second or so: then its
+ * client's stack has dialled the same address and port, and TIME_WAIT lets go of the place for it. The
+ * number of another dial may be old to that, or its timestamps. (RFC 6528: a clock, which in Linux ticks
+ * every 64 ns, and a hash of both ends. By another clock it is no dial of the same, and gets a substitute.) */
+INLINE bool counts_on(struct work *w, const struct flow *f)
 {
-	return f->life.marks & PEER_FIN && (__s32)(p->seq - f->peer_end) > 0;
+	u32 expected = f->life.isn + (u32)((now_exact(w) - f->started_ns) >> 6);
+
+	return w->packet.seq - expected + COUNT_SLACK < 2 * COUNT_SLACK;
 }
 
 /* Whether the place w->key can bear the connection that the wire has under w->wire_key: it has it already, or
@@ -44,7 +48,7 @@ INLINE bool may_have_place(frame *fr, struct work *w)
 	if (holds_place(f))
 		return is_of_wire(f, &w->wire_key);
 	f = find_flow(w, CLOSED, &w->key);
-	if (f && is_of_wire(f, &w->wire_key) && (!is_closed(f) || is_beyond(&w->packet, f)))
+	if (f && is_of_wire(f, &w->wire_key) && (!is_closed(f) || counts_on(w, f)))
 		return true;
 	return !stack_has(fr, w, &w->key);
 }

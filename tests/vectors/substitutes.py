@@ -335,39 +335,36 @@ CLOSED = (
     to_server(tcp(C, SY, "FA", **AFTER), "server_receives", tcp(C, SP, "FA", **AFTER)),
     server(tcp(SP, C, "FA", seq=SERVER_ISN + 1, ack=ISN + 2), "server_sends", tcp(SY, C, "FA", seq=SERVER_ISN + 1, ack=ISN + 2)),
 )
-AGAIN = tcp(C, SX, "S", seq=5, options=TAG)
+FAR = ISN + (1 << 31)
+AGAIN = tcp(C, SX, "S", seq=FAR, options=TAG)
 WAITING = [
     Vector(
         "a connection on the ports of a closed one that waits in the server's stack gets a substitute",
-        [*CLOSED, Change(held=TAKEN), to_server(AGAIN, "server_syn", tcp(S, SP, "S", seq=5, options=blank(12)))],
-    ),
-    Vector(
-        "nor does one begin there that goes on with the closed one's very last number",
-        [
-            *CLOSED,
-            Change(held=TAKEN),
-            to_server(tcp(C, SX, "S", seq=ISN + 2, options=TAG), "server_syn", tcp(S, SP, "S", seq=ISN + 2, options=blank(12))),
-        ],
-    ),
-    Vector(
-        "a connection whose number is beyond a closed one's begins where that waits in the server's stack",
-        [
-            *CLOSED,
-            Change(held=TAKEN),
-            to_server(tcp(C, SX, "S", seq=ISN + 3, options=TAG), "server_syn", tcp(C, SP, "S", seq=ISN + 3, options=blank(12))),
-        ],
+        [*CLOSED, Change(held=TAKEN), to_server(AGAIN, "server_syn", tcp(S, SP, "S", seq=FAR, options=blank(12)))],
     ),
     Vector(
         "a direct dial on the ports of a closed connection that waits in the server's stack gets a substitute",
         [*CLOSED, Change(held=TAKEN), *DIALLED],
     ),
     Vector(
+        "a connection whose SYN counts on from the closed one, as it dials the same, takes its ports",
+        [
+            *CLOSED,
+            Change(held=TAKEN),
+            to_server(
+                tcp(C, SX, "S", seq=ISN + 4_000_000, options=TAG),
+                "server_syn",
+                tcp(C, SP, "S", seq=ISN + 4_000_000, options=blank(12)),
+            ),
+        ],
+    ),
+    Vector(
         "a connection on the ports of a closed one whose stack has forgotten it takes them",
-        [*CLOSED, to_server(AGAIN, "server_syn", tcp(C, SP, "S", seq=5, options=blank(12)))],
+        [*CLOSED, to_server(AGAIN, "server_syn", tcp(C, SP, "S", seq=FAR, options=blank(12)))],
     ),
     Vector(
         "without a substitute a connection takes the ports of the closed one, whose stack decides",
-        [*CLOSED, Change(held=(*TAKEN, *after(S))), to_server(AGAIN, "server_syn", tcp(C, SP, "S", seq=5, options=blank(12)))],
+        [*CLOSED, Change(held=(*TAKEN, *after(S))), to_server(AGAIN, "server_syn", tcp(C, SP, "S", seq=FAR, options=blank(12)))],
     ),
 ]
 

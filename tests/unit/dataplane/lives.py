@@ -20,7 +20,7 @@ from wharfinger_dataplane._records import (
 from wharfinger_dataplane.tables import Tables
 
 CLIENT, SERVER, X, Y, TARGET, SCOPE = "10.99.1.10", "10.99.2.20", 80, 20_001, 8080, 7
-ISN, OTHER_ISN, SERVER_ISN, IFINDEX = 1000, 700_000, 5_000_000, 5
+ISN, OTHER_ISN, SERVER_ISN, IFINDEX = 1000, 2_000_000_000, 5_000_000, 5
 C, VX, SX, SY = f"{CLIENT}:40000", f"{VIRTUAL}:{X}", f"{SERVER}:{X}", f"{SERVER}:{Y}"
 SP = f"{SERVER}:{TARGET}"
 TAG, NAMES_Y = option(REDIRECT, scope=SCOPE), option(CONFIRM | PORT, Y)

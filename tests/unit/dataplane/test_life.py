@@ -236,9 +236,9 @@ TABLE = """\
 | SERVER_CLOSED | from_net | else to Y | stays | net_service_port |
 | SERVER_CLOSED, TIME_WAIT | from_pod | SYN+ACK, other SYN+ACK | nothing | not_ours |
 | SERVER_CLOSED, TIME_WAIT | from_pod | else | stays | server_sends |
-| SERVER_CLOSED, TIME_WAIT | to_pod | SYN to X | SERVER_CLOSED + SERVER_OPENING, substitute | server_syn |
+| SERVER_CLOSED, TIME_WAIT | to_pod | SYN to X | SERVER_CLOSED + SERVER_OPENING | server_syn |
 | SERVER_CLOSED, TIME_WAIT | to_pod | other SYN to X | SERVER_CLOSED + SERVER_OPENING, substitute | server_syn |
-| SERVER_CLOSED, TIME_WAIT | to_pod | SYN to Y | SERVER_CLOSED + SERVER_OPENING, substitute | server_syn_service |
+| SERVER_CLOSED, TIME_WAIT | to_pod | SYN to Y | SERVER_CLOSED + SERVER_OPENING | server_syn_service |
 | SERVER_CLOSED, TIME_WAIT | to_pod | other SYN to Y | SERVER_CLOSED + SERVER_OPENING, substitute | server_syn_service |
 | SERVER_CLOSED, TIME_WAIT | to_pod | else to X | stays | not_ours |
 | SERVER_CLOSED, TIME_WAIT | to_pod | else to Y | stays | server_receives |

@@ -27,7 +27,8 @@ INLINE void set_place(struct work *w, be16 target, be16 client_port)
 /* Whether a SYN goes on with the count by which the closed connection `f` began, to a second or so: then its
  * client's stack has dialled the same address and port, and TIME_WAIT lets go of the place for it. The
  * number of another dial may be old to that, or its timestamps. (RFC 6528: a clock, which in Linux ticks
- * every 64 ns, and a hash of both ends. By another clock it is no dial of the same, and gets a substitute.) */
+ * every 64 ns, and a hash of both ends. By another clock it is no dial of the same, and gets a
+ * substitute.) */
 INLINE bool counts_on(struct work *w, const struct flow *f)
 {
 	u32 expected = f->life.isn + (u32)((now_exact(w) - f->started_ns) >> 6);

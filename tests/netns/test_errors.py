@@ -23,8 +23,9 @@ SEGMENTS = LENGTH // 1448
 
 @contextmanager
 def route(node: Node, kind: str, address: str) -> Iterator[None]:
-    """The node's routing table refuses packets to the address."""
+    """The node's routing table refuses packets to the address, and the node's agent has heard of it."""
     sh(f"ip -n {node.name} route add {kind} {address}/32")
+    node.tables._store.outdate()
     try:
         yield
     finally:
@@ -75,6 +76,7 @@ def narrow_further_on(stage) -> Iterator[None]:
     def lead(*gateways: str) -> None:
         for node, other, gateway in zip(stage.lab.nodes, stage.lab.nodes[::-1], gateways, strict=True):
             sh(f"ip -n {node.name} route replace 10.99.{other.number}.0/24 via {gateway}")
+            node.tables._store.outdate()
     lead(*["172.31.0.254"] * 2)
     try:
         yield
@@ -148,7 +150,9 @@ def test_an_error_about_an_open_connection_is_seen_by_who_asks_for_it_and_ends_n
         connection.socket.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
         with route(stage.lab.nodes[0], "unreachable", stage.pod.address):
             connection.socket.sendall(b"hello\n")
+            deadline = time.monotonic() + 30
             while not told()["to_pod", "icmp_translated"]:
+                assert time.monotonic() < deadline
                 time.sleep(0.01)
         assert connection.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.EHOSTUNREACH
         assert connection.answer()[2] == "hello"

@@ -347,7 +347,7 @@ INLINE enum reason server_answers(struct work *w)
 
 /* What the stack sends on a connection whose flow `half` is not established. What is entered by a stray
  * packet goes on from the number that it acknowledged. */
-INLINE enum reason server_opening_sends(struct work *w, const struct flow *half)
+INLINE enum reason server_opening_sends(frame *fr, struct work *w, const struct flow *half)
 {
 	const struct packet *p = &w->packet;
 	bool opening = half->life.state == SERVER_OPENING;
@@ -370,6 +370,9 @@ INLINE enum reason server_opening_sends(struct work *w, const struct flow *half)
 	if (opening || (half->life.state == SERVER_STRAY && !next))
 		return REASON_not_ours;
 	server_speaks(w, half, half->wire_port);
+	/* TIME_WAIT repeats its last word; that is no connection to enter. */
+	if (ask_stack(fr, w, &w->key, &w->numbers) == SOCKET_PART)
+		return direct ? direct : REASON_server_sends;
 	w->flow = *half;
 	w->flow.life.reason = REASON_server_rebuilt;
 	server_enters(w, &w->flow, REASON_server_rebuilt);
@@ -394,7 +397,7 @@ INLINE enum reason server_sends(frame *fr, struct work *w)
 	}
 	f = find_flow(w, OPENING, &w->key);
 	if (f && !is_client_state(f->life.state)) {
-		enum reason reason = server_opening_sends(w, f);
+		enum reason reason = server_opening_sends(fr, w, f);
 		if (reason != REASON_not_ours)
 			return reason;
 	}

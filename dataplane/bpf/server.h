@@ -44,13 +44,6 @@ INLINE void server_closes(struct work *w, const struct flow *f)
 	close_flow(w, f);
 }
 
-INLINE void server_forgets(struct work *w)
-{
-	forget(w, ESTABLISHED);
-	forget(w, OPENING);
-	forget(w, CLOSED);
-}
-
 /* Notes that a connection opens at the place w->key, as w->flow has it, and lets the stack see it so. */
 INLINE void server_notes_opening(struct work *w)
 {

@@ -76,11 +76,13 @@ def test_a_flood_of_spoofed_syns_breaks_nothing_and_takes_no_room(lab: Lab, prog
             for number in range(ROUNDS):
                 beating.taken()
                 time.sleep(QUIET_S)
-                quiet = beating.taken()
                 kind = kinds[number % len(kinds)]
                 source = hostile.address if kind.own else FIRST + number * ROUND
                 frame = tcp(f"{source}:1024", f"{kind.address}:{kind.port}", "S", options=kind.options)
-                rates.append(flood(program, sender, to_node(frame, target, "cni0" if side == "pod" else "uplink"), ROUND, 1 if kind.own else ROUND))
+                frame = to_node(frame, target, "cni0" if side == "pod" else "uplink")
+                quiet = beating.taken()
+                while not all(beat.due for beat in beating.beats):  # a fast flood may end before a line is due
+                    rates.append(flood(program, sender, frame, ROUND, 1 if kind.own else ROUND))
                 kept.append([now.kept(then) for now, then in zip(beating.taken(), quiet, strict=True)])
         print(f"{side}: {median(rates):,.0f} SYNs/s; kept: aware {median(k[0] for k in kept):.3f}, direct {median(k[1] for k in kept):.3f}")
         assert beating.errors == []

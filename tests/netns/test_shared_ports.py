@@ -42,8 +42,11 @@ def test_ports_in_time_wait_at_the_server_do_not_delay_a_connection(lab, client,
     for port in PORTS:
         connection = Client(client, pod.address, 8080, source_port=port)
         connection.bye()
-    while sockets(pod).count("TIME-WAIT") < len(PORTS):
+    # Rarely one is missing: an ACK that comes when the client's socket is gone is reset, which ends TIME_WAIT (RFC 1337).
+    deadline = time.monotonic() + 5
+    while (waiting := sockets(pod).count("TIME-WAIT")) < len(PORTS) and time.monotonic() < deadline:
         time.sleep(0.05)
+    assert waiting > 0.9 * len(PORTS)
     assert {ask_at_once(client, VIRTUAL, 80, port) for port in PORTS} == {"a"}
     assert lab.nodes[1].counts()["to_pod", "server_joined"] == len(PORTS)
 

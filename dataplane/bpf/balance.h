@@ -16,7 +16,7 @@ INLINE u32 port_entry(struct work *w, const struct addr *addr, be16 port, enum r
 	struct address_key k = { .addr = *addr, .proto = w->packet.proto };
 	u32 number = from_be16(port);
 
-	const struct address *address = find_addresses(w, &k);
+	const struct address *address = lookup_addresses(w, &k);
 	if (!address) {
 		*why = REASON_not_virtual;
 		return 0;
@@ -25,27 +25,27 @@ INLINE u32 port_entry(struct work *w, const struct addr *addr, be16 port, enum r
 	u32 index = address->page[(number >> 8) & 0xff];
 	if (!index)
 		return 0;
-	const struct page *page = find_pages(w, &index);
+	const struct page *page = lookup_pages(w, &index);
 	return page ? page->port[number & 0xff] : 0;
 }
 
 /* A server of this node that a NetworkPolicy selects is none to go to from hook to hook: the operator takes
  * it from the sets, but may be late. */
-INLINE bool is_policed(struct work *w, const struct addr *server)
+INLINE bool is_server_selected(struct work *w, const struct addr *server)
 {
-	const struct pod *pod = find_pods(w, server);
+	const struct pod *pod = lookup_pods(w, server);
 
 	return pod && pod->roles & POD_INGRESS_SELECTED;
 }
 
-#define CHOICE_TRIES                                                                                         \
-	32 /* a Maglev table repeats its members at random: of two, one is missed by 32 slots once in 2^32   \
+#define CHOICE_TRIES \
+	32 /* a Maglev table repeats its members at random: of two, one is missed by 32 slots once in 2^32 \
 	    */
 /* A ready server that is not the client itself: the drawn slot's, or the next in the table. */
 INLINE void choose_from_set(struct work *w, u32 index, struct choice *c)
 {
 	const struct packet *p = &w->packet;
-	const struct redirect_set *set = find_sets(w, &index);
+	const struct redirect_set *set = lookup_sets(w, &index);
 
 	c->reason = REASON_no_server;
 	if (!set || !set->size || set->size > SET_SLOTS)
@@ -60,8 +60,8 @@ INLINE void choose_from_set(struct work *w, u32 index, struct choice *c)
 		if (at >= SET_SLOTS)
 			return;
 		u32 server_index = set->slot[at];
-		const struct server *server = find_servers(w, &server_index);
-		if (server && server->state == SERVER_READY && !is_policed(w, &server->addr)) {
+		const struct server *server = lookup_servers(w, &server_index);
+		if (server && server->state == SERVER_READY && !is_server_selected(w, &server->addr)) {
 			if (!addr_equal(&server->addr, &p->src)) {
 				c->server = server->addr;
 				c->reason = REASON_client_syn;
@@ -83,9 +83,9 @@ INLINE void choose(struct work *w, struct choice *c)
 		choose_from_set(w, index, c);
 		return;
 	case PORT_SERVER: {
-		const struct server *server = find_servers(w, &index);
+		const struct server *server = lookup_servers(w, &index);
 		c->reason = REASON_no_server;
-		if (!server || is_policed(w, &server->addr))
+		if (!server || is_server_selected(w, &server->addr))
 			return;
 		c->server = server->addr;
 		c->scope = server->scope;

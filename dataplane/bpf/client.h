@@ -86,13 +86,13 @@ INLINE enum reason client_tags_syn(struct work *w, const struct flow *f)
 /* The same SYN again: the second bears REDIRECT as the first did, the third is unaware. */
 INLINE enum reason client_repeats_syn(struct work *w, struct flow *f)
 {
-	union life life = f->life;
+	union life was = f->life, life = was;
 
 	if (life.state == CLIENT_UNAWARE)
 		return REASON_third_syn;
 	if (++life.tries < 2) {
-		f->life = life;
-		f->seen = stamp_now(w);
+		swap_if_same(&f->life.whole, was.whole, life.whole);
+		note_sending(w, f);
 		return client_tags_syn(w, f);
 	}
 	w->flow = *f;
@@ -198,7 +198,7 @@ INLINE bool server_is_gone(struct work *w, const struct flow_key *k, const struc
 	if (f->life.reason == REASON_client_unconfirmed || server_port_of(w, &server, f->wire_port, 0) ||
 	    (f->wire_port == k->peer_port && server_port_of(w, &server, f->wire_port, f->scope)))
 		return false;
-	return find_addresses(w, &virtual) != 0;
+	return lookup_addresses(w, &virtual) != 0;
 }
 
 /* What the stack sends while its SYN is on the way: it refuses an answer with strange numbers, or gives
@@ -240,7 +240,7 @@ INLINE enum reason client_sends(frame *fr, struct work *w)
 	enum reason reason = f->life.reason == REASON_client_unconfirmed ? REASON_client_sends_unredirected
 									 : REASON_client_sends;
 	bool joining = f->life.state == CLIENT_JOINING;
-	f->seen = stamp_now(w);
+	note_sending(w, f);
 	if (joining && !p->payload && !(p->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)) &&
 	    has_room(p, OPTION_LEN_BARE)) {
 		w->verdict.append = (struct option){ .flags = OPTION_CONFIRM | OPTION_PORT,
@@ -337,8 +337,11 @@ INLINE enum reason client_answered(struct work *w, struct flow *f)
 	if (!port || port->count || port->scope != f->scope)
 		return REASON_client_unsure;
 	reason = client_establishes(w, o->port, CLIENT_JOINING, REASON_client_redirected);
-	if (reason == REASON_client_no_room)
-		f->life.tries = 2; /* the next SYN is the one that goes unaware */
+	if (reason == REASON_client_no_room) {
+		union life was = f->life, is = was;
+		is.tries = 2; /* the next SYN is the one that goes unaware */
+		swap_if_same(&f->life.whole, was.whole, is.whole);
+	}
 	return reason;
 }
 
@@ -376,10 +379,8 @@ INLINE enum reason client_established_receives(frame *fr, struct work *w, struct
 		return REASON_client_receives;
 	if (f->life.state == CLIENT_JOINING &&
 	    !(p->tcp_flags & TCP_SYN)) { /* Y answered: the hint need not be repeated */
-		union life was = f->life, is = was;
-
-		is.state = wire->life.state = CLIENT_ESTABLISHED;
-		swap_if_same(&f->life.whole, was.whole, is.whole);
+		set_state(&f->life, CLIENT_ESTABLISHED);
+		set_state(&wire->life, CLIENT_ESTABLISHED);
 	}
 	if (p->tcp_flags & (TCP_FIN | TCP_RST) && wire_ends(fr, w, f))
 		client_closes(w, f);

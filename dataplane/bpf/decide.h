@@ -81,7 +81,7 @@ INLINE enum reason decide_from_pod(frame *f, struct work *w)
 		return REASON_not_ours;
 	if (p->option_at)
 		return REASON_forged_option;
-	const struct pod *pod = find_pods(w, &p->src);
+	const struct pod *pod = lookup_pods(w, &p->src);
 	if (!pod)
 		return REASON_not_attached;
 	if (pod->ifindex != w->ifindex)
@@ -109,7 +109,7 @@ INLINE enum reason decide_from_pod(frame *f, struct work *w)
 INLINE enum reason decide_to_pod(frame *f, struct work *w)
 {
 	const struct packet *p = &w->packet;
-	const struct pod *pod = find_pods(w, p->icmp_error ? &p->src : &p->dst);
+	const struct pod *pod = lookup_pods(w, p->icmp_error ? &p->src : &p->dst);
 
 	start_verdict(w);
 	if (!pod || pod->ifindex != w->ifindex)
@@ -152,7 +152,7 @@ INLINE enum reason net_continues(struct work *w)
 	const struct packet *p = &w->packet;
 	const struct wire *wire = find_any_wire(w);
 
-	if (!wire)
+	if (!wire || wire->life.marks & DIRECT_DIAL)
 		return REASON_not_ours;
 	switch (wire->life.state) {
 	case CLIENT_OPENING:
@@ -166,7 +166,7 @@ INLINE enum reason net_continues(struct work *w)
 	case SERVER_CLOSED:
 	case SERVER_FOUND:
 		return REASON_net_service_port;
-	default: /* an unaware connection's, a direct dial's, or nobody knows whose: the stack's */
+	default: /* an unaware connection's, or nobody knows whose: the stack's */
 		return REASON_not_ours;
 	}
 }
@@ -174,20 +174,20 @@ INLINE enum reason net_continues(struct work *w)
 /* From the network: packets of aware connections go straight to the pod, so that connection tracking never
  * sees half of one. What no record confirms is the stack's to hand on; the pod's own hook translates it all
  * the same. */
-INLINE enum reason decide_from_net(frame *f, struct work *w)
+INLINE enum reason decide_from_net(struct work *w)
 {
 	const struct packet *p = &w->packet;
 
 	start_verdict(w);
 	if (p->icmp_error) {
-		const struct pod *sender = find_pods(w, &p->src);
+		const struct pod *sender = lookup_pods(w, &p->src);
 		enum reason reason = sender ? icmp_returns(w, sender->roles) : REASON_not_attached;
 		start_verdict(w); /* the pod's own hook translates */
 		return reason == REASON_icmp_translated ? REASON_net_client : reason;
 	}
 	if (p->proto != PROTO_TCP)
 		return REASON_not_tcp;
-	const struct pod *pod = find_pods(w, &p->dst);
+	const struct pod *pod = lookup_pods(w, &p->dst);
 	if (!pod)
 		return REASON_not_attached;
 	set_wire_key(w, &p->dst, p->dport, &p->src, p->sport);

@@ -12,7 +12,7 @@
 
 /* The headers of a packet that the fast path takes, as they lie in the frame: no IP options, and of TCP's
  * options none, or first what Linux writes on a connection with timestamps. */
-struct plain {
+struct fast_headers {
 	u8 link[ETH_TYPE];
 	be16 ethertype;
 	u8 version, service;
@@ -25,14 +25,14 @@ struct plain {
 	u8 offset, flags;
 	be16 window, tcp_sum, urgent;
 } __attribute__((packed));
-ASSERT_SIZE(struct plain, ETH_LEN + IPV4_LEN + TCP_LEN);
+ASSERT_SIZE(struct fast_headers, ETH_LEN + IPV4_LEN + TCP_LEN);
 
 #define TIMESTAMPS_ONLY 0x0101080a /* NOP, NOP, timestamps of ten octets: with these the header has 32 */
 enum { OFFSET_BARE = 5 << 4, OFFSET_TIMESTAMPS = 8 << 4 };
 
 /* Whether the fast path may take it. `options`: the first word behind the headers, `len`: of the whole
  * frame. */
-INLINE bool is_plain(const struct plain *h, be32 options, u32 len)
+INLINE bool is_fast(const struct fast_headers *h, be32 options, u32 len)
 {
 	u32 total = from_be16(h->total);
 	bool bare = h->offset == OFFSET_BARE;
@@ -45,38 +45,39 @@ INLINE bool is_plain(const struct plain *h, be32 options, u32 len)
 }
 
 /* What becomes of a packet on the fast path. `reason` REASON_none: the chains decide. */
-struct plain_verdict {
+struct fast_verdict {
 	be32 src, dst;
 	be16 sport, dport;
 	enum reason reason;
 };
 
-INLINE struct plain_verdict plain_unchanged(const struct plain *h)
+INLINE struct fast_verdict fast_unchanged(const struct fast_headers *h)
 {
-	return (struct plain_verdict){ .src = h->src, .dst = h->dst, .sport = h->sport, .dport = h->dport };
+	return (struct fast_verdict){ .src = h->src, .dst = h->dst, .sport = h->sport, .dport = h->dport };
 }
 
-INLINE struct plain_verdict plain_sends(const struct plain *h, const struct flow *f)
+INLINE struct fast_verdict fast_sends(const struct fast_headers *h, const struct flow *f)
 {
-	struct plain_verdict v = plain_unchanged(h);
+	struct fast_verdict v = fast_unchanged(h);
 
 	v.reason = plainly_sends(f);
 	leave_stack(f, &v.dst, &v.sport, &v.dport);
 	return v;
 }
 
-INLINE struct plain_verdict plain_receives(struct work *w, const struct plain *h, const struct wire *wire)
+INLINE struct fast_verdict fast_receives(struct work *w, const struct fast_headers *h,
+					 const struct wire *wire)
 {
-	struct plain_verdict v = plain_unchanged(h);
+	struct fast_verdict v = fast_unchanged(h);
 
 	v.reason = plainly_receives(w, wire);
 	reach_stack(wire, &v.src, &v.sport, &v.dport);
 	return v;
 }
 
-INLINE struct plain_verdict plain_passes_node(const struct plain *h, const struct wire *wire)
+INLINE struct fast_verdict fast_passes_node(const struct fast_headers *h, const struct wire *wire)
 {
-	struct plain_verdict v = plain_unchanged(h);
+	struct fast_verdict v = fast_unchanged(h);
 
 	v.reason = plainly_passes_node(wire);
 	return v;
@@ -84,7 +85,7 @@ INLINE struct plain_verdict plain_passes_node(const struct plain *h, const struc
 
 /* Makes the packet say what the verdict says; `hops`: 1 when it leaves as a router's packet would. 0, or an
  * error: it must not go on. */
-INLINE int plain_write(frame *f, struct plain *h, const struct plain_verdict *v, u8 hops)
+INLINE int fast_write(frame *f, struct fast_headers *h, const struct fast_verdict *v, u8 hops)
 {
 	const u32 tcp_sum = ETH_LEN + IPV4_LEN + TCP_SUM;
 	be32 was = ports_of(h->sport, h->dport), is = ports_of(v->sport, v->dport);
@@ -104,19 +105,19 @@ INLINE int plain_write(frame *f, struct plain *h, const struct plain_verdict *v,
 }
 
 /* The flow of what a pod's stack sends; 0: not for the fast path. */
-INLINE struct flow *plain_flow(struct work *w, u32 ifindex, const struct plain *h, struct flow_key *k)
+INLINE struct flow *fast_flow(struct work *w, u32 ifindex, const struct fast_headers *h, struct flow_key *k)
 {
 	set_key(k, ifindex, h->src, h->sport, h->dst, h->dport);
-	return find_flows(w, k);
+	return lookup_flows(w, k);
 }
 
 /* The wire of what goes to a pod; 0: not for the fast path. */
-INLINE struct wire *plain_wire(struct work *w, const struct plain *h)
+INLINE struct wire *fast_wire(struct work *w, const struct fast_headers *h)
 {
 	struct flow_key k;
 
 	set_key(&k, 0, h->dst, h->dport, h->src, h->sport);
-	return find_wires(w, &k);
+	return lookup_wires(w, &k);
 }
 
 #endif

@@ -10,50 +10,58 @@ enum phase { OPENING, ESTABLISHED, CLOSED };
 
 INLINE struct flow *find_flow(struct work *w, enum phase phase, const struct flow_key *k)
 {
-	return phase == OPENING	      ? find_opening_flows(w, k)
-	       : phase == ESTABLISHED ? find_flows(w, k)
-				      : find_closed_flows(w, k);
+	return phase == OPENING	      ? lookup_opening_flows(w, k)
+	       : phase == ESTABLISHED ? lookup_flows(w, k)
+				      : lookup_closed_flows(w, k);
 }
 
 INLINE struct wire *find_wire(struct work *w, enum phase phase, const struct flow_key *k)
 {
-	return phase == OPENING	      ? find_opening_wires(w, k)
-	       : phase == ESTABLISHED ? find_wires(w, k)
-				      : find_closed_wires(w, k);
+	return phase == OPENING	      ? lookup_opening_wires(w, k)
+	       : phase == ESTABLISHED ? lookup_wires(w, k)
+				      : lookup_closed_wires(w, k);
 }
 
 INLINE int put_flow(struct work *w, enum phase phase, const struct flow_key *k, const struct flow *f)
 {
-	return phase == OPENING	      ? put_opening_flows(w, k, f)
-	       : phase == ESTABLISHED ? put_flows(w, k, f)
-				      : put_closed_flows(w, k, f);
+	return phase == OPENING	      ? update_opening_flows(w, k, f)
+	       : phase == ESTABLISHED ? update_flows(w, k, f)
+				      : update_closed_flows(w, k, f);
 }
 
 INLINE int put_wire(struct work *w, enum phase phase, const struct flow_key *k, const struct wire *wire)
 {
-	return phase == OPENING	      ? put_opening_wires(w, k, wire)
-	       : phase == ESTABLISHED ? put_wires(w, k, wire)
-				      : put_closed_wires(w, k, wire);
+	return phase == OPENING	      ? update_opening_wires(w, k, wire)
+	       : phase == ESTABLISHED ? update_wires(w, k, wire)
+				      : update_closed_wires(w, k, wire);
 }
 
 INLINE void drop_flow(struct work *w, enum phase phase, const struct flow_key *k)
 {
 	if (phase == OPENING)
-		drop_opening_flows(w, k);
+		delete_opening_flows(w, k);
 	else if (phase == ESTABLISHED)
-		drop_flows(w, k);
+		delete_flows(w, k);
 	else
-		drop_closed_flows(w, k);
+		delete_closed_flows(w, k);
 }
 
 INLINE void drop_wire(struct work *w, enum phase phase, const struct flow_key *k)
 {
 	if (phase == OPENING)
-		drop_opening_wires(w, k);
+		delete_opening_wires(w, k);
 	else if (phase == ESTABLISHED)
-		drop_wires(w, k);
+		delete_wires(w, k);
 	else
-		drop_closed_wires(w, k);
+		delete_closed_wires(w, k);
+}
+
+INLINE void set_state(union life *life, u8 state)
+{
+	union life was = { .whole = life->whole }, is = was;
+
+	is.state = state;
+	swap_if_same(&life->whole, was.whole, is.whole);
 }
 
 INLINE bool is_client_state(u8 state) { return state <= CLIENT_CLOSED; }
@@ -163,6 +171,18 @@ INLINE void reopen_flow(struct work *w, const struct flow *f)
 	drop_own_wire(w, CLOSED);
 }
 
+/* Notes that the stack sends on flow `f` now. The way that it remembers was looked up when it was last seen,
+ * so it counts no longer when that is not this eighth of a second. */
+INLINE void note_sending(struct work *w, struct flow *f)
+{
+	u32 now = stamp_now(w);
+
+	if (f->seen == now)
+		return;
+	f->way = (union way){};
+	f->seen = now;
+}
+
 /* What a packet of the stack becomes on the wire. */
 INLINE void leave_stack(const struct flow *f, be32 *dst, be16 *sport, be16 *dport)
 {
@@ -206,9 +226,8 @@ INLINE enum reason plainly_sends(const struct flow *f)
 	if (life.state == CLIENT_ESTABLISHED)
 		return life.reason == REASON_client_unconfirmed ? REASON_client_sends_unredirected
 								: REASON_client_sends;
-	if (life.state == SERVER_ESTABLISHED)
-		return f->scope ? REASON_server_sends : REASON_server_direct;
-	return REASON_none;
+	return life.state == SERVER_ESTABLISHED && !(life.marks & DIRECT_DIAL) ? REASON_server_sends
+									       : REASON_none;
 }
 
 /* A server's port is sought in the tables again when the last time is not of this eighth of a second. */
@@ -226,6 +245,8 @@ INLINE enum reason plainly_passes_node(const struct wire *wire)
 {
 	u8 state = wire->life.state;
 
+	if (wire->life.marks & DIRECT_DIAL)
+		return REASON_none;
 	return state == CLIENT_ESTABLISHED   ? REASON_net_client
 	       : state == SERVER_ESTABLISHED ? REASON_net_service_port
 					     : REASON_none;

@@ -11,7 +11,9 @@ typedef struct __sk_buff frame;
 #include "work.h"
 
 /* Every map is pinned by its name: an agent that restarts adopts what it finds. */
-#define MAP_SPARSE(n) __uint(type, BPF_MAP_TYPE_HASH); __uint(map_flags, BPF_F_NO_PREALLOC)
+#define MAP_SPARSE(n) \
+	__uint(type, BPF_MAP_TYPE_HASH); \
+	__uint(map_flags, BPF_F_NO_PREALLOC)
 #define MAP_BOUNDED(n) __uint(type, BPF_MAP_TYPE_LRU_HASH)
 #define WHARFINGER_DEFINE_MAP(name, k, v, capacity, kind) \
 	struct { \
@@ -21,15 +23,15 @@ typedef struct __sk_buff frame;
 		__type(value, v); \
 		__uint(pinning, LIBBPF_PIN_BY_NAME); \
 	} name SEC(".maps"); \
-	INLINE v *find_##name(struct work *w, const k *key_) { return bpf_map_lookup_elem(&name, key_); }
+	INLINE v *lookup_##name(struct work *w, const k *key_) { return bpf_map_lookup_elem(&name, key_); }
 WHARFINGER_TABLES(WHARFINGER_DEFINE_MAP)
 
 #define WHARFINGER_DEFINE_PUT(name, k, v, capacity, kind) \
-	INLINE int put_##name(struct work *w, const k *key_, const v *value) \
+	INLINE int update_##name(struct work *w, const k *key_, const v *value) \
 	{ \
 		return (int)bpf_map_update_elem(&name, key_, value, BPF_ANY); \
 	} \
-	INLINE void drop_##name(struct work *w, const k *key_) { bpf_map_delete_elem(&name, key_); }
+	INLINE void delete_##name(struct work *w, const k *key_) { bpf_map_delete_elem(&name, key_); }
 WHARFINGER_CONNECTION_TABLES(WHARFINGER_DEFINE_PUT)
 
 struct counter {
@@ -39,7 +41,7 @@ ASSERT_SIZE(struct counter, 16);
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, HOOK_COUNT * COUNTER_REASONS);
+	__uint(max_entries, HOOK_COUNT *COUNTER_REASONS);
 	__type(key, u32);
 	__type(value, struct counter);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
@@ -86,7 +88,10 @@ struct {
 INLINE enum socket_seen ask_stack(frame *f, const struct work *w, const struct flow_key *k, struct numbers *n)
 {
 	struct bpf_sock_tuple pair = {
-		.ipv4 = { .saddr = k->peer, .daddr = k->local, .sport = k->peer_port, .dport = k->local_port },
+		.ipv4 = { .saddr = k->peer,
+			  .daddr = k->local,
+			  .sport = k->peer_port,
+			  .dport = k->local_port },
 	};
 
 	if (w->netns < 0)

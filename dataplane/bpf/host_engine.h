@@ -153,7 +153,7 @@ static struct engine *engine_new(void)
 
 	if (!e)
 		return 0;
-#define ENGINE_TABLE(name, key, value, size, kind)                                                           \
+#define ENGINE_TABLE(name, key, value, size, kind) \
 	e->table[TABLE_##name] = engine_table_of(sizeof(key), sizeof(value), size, ENGINE_BOUNDED_##kind);
 	WHARFINGER_TABLES(ENGINE_TABLE)
 #undef ENGINE_TABLE
@@ -180,21 +180,21 @@ static void engine_free(struct engine *e)
 }
 
 INLINE struct engine *engine_of(struct work *w) { return w->host; }
-#define ENGINE_FIND(name, key, value, capacity, kind)                                                        \
-	INLINE value *find_##name(struct work *w, const key *k)                                              \
-	{                                                                                                    \
-		return engine_find(&engine_of(w)->table[TABLE_##name], k);                                   \
+#define ENGINE_FIND(name, key, value, capacity, kind) \
+	INLINE value *lookup_##name(struct work *w, const key *k) \
+	{ \
+		return engine_find(&engine_of(w)->table[TABLE_##name], k); \
 	}
 WHARFINGER_TABLES(ENGINE_FIND)
 #undef ENGINE_FIND
-#define ENGINE_PUT(name, key, value, capacity, kind)                                                         \
-	INLINE int put_##name(struct work *w, const key *k, const value *v)                                  \
-	{                                                                                                    \
-		return engine_put(&engine_of(w)->table[TABLE_##name], k, v);                                 \
-	}                                                                                                    \
-	INLINE void drop_##name(struct work *w, const key *k)                                                \
-	{                                                                                                    \
-		engine_drop(&engine_of(w)->table[TABLE_##name], k);                                          \
+#define ENGINE_PUT(name, key, value, capacity, kind) \
+	INLINE int update_##name(struct work *w, const key *k, const value *v) \
+	{ \
+		return engine_put(&engine_of(w)->table[TABLE_##name], k, v); \
+	} \
+	INLINE void delete_##name(struct work *w, const key *k) \
+	{ \
+		engine_drop(&engine_of(w)->table[TABLE_##name], k); \
 	}
 WHARFINGER_CONNECTION_TABLES(ENGINE_PUT)
 #undef ENGINE_PUT
@@ -273,7 +273,7 @@ static int engine_whole_chain(struct engine *e, enum hook hook)
 	if (reason == REASON_none)
 		reason = hook == HOOK_FROM_POD ? decide_from_pod(e, w)
 			 : hook == HOOK_TO_POD ? decide_to_pod(e, w)
-					       : decide_from_net(e, w);
+					       : decide_from_net(w);
 	u8 outcome = engine_outcome[reason];
 	int failed = outcome == OUTCOME_DELIVER || outcome == OUTCOME_FORWARD ? rewrite(e, w, 0)
 		     : outcome == OUTCOME_REFLECT			      ? rewrite_turned(e, w)
@@ -286,32 +286,32 @@ static int engine_whole_chain(struct engine *e, enum hook hook)
 static int engine_fast_path(struct engine *e, enum hook hook, u32 ifindex)
 {
 	struct work *w = &e->work;
-	struct plain *h = (struct plain *)e->packet;
-	struct plain_verdict v = {};
+	struct fast_headers *h = (struct fast_headers *)e->packet;
+	struct fast_verdict v = {};
 	struct flow_key k;
 	be32 options = 0;
 
 	if (e->packet_len >= sizeof *h + sizeof options)
 		memcpy(&options, e->packet + sizeof *h, sizeof options);
-	if (e->packet_len < sizeof *h || !is_plain(h, options, e->packet_len) ||
+	if (e->packet_len < sizeof *h || !is_fast(h, options, e->packet_len) ||
 	    (hook != HOOK_TO_POD && h->ttl <= 1))
 		return REASON_none;
 	if (hook == HOOK_FROM_POD) {
-		struct flow *f = plain_flow(w, ifindex, h, &k);
+		struct flow *f = fast_flow(w, ifindex, h, &k);
 		u32 now = stamp_now(w);
 		bool gone = f && f->seen != now && is_client_state(f->life.state) && server_is_gone(w, &k, f);
 		if (f && !gone)
-			v = plain_sends(h, f);
+			v = fast_sends(h, f);
 		if (v.reason != REASON_none)
 			f->seen = now;
 	} else {
-		struct wire *wire = plain_wire(w, h);
+		struct wire *wire = fast_wire(w, h);
 		if (wire && hook == HOOK_FROM_NET)
-			v = plain_passes_node(h, wire);
+			v = fast_passes_node(h, wire);
 		else if (wire && wire->ifindex == ifindex)
-			v = plain_receives(w, h, wire);
+			v = fast_receives(w, h, wire);
 	}
-	return v.reason != REASON_none && plain_write(e, h, &v, 0) ? REASON_rewrite_failed : v.reason;
+	return v.reason != REASON_none && fast_write(e, h, &v, 0) ? REASON_rewrite_failed : v.reason;
 }
 
 /* One packet, in engine.packet and packet_len, through a hook: its reason; the packet is changed in place as

@@ -33,7 +33,7 @@ INLINE bool parse_option(const struct headers *h, u32 at, u8 len, struct option 
 }
 
 enum { KIND_END = 0, KIND_NOP = 1, KIND_MD5 = 19, KIND_AO = 29, KIND_MPTCP = 30, KIND_FAST_OPEN = 34 };
-#define OPTIONS_MAX                                                                                          \
+#define OPTIONS_MAX \
 	16 /* options walked; a header with more, padding included, is treated as having no room */
 
 /* Notes one option of `len` bytes at `at` of the TCP header at `l4`. */

@@ -69,7 +69,8 @@
 	       "the table is full when the server names its port, so the client begins again, unaware") \
 	REASON(server_no_room, DELIVER, \
 	       "the table is full when the client arrives: the connection lives among the closed ones") \
-	REASON(policy_client, PASS, "a NetworkPolicy selects the client, so the connection is unaware by rule") \
+	REASON(policy_client, PASS, \
+	       "a NetworkPolicy selects the client, so the connection is unaware by rule") \
 	REASON(policy_server, DROP, \
 	       "a NetworkPolicy selects the server, so the client's third SYN goes unaware") \
 	REASON(policy_untranslated, PASS, \
@@ -77,7 +78,8 @@
 	REASON(policy_service_port, DROP, \
 	       "a NetworkPolicy selects the pod, so it may not dial a service port past it") \
 	REASON(client_withheld, DROP, \
-	       "an answer that lost its option on the way is not shown to the client, whose SYN comes again") \
+	       "an answer that lost its option on the way is not shown to the client, whose SYN comes " \
+	       "again") \
 	REASON(client_late, DROP, "an answer to a connection that has gone on unaware") \
 	REASON(client_resets, RESET, \
 	       "an answer to no connection of the client: its sender is reset at the service port it names") \
@@ -90,11 +92,14 @@
 	REASON(server_may_fragment, DROP, \
 	       "routers may fragment what the server sends (no DF): its client's third SYN is unaware") \
 	REASON(reverse_path, PASS, \
-	       "no route leads back to the SYN's source, or not by the interface it came by: the stack judges") \
+	       "no route leads back to the SYN's source, or not by the interface it came by: the stack " \
+	       "judges") \
 	REASON(stack_no_hook, STACK, \
-	       "the way leads by an interface, or to a pod, that bears no program of ours: the stack takes it") \
+	       "the way leads by an interface, or to a pod, that bears no program of ours: the stack takes " \
+	       "it") \
 	REASON(stack_by_rule, STACK, \
-	       "something at this node is not to be passed by (its NodeReport says what), so the stack takes all")
+	       "something at this node is not to be passed by (its NodeReport says what), so the stack " \
+	       "takes all")
 
 #define WHARFINGER_REASON_ENUM(name, outcome, words) REASON_##name,
 enum reason { WHARFINGER_REASONS(WHARFINGER_REASON_ENUM) REASON_COUNT };

@@ -7,14 +7,14 @@
 #include "ends.h"
 #include "substitute.h"
 
-/* A direct dial is nobody's business but for its ports; no pool's scope is 0. */
-INLINE bool is_direct(const struct flow *f) { return !f->scope; }
+/* A dial to the target port, which no pool's is: nobody's business but for its ports. */
+INLINE bool is_direct_dial(const struct flow *f) { return f->life.marks & DIRECT_DIAL; }
 
 INLINE void server_event(struct work *w, const struct flow *f, enum event_kind kind)
 {
 	const struct flow_key *k = &w->key;
 
-	if (is_direct(f))
+	if (is_direct_dial(f))
 		return;
 	w->event = (struct event){
 		.time_ns = now_exact(w),
@@ -79,11 +79,12 @@ INLINE enum reason server_dialled(frame *fr, struct work *w)
 		if (!find_substitute(fr, w))
 			return REASON_not_ours;
 	}
-	w->flow = (struct flow){
-		.life = { .state = SERVER_OPENING, .reason = REASON_server_direct, .isn = p->seq },
-		.redirect_port = p->dport,
-		.wire_port = p->dport
-	};
+	w->flow = (struct flow){ .life = { .state = SERVER_OPENING,
+					   .marks = DIRECT_DIAL,
+					   .reason = REASON_server_direct,
+					   .isn = p->seq },
+				 .redirect_port = p->dport,
+				 .wire_port = p->dport };
 	server_notes_opening(w);
 	return REASON_server_direct;
 }
@@ -296,14 +297,14 @@ INLINE void server_speaks(struct work *w, const struct flow *f, be16 port)
 INLINE enum reason server_names_port(struct work *w, struct flow *f)
 {
 	const struct packet *p = &w->packet;
-	union life life = f->life;
+	union life was = f->life, life = was;
 
 	life.tries += life.tries < 255;
-	f->life = life;
+	swap_if_same(&f->life.whole, was.whole, life.whole);
 	f->server_isn = p->seq;
-	f->seen = stamp_now(w);
+	note_sending(w, f);
 	server_speaks(w, f, f->redirect_port);
-	if (is_direct(f))
+	if (is_direct_dial(f))
 		return REASON_server_direct;
 	if (!(life.marks & AWARE) || !has_room(p, OPTION_LEN_BARE))
 		return REASON_server_answers;
@@ -344,7 +345,7 @@ INLINE enum reason server_opening_sends(frame *fr, struct work *w, const struct 
 {
 	const struct packet *p = &w->packet;
 	bool opening = half->life.state == SERVER_OPENING;
-	enum reason direct = is_direct(half) ? REASON_server_direct : REASON_none;
+	enum reason direct = is_direct_dial(half) ? REASON_server_direct : REASON_none;
 
 	if (p->tcp_flags & TCP_RST) {
 		server_speaks(w, half, opening ? half->redirect_port : half->wire_port);
@@ -382,8 +383,8 @@ INLINE enum reason server_sends(frame *fr, struct work *w)
 	f = find_flow(w, ESTABLISHED, &w->key);
 	if (f && !is_client_state(f->life.state)) {
 		leave_by(w, f);
-		f->seen = stamp_now(w);
-		enum reason reason = is_direct(f) ? REASON_server_direct : REASON_server_sends;
+		note_sending(w, f);
+		enum reason reason = is_direct_dial(f) ? REASON_server_direct : REASON_server_sends;
 		if (own_stack_ends(fr, w, f))
 			server_closes(w, f);
 		return reason;
@@ -397,9 +398,9 @@ INLINE enum reason server_sends(frame *fr, struct work *w)
 	f = find_flow(w, CLOSED, &w->key);
 	if (!f || is_client_state(f->life.state))
 		return REASON_not_ours;
-	enum reason reason = is_direct(f) ? REASON_server_direct : REASON_server_sends;
+	enum reason reason = is_direct_dial(f) ? REASON_server_direct : REASON_server_sends;
 	leave_by(w, f);
-	f->seen = stamp_now(w);
+	note_sending(w, f);
 	if (!(w->packet.tcp_flags & (TCP_FIN | TCP_RST)))
 		reopen_flow(w, f);
 	return reason;

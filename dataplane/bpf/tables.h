@@ -2,7 +2,7 @@
  * remember.
  *
  * Rules:
- * - A table is named once, here; a host gives each name a find_NAME(key) that answers the live value or 0.
+ * - A table is named once, here; a host gives each name a lookup_NAME(key) that answers the live value or 0.
  * - Tables that the agent writes change by one whole value: a packet sees the old or the new, nothing
  *   between.
  * - Only the tables of connections are written by packets, and only at the ends: the balancer has none.
@@ -10,6 +10,7 @@
  *   has. Each leads to the other, so that a packet needs one look-up, whichever way it goes.
  * - Established connections have tables of their own that do not forget. What opens and what is closed is
  *   kept in tables that forget the least recently used: neither takes an established connection's room.
+ *   Among the closed are also open ones that found no room, or were moved aside (docs/architecture.md).
  * - A record forwards, translates or drops what is its connection's by sequence numbers, flags or state. */
 #ifndef WHARFINGER_TABLES_H
 #define WHARFINGER_TABLES_H
@@ -17,7 +18,8 @@
 #include "types.h"
 
 /* TABLE(name, key type, value type, capacity, kind): SPARSE tables allocate as they fill; BOUNDED ones forget
- * the least recently used. */
+ * the least recently used. The agent gives flows and wires a capacity by the node's memory (agent/room.py).
+ */
 #define WHARFINGER_CONNECTION_TABLES(TABLE) \
 	TABLE(flows, struct flow_key, struct flow, 262144, SPARSE) \
 	TABLE(wires, struct flow_key, struct wire, 262144, SPARSE) \
@@ -144,7 +146,8 @@ enum flow_state {
 	SERVER_STRAY, /* no SYN was seen, and nobody knows whose packet it was that left this */
 };
 /* What ended, by the pod's own stack: LOCAL_FIN, PEER_FIN, RESET. What the wire says and the stack has not
- * confirmed: FIN_SEEN, RESET_SEEN. AWARE: the SYN bore REDIRECT. */
+ * confirmed: FIN_SEEN, RESET_SEEN. AWARE: the SYN bore REDIRECT. DIRECT_DIAL: a dial to the target port,
+ * which has a record for its substitute port only: the stack forwards its packets. */
 enum flow_mark {
 	LOCAL_FIN = 1,
 	PEER_FIN = 2,
@@ -152,7 +155,8 @@ enum flow_mark {
 	ENDED = 7,
 	FIN_SEEN = 8,
 	RESET_SEEN = 16,
-	AWARE = 32
+	AWARE = 32,
+	DIRECT_DIAL = 64
 };
 
 /* What changes while packets of both directions flow on several processors, as one word. The ISN in it says
@@ -181,7 +185,7 @@ union way {
 /* What the stack's packets become. */
 struct flow {
 	union life life;
-	u32 scope; /* the pool's; 0: a direct dial, which has a record for its substitute port only */
+	u32 scope; /* the pool's; 0: a direct dial's */
 	union {
 		u32 peer_end;	      /* with FIN_SEEN: the number that acknowledges the peer's FIN */
 		u32 server_isn;	      /* server, until then: once the SYN+ACK passed */

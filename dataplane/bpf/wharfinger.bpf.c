@@ -62,7 +62,7 @@ INLINE struct work *load(struct __sk_buff *skb)
 
 /* Frames that are the stack's whatever they carry: REASON_none for all others. Frames that leave a pod go to
  * the bridge's address, which at the pod's interface is another's. */
-INLINE enum reason is_for_stack(const struct __sk_buff *skb, enum hook hook)
+INLINE enum reason stack_reason(const struct __sk_buff *skb, enum hook hook)
 {
 	if (skb->vlan_present)
 		return REASON_vlan;
@@ -138,26 +138,26 @@ INLINE int finish(struct __sk_buff *skb, struct work *w, enum hook hook, enum re
 
 /* The whole chain of a hook, as a program of its own within the program: the verifier looks at it by itself,
  * and the fast path stays small. */
-#define WHOLE_CHAIN(name, hook, decide)                                                                      \
-	__attribute__((noinline)) int name(struct __sk_buff *skb)                                            \
-	{                                                                                                    \
-		enum reason reason = is_for_stack(skb, hook);                                                \
-		struct work *w = reason == REASON_none ? load(skb) : 0;                                      \
-		if (!w) {                                                                                    \
-			count(skb, hook, reason == REASON_none ? REASON_not_ip : reason);                    \
-			return NEXT;                                                                         \
-		}                                                                                            \
-		w->event.kind = EVENT_NONE;                                                                  \
-		reason = parse(&w->headers, &w->packet);                                                     \
-		if (reason == REASON_none)                                                                   \
-			reason = decide(skb, w);                                                             \
-		return finish(skb, w, hook, reason);                                                         \
+#define WHOLE_CHAIN(name, hook, decide) \
+	__attribute__((noinline)) int name(struct __sk_buff *skb) \
+	{ \
+		enum reason reason = stack_reason(skb, hook); \
+		struct work *w = reason == REASON_none ? load(skb) : 0; \
+		if (!w) { \
+			count(skb, hook, reason == REASON_none ? REASON_not_ip : reason); \
+			return NEXT; \
+		} \
+		w->event.kind = EVENT_NONE; \
+		reason = parse(&w->headers, &w->packet); \
+		if (reason == REASON_none) \
+			reason = decide(skb, w); \
+		return finish(skb, w, hook, reason); \
 	}
 
 INLINE enum reason decide_from_uplink(struct __sk_buff *skb, struct work *w)
 {
 	const struct packet *p = &w->packet;
-	enum reason reason = decide_from_net(skb, w);
+	enum reason reason = decide_from_net(w);
 	bool begins = reason == REASON_net_service_port || reason == REASON_net_redirect_port;
 
 	if (!begins || !is_syn(p) || has_reverse_path(skb, v4_of(&p->src), v4_of(&p->dst)))
@@ -170,29 +170,38 @@ WHOLE_CHAIN(whole_to_pod, HOOK_TO_POD, decide_to_pod)
 WHOLE_CHAIN(whole_from_net, HOOK_FROM_NET, decide_from_uplink)
 
 /* The headers of a packet that the fast path may take; 0: the whole chain is to look at it. */
-INLINE struct plain *plain_of(struct __sk_buff *skb)
+INLINE struct fast_headers *fast_headers_of(struct __sk_buff *skb)
 {
-	struct plain *h = (void *)(long)skb->data;
+	struct fast_headers *h = (void *)(long)skb->data;
 	be32 *options = (be32 *)(h + 1);
 	bool has_options = (void *)(options + 1) <= (void *)(long)skb->data_end;
 
 	if ((void *)options > (void *)(long)skb->data_end || skb->vlan_present)
 		return 0;
-	return is_plain(h, has_options ? *options : 0, skb->len) ? h : 0;
+	return is_fast(h, has_options ? *options : 0, skb->len) ? h : 0;
 }
 
-#define LEFT_TO_STACK                                                                                        \
+#define WAY_IS_STACK \
 	0xffffffff /* in place of a way's interface: the stack is to take it, by the reason in `gateway` */
+
+/* Notes that what a record remembers of its way is of `now`. If its memory became another connection's since
+ * its life was `was`, by another processor, what was written there does not count. */
+INLINE void stamp(u32 *seen, u32 now, union life *life, u64 was)
+{
+	*seen = now;
+	if (!swap_if_same(&life->whole, was, was))
+		*seen = 0;
+}
 
 /* The next hop that a record remembers, or that the routing table has now, which it then remembers:
  * REASON_none, or why the stack is to take the packet. The hop of another family than IPv4's, and one whose
  * MTU was not told, are not remembered. */
-INLINE enum reason remembered_way(struct __sk_buff *skb, const struct plain_verdict *v, u32 len,
+INLINE enum reason remembered_way(struct __sk_buff *skb, const struct fast_verdict *v, u32 len,
 				  union way *way, u16 *mtu, bool fresh, struct next_hop *hop)
 {
 	union way known = { .whole = way->whole };
 
-	if (fresh && known.ifindex == LEFT_TO_STACK)
+	if (fresh && known.ifindex == WAY_IS_STACK)
 		return known.gateway & (COUNTER_REASONS - 1);
 	if (fresh && known.ifindex && len <= *mtu) {
 		hop->ifindex = known.ifindex;
@@ -205,7 +214,7 @@ INLINE enum reason remembered_way(struct __sk_buff *skb, const struct plain_verd
 		return left;
 	known = (union way){};
 	if (left)
-		known = (union way){ .ifindex = LEFT_TO_STACK, .gateway = left };
+		known = (union way){ .ifindex = WAY_IS_STACK, .gateway = left };
 	else if (hop->mtu && hop->neighbour.nh_family == AF_INET)
 		known = (union way){ .ifindex = hop->ifindex, .gateway = hop->neighbour.ipv4_nh };
 	*mtu = (u16)hop->mtu;
@@ -214,10 +223,10 @@ INLINE enum reason remembered_way(struct __sk_buff *skb, const struct plain_verd
 }
 
 /* Writes the packet and sends it by `hop`, or leaves it to the stack. */
-INLINE int plain_leaves(struct __sk_buff *skb, struct plain *h, enum hook hook, const struct plain_verdict *v,
-			enum reason left, struct next_hop *hop)
+INLINE int fast_leaves(struct __sk_buff *skb, struct fast_headers *h, enum hook hook,
+		       const struct fast_verdict *v, enum reason left, struct next_hop *hop)
 {
-	if (plain_write(skb, h, v, left ? 0 : 1))
+	if (fast_write(skb, h, v, left ? 0 : 1))
 		return TC_ACT_SHOT;
 	count(skb, hook, v->reason);
 	if (!left)
@@ -228,39 +237,40 @@ INLINE int plain_leaves(struct __sk_buff *skb, struct plain *h, enum hook hook, 
 
 __attribute__((noinline)) int fast_from_pod(struct __sk_buff *skb)
 {
-	struct plain *h = plain_of(skb);
+	struct fast_headers *h = fast_headers_of(skb);
 	struct next_hop hop = {};
 	struct flow_key k;
 
 	if (!h || h->ttl <= 1)
 		return WHOLE;
-	struct flow *f = plain_flow(0, skb->ifindex, h, &k);
+	struct flow *f = fast_flow(0, skb->ifindex, h, &k);
 	if (!f)
 		return WHOLE;
-	struct plain_verdict v = plain_sends(h, f);
+	u64 life = f->life.whole;
+	struct fast_verdict v = fast_sends(h, f);
 	u32 now = stamp_now(0), len = ip_len(skb, IPV4_LEN + (h->offset >> 4) * 4, 0);
 	bool fresh = f->seen == now;
 	if (v.reason == REASON_none || (!fresh && is_client_state(f->life.state) && server_is_gone(0, &k, f)))
 		return WHOLE;
 	enum reason left = remembered_way(skb, &v, len, &f->way, &f->mtu, fresh, &hop);
 	if (!fresh)
-		f->seen = now;
-	return plain_leaves(skb, h, HOOK_FROM_POD, &v, left, &hop);
+		stamp(&f->seen, now, &f->life, life);
+	return fast_leaves(skb, h, HOOK_FROM_POD, &v, left, &hop);
 }
 
 __attribute__((noinline)) int fast_to_pod(struct __sk_buff *skb)
 {
-	struct plain *h = plain_of(skb);
+	struct fast_headers *h = fast_headers_of(skb);
 
 	if (!h)
 		return WHOLE;
-	struct wire *wire = plain_wire(0, h);
+	struct wire *wire = fast_wire(0, h);
 	if (!wire || wire->ifindex != skb->ifindex)
 		return WHOLE;
-	struct plain_verdict v = plain_receives(0, h, wire);
+	struct fast_verdict v = fast_receives(0, h, wire);
 	if (v.reason == REASON_none)
 		return WHOLE;
-	if (plain_write(skb, h, &v, 0))
+	if (fast_write(skb, h, &v, 0))
 		return TC_ACT_SHOT;
 	count(skb, HOOK_TO_POD, v.reason);
 	return NEXT;
@@ -268,52 +278,52 @@ __attribute__((noinline)) int fast_to_pod(struct __sk_buff *skb)
 
 __attribute__((noinline)) int fast_from_net(struct __sk_buff *skb)
 {
-	struct plain *h = plain_of(skb);
+	struct fast_headers *h = fast_headers_of(skb);
 	struct next_hop hop = {};
 
 	if (!h || h->ttl <= 1 || skb->pkt_type != PACKET_HOST)
 		return WHOLE;
-	struct wire *wire = plain_wire(0, h);
+	struct wire *wire = fast_wire(0, h);
 	if (!wire)
 		return WHOLE;
-	struct plain_verdict v = plain_passes_node(h, wire);
+	u64 life = wire->life.whole;
+	struct fast_verdict v = fast_passes_node(h, wire);
 	if (v.reason == REASON_none)
 		return WHOLE;
 	u32 now = stamp_now(0), len = ip_len(skb, IPV4_LEN + (h->offset >> 4) * 4, 0);
 	bool fresh = wire->seen == now;
 	enum reason left = remembered_way(skb, &v, len, &wire->way, &wire->mtu, fresh, &hop);
 	if (!fresh)
-		wire->seen = now;
-	return plain_leaves(skb, h, HOOK_FROM_NET, &v, left, &hop);
+		stamp(&wire->seen, now, &wire->life, life);
+	return fast_leaves(skb, h, HOOK_FROM_NET, &v, left, &hop);
 }
 
-#define PROGRAM(name, fast, whole)                                                                           \
-	int name(struct __sk_buff *skb)                                                                      \
-	{                                                                                                    \
-		int done = fast(skb);                                                                        \
-		return done == WHOLE ? whole(skb) : done;                                                    \
+#define PROGRAM(name, section, fast, whole) \
+	SEC(section) int name(struct __sk_buff *skb) \
+	{ \
+		int done = fast(skb); \
+		return done == WHOLE ? whole(skb) : done; \
 	}
 
-SEC("tcx/ingress")
-PROGRAM(wharf_from_pod, fast_from_pod, whole_from_pod) SEC("tcx/egress")
-	PROGRAM(wharf_to_pod, fast_to_pod, whole_to_pod) SEC("tcx/ingress")
-		PROGRAM(wharf_from_net, fast_from_net, whole_from_net)
+PROGRAM(wharf_from_pod, "tcx/ingress", fast_from_pod, whole_from_pod)
+PROGRAM(wharf_to_pod, "tcx/egress", fast_to_pod, whole_to_pod)
+PROGRAM(wharf_from_net, "tcx/ingress", fast_from_net, whole_from_net)
 
 /* Before the others, while the records of connections go from a former release's tables to this one's
  * (kernel.py): what a packet changed meanwhile would be lost, and TCP repeats the packet. The hold ends by
  * itself, should the agent. */
-#define HOLD(name, hook)                                                                                     \
-	int name(struct __sk_buff *skb)                                                                      \
-	{                                                                                                    \
-		struct work *w = bpf_ktime_get_ns() < setting(0, SETTING_HELD_UNTIL) ? load(skb) : 0;        \
-		if (!w || parse(&w->headers, &w->packet) != REASON_none || w->packet.icmp_error ||           \
-		    w->packet.proto != PROTO_TCP)                                                            \
-			return NEXT;                                                                         \
-		count(skb, hook, REASON_held);                                                               \
-		return TC_ACT_SHOT;                                                                          \
+#define HOLD(name, section, hook) \
+	SEC(section) int name(struct __sk_buff *skb) \
+	{ \
+		struct work *w = bpf_ktime_get_ns() < setting(0, SETTING_HELD_UNTIL) ? load(skb) : 0; \
+		if (!w || parse(&w->headers, &w->packet) != REASON_none || w->packet.icmp_error || \
+		    w->packet.proto != PROTO_TCP) \
+			return NEXT; \
+		count(skb, hook, REASON_held); \
+		return TC_ACT_SHOT; \
 	}
 
-			SEC("tcx/ingress") HOLD(wharf_hold_from_pod, HOOK_FROM_POD) SEC("tcx/egress")
-				HOLD(wharf_hold_to_pod, HOOK_TO_POD)
+HOLD(wharf_hold_from_pod, "tcx/ingress", HOOK_FROM_POD)
+HOLD(wharf_hold_to_pod, "tcx/egress", HOOK_TO_POD)
 
-					char LICENSE[] SEC("license") = "Dual BSD/GPL";
+char LICENSE[] SEC("license") = "Dual BSD/GPL";

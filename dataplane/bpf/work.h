@@ -82,15 +82,15 @@ struct work {
 	struct numbers numbers;
 };
 
-/* Each host gives these, beside find_NAME for every table of tables.h, and put_NAME and drop_NAME for those
- * of connections. put_NAME answers 0, or an error: there is no room. */
-#define WHARFINGER_DECLARE_FIND(name, key, value, capacity, kind)                                            \
-	INLINE value *find_##name(struct work *w, const key *k);
+/* Each host gives these, beside lookup_NAME for every table of tables.h, and update_NAME and delete_NAME for
+ * those of connections. update_NAME answers 0, or an error: there is no room. */
+#define WHARFINGER_DECLARE_FIND(name, key, value, capacity, kind) \
+	INLINE value *lookup_##name(struct work *w, const key *k);
 WHARFINGER_TABLES(WHARFINGER_DECLARE_FIND)
 #undef WHARFINGER_DECLARE_FIND
-#define WHARFINGER_DECLARE_PUT(name, key, value, capacity, kind)                                             \
-	INLINE int put_##name(struct work *w, const key *k, const value *v);                                 \
-	INLINE void drop_##name(struct work *w, const key *k);
+#define WHARFINGER_DECLARE_PUT(name, key, value, capacity, kind) \
+	INLINE int update_##name(struct work *w, const key *k, const value *v); \
+	INLINE void delete_##name(struct work *w, const key *k);
 WHARFINGER_CONNECTION_TABLES(WHARFINGER_DECLARE_PUT)
 #undef WHARFINGER_DECLARE_PUT
 
@@ -127,7 +127,7 @@ INLINE const struct server_port *server_port_of(struct work *w, const struct add
 {
 	struct server_port_key k = { .addr = *server, .scope = scope, .port = port, .proto = PROTO_TCP };
 
-	return find_server_ports(w, &k);
+	return lookup_server_ports(w, &k);
 }
 
 INLINE bool stack_has(frame *f, struct work *w, const struct flow_key *k)

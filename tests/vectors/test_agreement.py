@@ -59,7 +59,7 @@ def mutated(draw: st.DrawFn) -> bytes:
 def segments(draw: st.DrawFn) -> bytes:
     """A well-formed segment between the ends that the tables know, with any flags, numbers and options."""
     addresses = st.sampled_from([CLIENT, SERVER, OTHER, VIRTUAL])
-    ports = st.sampled_from([X, Y, Y + 1, 8080, 40_000])
+    ports = st.sampled_from([X, Y, Y + 1, 8080, 40_000, 55_460])
     ours = st.builds(
         option, st.integers(0, 255), st.sampled_from([X, Y, Y + 1]), scope=st.sampled_from([None, 7, 8]), version=st.sampled_from([1, 1, 2])
     )
@@ -96,9 +96,13 @@ def test_damaged_frames_get_the_same_from_both(load, namespace, frames):
 
 
 @BOUNDED
-@given(frames=st.lists(st.tuples(places, segments()), max_size=16), pods=st.sampled_from([PODS, PODS, policy.CLIENT_OUT, policy.SERVER_IN]))
-def test_any_segments_in_any_order_get_the_same_from_both(load, namespace, frames, pods):
-    agree(load, namespace, frames, (SYN,), pods)
+@given(
+    frames=st.lists(st.tuples(places, segments()), max_size=16),
+    start=st.sampled_from([(SYN,), SETTLED]),
+    pods=st.sampled_from([PODS, PODS, policy.CLIENT_OUT, policy.SERVER_IN]),
+)
+def test_any_segments_in_any_order_get_the_same_from_both(load, namespace, frames, start, pods):
+    agree(load, namespace, frames, start, pods)
 
 
 @pytest.mark.parametrize(("share", "least", "most"), [(0, 0, 0), (0.5, 60, 140), (1, 200, 200)])

@@ -81,7 +81,7 @@ class Twins:
         self.engine, self.whole = (_engine.Engine(capacity=self._capacity) for _ in range(2))
         self._tables = (Tables(Store(self.maps)), Tables(self.engine), Tables(self.whole))
         for setting in (SETTING_FULL, SETTING_LEFT_TO_STACK):
-            self._set(setting, 0)
+            self.set(setting, 0)
 
     def fill(self, slices: Iterable | None, pods: Mapping) -> None:
         for tables in self._tables:
@@ -211,9 +211,10 @@ class Twins:
             self.forget(table)
             self._forget_in_engines(table)
         for setting, value in change.settings.items():
-            self._set(setting, value)
+            self.set(setting, value)
 
-    def _set(self, setting: int, value: int) -> None:
+    def set(self, setting: int, value: int) -> None:
+        """A setting of all of them."""
         self.maps["settings"].put(*pack_setting(setting, value))
         for engine in (self.engine, self.whole):
             engine.set(setting, value)

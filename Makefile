@@ -55,6 +55,7 @@ test-cluster: setup ## the three-node cluster
 	$(PYTEST) tests/cluster --ignore tests/cluster/testbed
 
 bench: setup bench-scale ## ratios against direct and kube-proxy, and the operator at full size; stored in bench/results
+	@$(MAKE) --no-print-directory packages PACKAGES=bench/debian-packages.txt
 	$(SUDO) $(PYTHON) bench/bench.py
 
 bench-scale: setup ## the operator with 1,000 pools and 10,000 servers; SCALE="--pools 100" for less

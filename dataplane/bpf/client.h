@@ -206,7 +206,7 @@ INLINE bool server_is_gone(struct work *w, const struct flow_key *k, const struc
 INLINE enum reason client_sends_opening(struct work *w, const struct flow *f)
 {
 	if (f->life.state != CLIENT_OPENING)
-		return REASON_no_entry;
+		return REASON_no_record;
 	leave_by(w, f);
 	return REASON_client_sends_unredirected;
 }
@@ -228,7 +228,7 @@ INLINE enum reason client_sends(frame *fr, struct work *w)
 		established = false;
 	}
 	if (!f || !is_client_state(f->life.state))
-		return REASON_no_entry;
+		return REASON_no_record;
 
 	leave_by(w, f);
 	if ((p->tcp_flags & (TCP_ACK | TCP_RST)) == TCP_ACK && server_is_gone(w, &w->key, f)) {

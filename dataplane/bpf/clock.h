@@ -2,8 +2,8 @@
  *
  * What a connection remembers of its way (tables.h, union way) and of its server's port counts as long as its
  * stamp is the present one: until the next eighth of a second, or until the agent changes the generation, for
- * it knows at once of other routes, interfaces and tables. So no agent is needed for a way to be right 134 ms
- * after it changed. */
+ * it knows at once of other routes and interfaces, and of ports that a server loses. So no agent is needed
+ * for a way to be right 134 ms after it changed. */
 #ifndef WHARFINGER_CLOCK_H
 #define WHARFINGER_CLOCK_H
 

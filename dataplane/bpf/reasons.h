@@ -12,10 +12,10 @@
 	REASON(fragment, PASS, "the packet is a fragment") \
 	REASON(not_attached, PASS, "the pod has no translator") \
 	REASON(foreign_source, PASS, "the source address is not the pod's own") \
-	REASON(not_ours, PASS, "no pool, entry or service port of ours is concerned") \
+	REASON(not_ours, PASS, "no pool, record or service port of ours is concerned") \
 	REASON(not_virtual, PASS, "the destination is not a virtual address of any pool") \
 	REASON(unknown_port, PASS, "no pool declares this port of the virtual address") \
-	REASON(no_entry, PASS, "the connection began without redirection and stays so") \
+	REASON(no_record, PASS, "the connection began without redirection and stays so") \
 	REASON(no_server, PASS, "no server of the redirect port's set is ready") \
 	REASON(own_server, PASS, "the only ready server is the pod itself") \
 	REASON(fast_open, PASS, "a SYN with data (Fast Open) is unaware by rule") \
@@ -23,7 +23,7 @@
 	REASON(signed_segment, PASS, "a SYN with TCP-MD5 or TCP-AO is unaware by rule") \
 	REASON(no_room, PASS, "the SYN's options leave no room for ours") \
 	REASON(port_taken, PASS, "another connection uses this client port with this server") \
-	REASON(table_full, PASS, "the tables of connections are full") \
+	REASON(table_full, PASS, "the tables of connections are full, or nearly") \
 	REASON(third_syn, PASS, "two aware SYNs stayed unanswered, so the third is unaware") \
 	REASON(client_syn, FORWARD, "an aware SYN to a redirect port goes to a chosen server") \
 	REASON(client_syn_service, FORWARD, "an aware SYN to a service port goes to its server") \
@@ -42,11 +42,11 @@
 	REASON(server_joined, DELIVER, "the client arrived at the service port") \
 	REASON(server_receives, DELIVER, "a packet to a service port reaches its server") \
 	REASON(server_unentered, DELIVER, \
-	       "a packet to a service port without an entry: the server's stack decides") \
+	       "a packet to a service port without a record: the server's stack decides") \
 	REASON(server_answers, FORWARD, "the server's SYN+ACK names its service port") \
 	REASON(server_refuses, FORWARD, "the server's stack refuses the connection") \
 	REASON(server_sends, FORWARD, "the server sends from the service port") \
-	REASON(server_rebuilt, FORWARD, "the server's stack knew the connection: its entry is rebuilt") \
+	REASON(server_rebuilt, FORWARD, "the server's stack knew the connection: its record is rebuilt") \
 	REASON(net_service_port, FORWARD, "a packet to a local server's service port") \
 	REASON(net_redirect_port, FORWARD, "an aware SYN to a local server") \
 	REASON(net_client, FORWARD, "a packet of a local client's aware connection") \
@@ -63,7 +63,7 @@
 	REASON(client_server_gone, RESET, \
 	       "the server no longer has the connection's service port, so the client is reset") \
 	REASON(server_stray, DROP, \
-	       "a packet to a service port fits neither an entry nor the stack's own connection") \
+	       "a packet to a service port fits neither a record nor the stack's own connection") \
 	REASON(forged_option, DROP, "the pod itself wrote a redirection option") \
 	REASON(client_no_room, DROP, \
 	       "the table is full when the server names its port, so the client begins again, unaware") \

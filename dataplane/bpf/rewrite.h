@@ -157,9 +157,9 @@ INLINE int rewrite_link(frame *f, struct work *w)
 {
 	u8 mac[12];
 
-	for (int i = 0; i < 6; i++) {
-		mac[i] = w->headers.byte[6 + i];
-		mac[6 + i] = w->headers.byte[i];
+	for (int i = 0; i < ETH_SRC; i++) {
+		mac[i] = w->headers.byte[ETH_SRC + i];
+		mac[ETH_SRC + i] = w->headers.byte[i];
 	}
 	return pkt_store(f, 0, mac, sizeof mac);
 }

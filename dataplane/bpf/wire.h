@@ -31,7 +31,7 @@ struct option {
 INLINE bool names_port(const struct option *o) { return o->flags & OPTION_CONFIRM && o->flags & OPTION_PORT; }
 
 /* Where the fields of a header are, from its start: parse.h reads there and rewrite.h writes there. */
-enum eth_field { ETH_DST = 0, ETH_SRC = 6, ETH_TYPE = 12, ETH_LEN = 14 };
+enum eth_field { ETH_SRC = 6, ETH_TYPE = 12, ETH_LEN = 14 };
 enum ipv4_field {
 	IP_VERSION = 0,
 	IP_TOTAL = 2,
@@ -64,14 +64,7 @@ enum option_field {
 	OPTION_ORIGIN_AT = 12
 };
 
-enum tcp_flag {
-	TCP_FIN = 0x01,
-	TCP_SYN = 0x02,
-	TCP_RST = 0x04,
-	TCP_PSH = 0x08,
-	TCP_ACK = 0x10,
-	TCP_FLAGS_KNOWN = 0x1f
-};
+enum tcp_flag { TCP_FIN = 0x01, TCP_SYN = 0x02, TCP_RST = 0x04, TCP_ACK = 0x10, TCP_FLAGS_KNOWN = 0x1f };
 enum fragment { IP_DONT_FRAGMENT = 0x4000, IP_IS_FRAGMENT = 0x3fff /* more to come, or an offset */ };
 
 enum { ETHERTYPE_IPV4 = 0x0800, PROTO_ICMP = 1, PROTO_TCP = 6, PROTO_UDP = 17 };

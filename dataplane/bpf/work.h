@@ -8,15 +8,17 @@
 #include "tables.h"
 
 enum hook { HOOK_FROM_POD = 0, HOOK_TO_POD = 1, HOOK_FROM_NET = 2, HOOK_COUNT = 3 };
+/* What becomes of a packet by a reason. STACK and NOTE are counted beside another reason, and decide
+ * nothing. */
 enum outcome {
-	OUTCOME_PASS = 0,
-	OUTCOME_DELIVER,
-	OUTCOME_FORWARD,
+	OUTCOME_PASS = 0, /* untouched: the stack's */
+	OUTCOME_DELIVER,  /* rewritten, and the stack's or the pod's */
+	OUTCOME_FORWARD,  /* rewritten and sent past the stack, or given to it by a reason of STACK */
 	OUTCOME_DROP,
-	OUTCOME_REFLECT,
-	OUTCOME_RESET,
-	OUTCOME_STACK,
-	OUTCOME_NOTE,
+	OUTCOME_REFLECT, /* sent back to the pod as its answer */
+	OUTCOME_RESET,	 /* answered by a RST */
+	OUTCOME_STACK,	 /* why a packet that was to go past the stack did not */
+	OUTCOME_NOTE,	 /* something about the packet */
 };
 
 /* The kernel's table of counters has a row of this many a hook. */
@@ -28,7 +30,7 @@ enum setting {
 	SETTING_HELD_UNTIL, /* kernel's monotonic clock, ns */
 	SETTING_TRACE_KEY_LOW,
 	SETTING_TRACE_KEY_HIGH,
-	SETTING_GENERATION,    /* changed when routes, interfaces or tables change (clock.h) */
+	SETTING_GENERATION, /* changed when routes or interfaces change, or a server loses a port (clock.h) */
 	SETTING_LEFT_TO_STACK, /* not 0: no packet goes past the stack (xfrm policies) */
 	SETTING_FULL, /* not 0: the tables of connections are nearly full, so new connections are unaware */
 	SETTING_COUNT,
@@ -82,8 +84,10 @@ struct work {
 	struct numbers numbers;
 };
 
-/* Each host gives these, beside lookup_NAME for every table of tables.h, and update_NAME and delete_NAME for
- * those of connections. update_NAME answers 0, or an error: there is no room. */
+/* The kernel's tables, settings and clocks are there without a `w`, so the fast path, which has none, passes
+ * 0; the engine's are its `host`. Each host gives these, beside lookup_NAME for every table of tables.h, and
+ * update_NAME and delete_NAME for those of connections. update_NAME answers 0, or an error: there is no room.
+ */
 #define WHARFINGER_DECLARE_FIND(name, key, value, capacity, kind) \
 	INLINE value *lookup_##name(struct work *w, const key *k);
 WHARFINGER_TABLES(WHARFINGER_DECLARE_FIND)

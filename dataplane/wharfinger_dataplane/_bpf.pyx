@@ -226,7 +226,7 @@ cdef class Map:
                     code = libbpf.bpf_map_lookup_elem(self.fd, key + n * self.key_size, was)
                     memcpy(&seen, was + seen_at, 4)
                     memcpy(&sees, comes + seen_at, 4)
-                    later = (seen - sees) & 0xffffff
+                    later = (seen - sees) & 0xffffff  # clock.h, STAMP_TIME_MASK
                     if code == 0 and 0 < later < 0x800000:
                         continue
                     code = libbpf.bpf_map_update_elem(self.fd, key + n * self.key_size, comes, 0)

@@ -106,7 +106,7 @@ cdef extern from "host_engine.h" nogil:
     int INTERFACE_DIRECT, INTERFACE_STRICT, INTERFACE_PODS
     uint64_t TRACES_ALL
     uint32_t GATE_ADDRESS, GATE_PORT
-    int PROTO_TCP, SET_SLOTS, SERVICE_PORTS_MAX, PAGE_PORTS, PORT_INDEX_BITS, PORT_SERVER, PORT_SET, REASON_COUNT, TABLE_COUNT, HOOK_COUNT
+    int PROTO_TCP, SET_SLOTS, SERVICE_PORTS_MAX, PAGE_PORTS, PORT_INDEX_BITS, PORT_SERVER, PORT_SET, REASON_COUNT, TABLE_COUNT
     const uint8_t *engine_outcome
     const char **engine_reason_name
     const char **engine_reason_words
@@ -117,7 +117,6 @@ cdef extern from "host_engine.h" nogil:
     bint is_over(uint8_t marks)
     void wire_key_of(flow_key *out, const flow_key *k, const flow *f)
     void flow_key_of(flow_key *out, const flow_key *k, const wire *w)
-    bint leads_to(const wire *w, const flow_key *k)
     uint32_t stamp_of(uint64_t time_ns, uint64_t generation)
     uint64_t stamp_age_ns(uint32_t stamp, uint64_t now_ns)
 

@@ -120,7 +120,7 @@ def tracked(node: Node) -> int:
     return len(out.stdout.splitlines())
 
 
-QUIET = ("not_ip", "not_tcp", "not_ours", "not_virtual", "no_entry", "other_host")
+QUIET = ("not_ip", "not_tcp", "not_ours", "not_virtual", "no_record", "other_host")
 
 
 def test_unaware_pods_and_direct_dials_are_nobodys_business(lab, client, servers):

@@ -53,7 +53,7 @@ SECOND = [
     ),
     Vector(
         "the reset of a second answer is the pod's own packet and nobody's connection",
-        [*OPENED, ANOTHER_PORT, answers(SX, NAMES_Z, "client_resets", AT_Z), client(AT_Z, "no_entry")],
+        [*OPENED, ANOTHER_PORT, answers(SX, NAMES_Z, "client_resets", AT_Z), client(AT_Z, "no_record")],
     ),
     Vector(
         "the reset of a second answer reaches the stack of the server that gave it",

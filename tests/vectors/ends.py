@@ -130,7 +130,7 @@ REBUILDING = [
     Vector("a SYN+ACK answers no stray packet", [STRAY, server(ANSWER.frame, "not_ours")]),
     Vector(
         "a client whose entry was lost goes unaware",
-        [*SETTLED, Change(forget=("flows", "wires")), client(tcp(C, VX, "A", **AFTER), "no_entry"), to_client(tcp(SY, C, "A", **BACK), "not_ours")],
+        [*SETTLED, Change(forget=("flows", "wires")), client(tcp(C, VX, "A", **AFTER), "no_record"), to_client(tcp(SY, C, "A", **BACK), "not_ours")],
     ),
     Vector(
         "an established connection goes on after its server's port is removed at the client's node",

@@ -106,10 +106,10 @@ VECTORS = [
     Vector(
         "a packet without an entry that does not open a connection is left alone",
         [
-            client(tcp(C, VX, "A", **AFTER), "no_entry"),
-            client(tcp(C, VX, "R", **AFTER), "no_entry"),
-            client(tcp(C, VX, "SA", **AFTER), "no_entry"),
-            client(tcp(C, VX, "PA", **AFTER, payload=b"x", options=NOP * 4), "no_entry"),
+            client(tcp(C, VX, "A", **AFTER), "no_record"),
+            client(tcp(C, VX, "R", **AFTER), "no_record"),
+            client(tcp(C, VX, "SA", **AFTER), "no_record"),
+            client(tcp(C, VX, "PA", **AFTER, payload=b"x", options=NOP * 4), "no_record"),
         ],
     ),
 ]

@@ -72,7 +72,7 @@ GOES_ON = [
 CLIENTS = [
     Vector(
         "a client that a policy selects is unaware",
-        [client(PLAIN, "policy_client"), client(PLAIN, "policy_client"), client(tcp(C, VX, "A", **AFTER), "no_entry")],
+        [client(PLAIN, "policy_client"), client(PLAIN, "policy_client"), client(tcp(C, VX, "A", **AFTER), "no_record")],
         pods=CLIENT_OUT,
     ),
     Vector(

@@ -4,7 +4,8 @@ about them, in this order.
 Rules:
 - A pod is not entered, nor an uplink sent to directly, before its programs are attached and read back; and
   nothing is detached while packets may still be sent to it.
-- Whatever changed, connections look their ways up again (a new generation), and people are told what follows.
+- When what the programs are told of interfaces changes, connections look their ways up again (a new
+  generation), and people are told what follows.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ OTHER = pool_slice({"x": "10.0.0.9"}, name="other", scope=8, virtual=["10.96.0.1
 WIDE = range(8000, 8010)
 
 
-def test_a_pool_that_does_not_fit_leaves_no_entry_and_the_others_are_written():
+def test_a_pool_that_does_not_fit_leaves_no_record_and_the_others_are_written():
     store, tables = filled(pool_slice(SHOP, redirect=WIDE), OTHER, capacity=SMALL)
     assert store.meaning() == fresh(OTHER)
     assert tables.faults == {"pool-shop": "table server_ports is full: 22 more entries are needed and 10 of its 12 are free; use fewer redirect "

@@ -19,7 +19,7 @@ TABLE = """\
 | state | hook | packet | then | reason |
 | --- | --- | --- | --- | --- |
 | nothing, at the client | from_pod | SYN, other SYN | CLIENT_OPENING | client_syn |
-| nothing, at the client | from_pod | else | stays | no_entry |
+| nothing, at the client | from_pod | else | stays | no_record |
 | nothing, at the client | to_pod | SYN+ACK from X, other SYN+ACK from X | stays | client_resets |
 | nothing, at the client | to_pod | else | stays | not_ours |
 | nothing, at the client | from_net | SYN+ACK from X, other SYN+ACK from X | stays | net_client |
@@ -43,7 +43,7 @@ TABLE = """\
 | CLIENT_OPENING, second SYN | to_pod | else | stays | not_ours |
 | CLIENT_UNAWARE | from_pod | SYN | stays | third_syn |
 | CLIENT_UNAWARE | from_pod | other SYN | CLIENT_OPENING | client_syn |
-| CLIENT_UNAWARE | from_pod | else | stays | no_entry |
+| CLIENT_UNAWARE | from_pod | else | stays | no_record |
 | CLIENT_UNAWARE | to_pod | SYN+ACK from X, RST from X | stays | client_late |
 | CLIENT_UNAWARE | to_pod | other SYN+ACK from X | stays | client_resets |
 | CLIENT_UNAWARE | to_pod | else | stays | not_ours |

@@ -18,6 +18,7 @@ import kubernetes
 TOP = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TOP / "tests" / "cluster"), str(TOP / "tests")]
 
+import lives  # noqa: E402
 import programs  # noqa: E402
 import tools  # noqa: E402
 import traces  # noqa: E402
@@ -177,6 +178,9 @@ def show(result: dict, console: Console) -> None:
         for hook, of in result[key].items():
             table.add_row(hook, f"{of['ours_ns']:.0f}", f"{of['forward_only_ns']:.0f}", f"{of['ratio']:.2f}", f"{PACKET_MOST[hook]:.2f}")
         console.print(table)
+    for end, of in result["lives"].items():
+        console.print(f"a connection's life at its {end}'s node: {of['ours_ns'] / 1000:.1f} µs of the programs' time in {len(of['packets'])} runs, "
+                      f"forward only {of['forward_only_ns'] / 1000:.1f}")
     table = Table(title="loads of others in a lab: the pod's address, the virtual address, their ratio (95 % intervals)")
     for column in ("", "direct", "aware", "ratio"):
         table.add_column(column, justify="right")
@@ -205,7 +209,7 @@ def main() -> None:
     result = {"taken": datetime.now(UTC).isoformat(timespec="seconds"), "rounds": rounds,
               "commit": subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=TOP).stdout.strip(),
               "paths": paths(release.cluster, rounds, console), "programs": programs.measure(rounds),
-              "established": programs.established(rounds), "tools": tools.measure(rounds),
+              "established": programs.established(rounds), "lives": lives.lives(), "tools": tools.measure(rounds),
               "traces": traces.measure(rounds),
               "change": change_to_table(release.cluster, rounds), "memory": memory(release.cluster)}
     folder = TOP / "bench" / "results"

@@ -247,9 +247,9 @@ INLINE enum reason plainly_passes_node(const struct wire *wire)
 
 	if (wire->life.marks & DIRECT_DIAL)
 		return REASON_none;
-	return state == CLIENT_ESTABLISHED   ? REASON_net_client
-	       : state == SERVER_ESTABLISHED ? REASON_net_service_port
-					     : REASON_none;
+	if (state == CLIENT_JOINING || state == CLIENT_ESTABLISHED)
+		return REASON_net_client;
+	return state == SERVER_ESTABLISHED ? REASON_net_service_port : REASON_none;
 }
 
 #endif

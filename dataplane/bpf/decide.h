@@ -152,7 +152,7 @@ INLINE enum reason net_continues(struct work *w)
 	const struct packet *p = &w->packet;
 	const struct wire *wire = find_any_wire(w);
 
-	if (!wire || wire->life.marks & DIRECT_DIAL)
+	if (!wire || wire->life.marks & BY_STACK)
 		return REASON_not_ours;
 	switch (wire->life.state) {
 	case CLIENT_OPENING:

@@ -99,8 +99,12 @@ INLINE bool stack_awaits_fin(frame *fr, struct work *w, const struct flow *f)
 
 	enum socket_seen seen = ask_stack(fr, w, &w->key, &w->numbers);
 
-	if (seen != SOCKET_WHOLE) /* PART: else the handshake's, whose SYN+ACK may yet be repeated */
-		return seen == SOCKET_NONE || is_left_waiting(seen, f);
+	if (seen == SOCKET_PART &&
+	    !is_left_waiting(seen, f)) /* the handshake's, which takes step 3 with it */
+		return p->seq + p->payload - (f->life.isn + 1) < NEAR && p->ack == f->server_isn + 1 &&
+		       !is_client_state(f->life.state);
+	if (seen != SOCKET_WHOLE)
+		return true;
 	return p->seq + p->payload - n->expects < NEAR &&
 	       n->next + NEAR - p->ack < n->next - n->unacknowledged + 2 * NEAR;
 }

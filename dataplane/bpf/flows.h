@@ -226,8 +226,8 @@ INLINE enum reason plainly_sends(const struct flow *f)
 	if (life.state == CLIENT_ESTABLISHED)
 		return life.reason == REASON_client_unconfirmed ? REASON_client_sends_unredirected
 								: REASON_client_sends;
-	return life.state == SERVER_ESTABLISHED && !(life.marks & DIRECT_DIAL) ? REASON_server_sends
-									       : REASON_none;
+	return life.state == SERVER_ESTABLISHED && !(life.marks & BY_STACK) ? REASON_server_sends
+									    : REASON_none;
 }
 
 /* A server's port is sought in the tables again when the last time is not of this eighth of a second. */
@@ -245,7 +245,7 @@ INLINE enum reason plainly_passes_node(const struct wire *wire)
 {
 	u8 state = wire->life.state;
 
-	if (wire->life.marks & DIRECT_DIAL)
+	if (wire->life.marks & BY_STACK)
 		return REASON_none;
 	if (state == CLIENT_JOINING || state == CLIENT_ESTABLISHED)
 		return REASON_net_client;

@@ -83,8 +83,7 @@
 	REASON(client_late, DROP, "an answer to a connection that has gone on unaware") \
 	REASON(client_resets, RESET, \
 	       "an answer to no connection of the client: its sender is reset at the service port it names") \
-	REASON(server_opening, FORWARD, \
-	       "the server's stack speaks before step 3, from the port that its client dialled") \
+	REASON(server_opening, FORWARD, "the server's stack speaks before step 3, from its service port") \
 	REASON(held, DROP, "the connections go to another release's tables: TCP repeats the packet") \
 	REASON(vlan, PASS, "a frame with a VLAN tag is the stack's") \
 	REASON(other_host, PASS, "a frame for another link address is the stack's") \
@@ -99,7 +98,11 @@
 	       "it") \
 	REASON(stack_by_rule, STACK, \
 	       "something at this node is not to be passed by (its NodeReport says what), so the stack " \
-	       "takes all")
+	       "takes all") \
+	REASON(server_by_stack, DELIVER, \
+	       "the server sends by the stack, which its client's SYN took as well") \
+	REASON(server_full, DROP, \
+	       "the server's tables are full, or nearly, so its client's third SYN goes unaware")
 
 #define WHARFINGER_REASON_ENUM(name, outcome, words) REASON_##name,
 enum reason { WHARFINGER_REASONS(WHARFINGER_REASON_ENUM) REASON_COUNT };

@@ -16,8 +16,28 @@
 #define SUBSTITUTE_STEP (SUBSTITUTE_RANGE / SUBSTITUTES)
 #define COUNT_SLACK (1u << 24) /* 1.07 s of Linux's ticks */
 
-/* Whether a flow says that its place is in use: a stray packet's does not. */
-INLINE bool holds_place(const struct flow *f) { return f && f->life.state != SERVER_STRAY; }
+/* Several that open may claim one place, and only the stack knows which it has or will have. The first SYN
+ * keeps its flow; beside it, under the same key with this bit in the interface, is the latest of the others:
+ * another SYN's, or what a packet without a SYN left. Each speaks for what its numbers confirm. */
+#define BESIDE (1u << 31)
+
+INLINE struct flow *find_claim(struct work *w, u32 beside)
+{
+	w->key.ifindex |= beside;
+	struct flow *claim = find_flow(w, OPENING, &w->key);
+	w->key.ifindex &= ~BESIDE;
+	return claim;
+}
+
+/* The claim that says that the place w->key is in use: a stray packet's does not. 0: none. */
+INLINE const struct flow *find_holder(struct work *w)
+{
+	const struct flow *claim = find_claim(w, 0);
+
+	if (!claim)
+		claim = find_claim(w, BESIDE);
+	return claim && claim->life.state != SERVER_STRAY ? claim : 0;
+}
 
 INLINE void set_place(struct work *w, be16 target, be16 client_port)
 {
@@ -45,8 +65,8 @@ INLINE bool may_have_place(frame *fr, struct work *w)
 
 	if (f)
 		return is_of_wire(f, &w->wire_key);
-	f = find_flow(w, OPENING, &w->key);
-	if (holds_place(f))
+	f = find_holder(w);
+	if (f)
 		return is_of_wire(f, &w->wire_key);
 	f = find_flow(w, CLOSED, &w->key);
 	if (f && is_of_wire(f, &w->wire_key) && (!is_closed(f) || counts_on(w, f)))
@@ -57,8 +77,7 @@ INLINE bool may_have_place(frame *fr, struct work *w)
 /* Whether no connection has the place w->key. */
 INLINE bool is_free_place(frame *fr, struct work *w)
 {
-	return !find_flow(w, ESTABLISHED, &w->key) && !holds_place(find_flow(w, OPENING, &w->key)) &&
-	       !stack_has(fr, w, &w->key);
+	return !find_flow(w, ESTABLISHED, &w->key) && !find_holder(w) && !stack_has(fr, w, &w->key);
 }
 
 /* Makes w->key a place with another client port. Returns: whether one was found free. */
@@ -92,7 +111,7 @@ INLINE bool find_former_place(frame *fr, struct work *w, be16 target)
 {
 	const struct wire *wire = find_any_wire(w);
 
-	if (!wire)
+	if (!wire || is_client_state(wire->life.state)) /* the pod's own dial stays what it is */
 		return false;
 	set_place(w, target, wire->peer_port);
 	if (wire->local_port == target && may_have_place(fr, w))

@@ -146,8 +146,8 @@ enum flow_state {
 	SERVER_STRAY, /* no SYN was seen, and nobody knows whose packet it was that left this */
 };
 /* What ended, by the pod's own stack: LOCAL_FIN, PEER_FIN, RESET. What the wire says and the stack has not
- * confirmed: FIN_SEEN, RESET_SEEN. AWARE: the SYN bore REDIRECT. DIRECT_DIAL: a dial to the target port,
- * which has a record for its substitute port only: the stack forwards its packets. */
+ * confirmed: FIN_SEEN, RESET_SEEN. AWARE: the SYN bore REDIRECT. BY_STACK: its packets take the node's stack,
+ * both ways: a dial to the target port, or one of this node's pods that is unaware. */
 enum flow_mark {
 	LOCAL_FIN = 1,
 	PEER_FIN = 2,
@@ -156,7 +156,7 @@ enum flow_mark {
 	FIN_SEEN = 8,
 	RESET_SEEN = 16,
 	AWARE = 32,
-	DIRECT_DIAL = 64
+	BY_STACK = 64
 };
 
 /* What changes while packets of both directions flow on several processors, as one word. The ISN in it says

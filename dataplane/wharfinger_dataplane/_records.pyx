@@ -102,7 +102,7 @@ class Mark(IntFlag):
     FIN_SEEN = core.FIN_SEEN
     RESET_SEEN = core.RESET_SEEN
     AWARE = core.AWARE
-    DIRECT_DIAL = core.DIRECT_DIAL
+    BY_STACK = core.BY_STACK
 
 
 class EventKind(IntEnum):

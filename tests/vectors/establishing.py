@@ -206,15 +206,15 @@ JOIN_VECTORS = [
         [*OPENED[:2], server(tcp(SP, C, "A", **BACK), "not_ours")],
     ),
     Vector(
-        "what the server's stack says to an old SYN before step 3 goes from the port dialled",
+        "what the server's stack says to an old SYN before step 3 goes from its service port",
         [
             *OPENED,
-            server(tcp(SP, C, "A", **BACK), "server_opening", tcp(SX, C, "A", **BACK)),
-            to_client(tcp(SX, C, "A", **BACK), "not_ours"),
+            server(tcp(SP, C, "A", **BACK), "server_opening", tcp(SY, C, "A", **BACK)),
+            to_client(tcp(SY, C, "A", **BACK), "client_receives", tcp(VX, C, "A", **BACK)),
             server(tcp(SP, C, "A", seq=SERVER_ISN + 9, ack=ISN + 1), "not_ours"),
             server(tcp(SP, C, "A", seq=SERVER_ISN + 1, ack=ISN + 9), "not_ours"),
-            JOIN,
-            JOIN_ARRIVES,
+            client(tcp(C, VX, "A", **AFTER), "client_sends", tcp(C, SY, "A", **AFTER)),
+            to_server(tcp(C, SY, "A", **AFTER), "server_joined", tcp(C, SP, "A", **AFTER)),
         ],
     ),
 ]

@@ -41,6 +41,8 @@ from vectors.vector import (
     to_server,
 )
 
+FAR_CLIENT = f"{REMOTE}:40000"
+
 R_X, R_Y = f"{REMOTE}:{X}", f"{REMOTE}:{Y}"
 FAR = (pool_slice({"far": REMOTE}),)
 FAR_SYN = client(tcp(C, VX, "S", seq=ISN), "client_syn", tcp(C, R_X, "S", seq=ISN, options=TAG), way=REDIRECTED)
@@ -115,9 +117,18 @@ SYN_VECTORS = [
     Vector(
         "p02 an unaware SYN to a service port reaches its server and no option comes back",
         [
+            to_server(tcp(FAR_CLIENT, SY, "S", seq=ISN), "server_syn_service", tcp(FAR_CLIENT, SP, "S", seq=ISN)),
+            server(tcp(SP, FAR_CLIENT, "SA", **NUMBERS), "server_answers", tcp(SY, FAR_CLIENT, "SA", **NUMBERS), way=REDIRECTED),
+            to_server(tcp(FAR_CLIENT, SY, "A", **AFTER), "server_joined", tcp(FAR_CLIENT, SP, "A", **AFTER)),
+        ],
+    ),
+    Vector(
+        "an unaware dial to a service port by a pod of the same node takes the stack both ways",
+        [
             to_server(tcp(C, SY, "S", seq=ISN), "server_syn_service", tcp(C, SP, "S", seq=ISN)),
-            server(tcp(SP, C, "SA", **NUMBERS), "server_answers", tcp(SY, C, "SA", **NUMBERS)),
+            server(tcp(SP, C, "SA", **NUMBERS), "server_by_stack", tcp(SY, C, "SA", **NUMBERS)),
             to_server(tcp(C, SY, "A", **AFTER), "server_joined", tcp(C, SP, "A", **AFTER)),
+            server(tcp(SP, C, "PA", **BACK, payload=b"x"), "server_by_stack", tcp(SY, C, "PA", **BACK, payload=b"x")),
         ],
     ),
     Vector(
@@ -125,7 +136,7 @@ SYN_VECTORS = [
         [
             to_server(tcp(C, SX, "S", seq=ISN, options=option(REDIRECT)), "not_ours"),
             to_server(tcp(C, SY, "S", seq=ISN, options=option(REDIRECT)), "server_syn_service", tcp(C, SP, "S", seq=ISN, options=blank(8))),
-            server(tcp(SP, C, "SA", **NUMBERS), "server_answers", tcp(SY, C, "SA", **NUMBERS)),
+            server(tcp(SP, C, "SA", **NUMBERS), "server_by_stack", tcp(SY, C, "SA", **NUMBERS)),
         ],
     ),
     Vector(

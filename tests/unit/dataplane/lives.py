@@ -27,6 +27,8 @@ TAG, NAMES_Y = option(REDIRECT, scope=SCOPE), option(CONFIRM | PORT, Y)
 FORTH, BACK = {"seq": ISN + 1, "ack": SERVER_ISN + 1}, {"seq": SERVER_ISN + 1, "ack": ISN + 1}
 STRANGE, STRANGE_BACK = {"seq": ISN + 778, "ack": SERVER_ISN + 99}, {"seq": SERVER_ISN + 778, "ack": ISN + 99}
 DATA = {"payload": b"octets"}
+BESIDE = 1 << 31
+"""server_opening.h: in the key of another claim to a place."""
 
 
 def sent(src: str, dst: str, numbers: Mapping[str, int], acks_fin: int) -> dict[str, bytes]:
@@ -91,6 +93,7 @@ SERVERS: Mapping[str, Mapping[str, bytes]] = {
         "SYN+ACK": tcp(SP, C, "SA", seq=SERVER_ISN, ack=ISN + 1),
         "other SYN+ACK": tcp(SP, C, "SA", seq=SERVER_ISN, ack=ISN + 99),
         **sent(SP, C, BACK, ISN + 2),
+        "refusal": tcp(SP, C, "RA", seq=0, ack=ISN + 1),
     },
     "to_pod": TO_SERVER,
     "from_net": TO_SERVER,
@@ -165,7 +168,7 @@ class End:
         here, role = (CLIENT, Role.CLIENT) if situation.at_client else (SERVER, Role.SERVER)
         tables.put_pod(here, IFINDEX, role, netns=1)
         pair = (CLIENT, 40_000, VIRTUAL, X) if situation.at_client else (SERVER, TARGET, CLIENT, 40_000)
-        self.key = pack_flow_key(*pair, IFINDEX)
+        self.key, self.beside = pack_flow_key(*pair, IFINDEX), pack_flow_key(*pair, IFINDEX | BESIDE)
         begun = situation.way[:1] if situation.way and situation.way[0][1].startswith("SYN") else ()
         for hook, kind in begun:
             self.run(hook, kind)
@@ -191,19 +194,21 @@ class End:
 
     def state(self) -> str:
         """What the end remembers of the connection: its state, marks, and, after +, what opens beside."""
-        told = [self._of(phase) for phase in ("", "opening_", "closed_")]
+        told = [self._of("", self.key), self._of("opening_", self.key), self._of("opening_", self.beside), self._of("closed_", self.key)]
         told += [
             f"{unpack_flow(flow).state.name}, substitute"
             for key, flow in self.engine.items("opening_flows")
-            if key != self.key and not self.situation.wire
+            if key not in (self.key, self.beside) and not self.situation.wire
         ]
         return " + ".join(filter(None, told)) or "nothing"
 
-    def _of(self, phase: str) -> str:
+    def _of(self, phase: str, key: bytes) -> str:
+        if self.situation.wire and key == self.beside:
+            return ""
         if self.situation.wire:
             found = self.engine.get(f"{phase}wires", pack_flow_key(CLIENT, 40_000, SERVER, Y))
             return unpack_wire(found).state.name if found else ""
-        found = self.engine.get(f"{phase}flows", self.key)
+        found = self.engine.get(f"{phase}flows", key)
         if found is None:
             return ""
         flow = unpack_flow(found)

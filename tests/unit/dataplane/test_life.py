@@ -130,39 +130,45 @@ TABLE = """\
 | nothing, at the server | from_net | SYN to Y, other SYN to Y | stays | net_service_port |
 | nothing, at the server | from_net | else | stays | not_ours |
 | SERVER_OPENING | from_pod | SYN+ACK | stays | server_answers |
-| SERVER_OPENING | from_pod | RST | stays | server_refuses |
+| SERVER_OPENING | from_pod | refusal | stays | server_refuses |
 | SERVER_OPENING | from_pod | else | stays | not_ours |
 | SERVER_OPENING | to_pod | SYN to X, other SYN to X | stays | server_syn |
 | SERVER_OPENING | to_pod | SYN to Y, other SYN to Y | stays | server_syn_service |
 | SERVER_OPENING | to_pod | else to X | stays | not_ours |
-| SERVER_OPENING | to_pod | else to Y | stays | server_unentered |
+| SERVER_OPENING | to_pod | SYN+ACK to Y, RST to Y, other RST to Y | stays | server_unentered |
+| SERVER_OPENING | to_pod | else to Y | and SERVER_STRAY | server_unentered |
 | SERVER_OPENING | from_net | SYN to X, other SYN to X | stays | net_redirect_port |
 | SERVER_OPENING | from_net | else to X | stays | not_ours |
 | SERVER_OPENING | from_net | else to Y | stays | net_service_port |
 | SERVER_OPENING, answered | from_pod | SYN+ACK | stays | server_answers |
 | SERVER_OPENING, answered | from_pod | other SYN+ACK, ACK of FIN | stays | not_ours |
-| SERVER_OPENING, answered | from_pod | RST | stays | server_refuses |
+| SERVER_OPENING, answered | from_pod | RST, refusal | stays | server_refuses |
 | SERVER_OPENING, answered | from_pod | else | stays | server_opening |
 | SERVER_OPENING, answered | to_pod | SYN to X, other SYN to X | stays | server_syn |
 | SERVER_OPENING, answered | to_pod | SYN to Y, other SYN to Y | stays | server_syn_service |
-| SERVER_OPENING, answered | to_pod | other ACK to Y, RST to Y, other RST to Y | stays | server_unentered |
+| SERVER_OPENING, answered | to_pod | SYN+ACK to Y, RST to Y, other RST to Y | stays | server_unentered |
+| SERVER_OPENING, answered | to_pod | other ACK to Y | and SERVER_STRAY | server_unentered |
+| SERVER_OPENING, answered | to_pod | FIN to Y | SERVER_ESTABLISHED, FIN_SEEN | server_joined |
 | SERVER_OPENING, answered | to_pod | else to X | stays | not_ours |
 | SERVER_OPENING, answered | to_pod | else to Y | SERVER_ESTABLISHED | server_joined |
-| SERVER_STRAY | from_pod | SYN+ACK, other SYN+ACK | stays | not_ours |
+| SERVER_STRAY | from_pod | SYN+ACK, other SYN+ACK, refusal | stays | not_ours |
 | SERVER_STRAY | from_pod | RST | stays | server_refuses |
+| SERVER_STRAY | from_pod | FIN | SERVER_ESTABLISHED, LOCAL_FIN | server_rebuilt |
 | SERVER_STRAY | from_pod | else | SERVER_ESTABLISHED | server_rebuilt |
-| SERVER_STRAY | to_pod | SYN to X, other SYN to X | SERVER_OPENING | server_syn |
-| SERVER_STRAY | to_pod | SYN to Y, other SYN to Y | SERVER_OPENING | server_syn_service |
+| SERVER_STRAY | to_pod | SYN to X, other SYN to X | and SERVER_OPENING | server_syn |
+| SERVER_STRAY | to_pod | SYN to Y, other SYN to Y | and SERVER_OPENING | server_syn_service |
 | SERVER_STRAY | to_pod | else to X | stays | not_ours |
 | SERVER_STRAY | to_pod | else to Y | stays | server_unentered |
 | SERVER_STRAY | from_net | SYN to X, other SYN to X | stays | net_redirect_port |
 | SERVER_STRAY | from_net | SYN to Y, other SYN to Y | stays | net_service_port |
 | SERVER_STRAY | from_net | else | stays | not_ours |
 | SERVER_FOUND | from_pod | SYN+ACK, other SYN+ACK | stays | not_ours |
-| SERVER_FOUND | from_pod | RST | stays | server_refuses |
+| SERVER_FOUND | from_pod | RST, refusal | stays | server_refuses |
+| SERVER_FOUND | from_pod | FIN | SERVER_ESTABLISHED, LOCAL_FIN | server_rebuilt |
 | SERVER_FOUND | from_pod | else | SERVER_ESTABLISHED | server_rebuilt |
-| SERVER_FOUND | to_pod | SYN to X, other SYN to X | SERVER_OPENING | server_syn |
-| SERVER_FOUND | to_pod | SYN to Y, other SYN to Y | SERVER_OPENING | server_syn_service |
+| SERVER_FOUND | to_pod | SYN to X, other SYN to X | and SERVER_OPENING | server_syn |
+| SERVER_FOUND | to_pod | SYN to Y, other SYN to Y | and SERVER_OPENING | server_syn_service |
+| SERVER_FOUND | to_pod | other ACK to Y | stays | server_stray |
 | SERVER_FOUND | to_pod | else to X | stays | not_ours |
 | SERVER_FOUND | to_pod | else to Y | stays | server_unentered |
 | SERVER_FOUND | from_net | SYN to X, other SYN to X | stays | net_redirect_port |
@@ -171,7 +177,7 @@ TABLE = """\
 | SERVER_ESTABLISHED | from_pod | SYN+ACK | stays | server_answers |
 | SERVER_ESTABLISHED | from_pod | other SYN+ACK | nothing | not_ours |
 | SERVER_ESTABLISHED | from_pod | FIN | and LOCAL_FIN | server_sends |
-| SERVER_ESTABLISHED | from_pod | RST | SERVER_CLOSED | server_sends |
+| SERVER_ESTABLISHED | from_pod | RST, refusal | SERVER_CLOSED | server_sends |
 | SERVER_ESTABLISHED | from_pod | else | stays | server_sends |
 | SERVER_ESTABLISHED | to_pod | SYN to X, other SYN to X | and SERVER_OPENING | server_syn |
 | SERVER_ESTABLISHED | to_pod | SYN to Y, other SYN to Y | and SERVER_OPENING | server_syn_service |
@@ -185,7 +191,7 @@ TABLE = """\
 | SERVER_ESTABLISHED | from_net | else to Y | stays | net_service_port |
 | SERVER_ESTABLISHED, LOCAL_FIN | from_pod | SYN+ACK | stays | server_answers |
 | SERVER_ESTABLISHED, LOCAL_FIN | from_pod | other SYN+ACK | nothing | not_ours |
-| SERVER_ESTABLISHED, LOCAL_FIN | from_pod | RST | SERVER_CLOSED | server_sends |
+| SERVER_ESTABLISHED, LOCAL_FIN | from_pod | RST, refusal | SERVER_CLOSED | server_sends |
 | SERVER_ESTABLISHED, LOCAL_FIN | from_pod | else | stays | server_sends |
 | SERVER_ESTABLISHED, LOCAL_FIN | to_pod | SYN to X, other SYN to X | and SERVER_OPENING | server_syn |
 | SERVER_ESTABLISHED, LOCAL_FIN | to_pod | SYN to Y | and SERVER_OPENING | server_syn_service |
@@ -195,11 +201,12 @@ TABLE = """\
 | SERVER_ESTABLISHED, LOCAL_FIN | to_pod | other RST to Y | and RESET_SEEN | server_receives |
 | SERVER_ESTABLISHED, LOCAL_FIN | to_pod | else to X | stays | not_ours |
 | SERVER_ESTABLISHED, LOCAL_FIN | to_pod | else to Y | stays | server_receives |
-| SERVER_ESTABLISHED, FIN_SEEN | from_pod | SYN+ACK, other SYN+ACK | nothing | not_ours |
+| SERVER_ESTABLISHED, FIN_SEEN | from_pod | SYN+ACK | stays | server_answers |
+| SERVER_ESTABLISHED, FIN_SEEN | from_pod | other SYN+ACK | nothing | not_ours |
 | SERVER_ESTABLISHED, FIN_SEEN | from_pod | ACK, data | stays | server_sends |
 | SERVER_ESTABLISHED, FIN_SEEN | from_pod | ACK of FIN | SERVER_ESTABLISHED, PEER_FIN | server_sends |
 | SERVER_ESTABLISHED, FIN_SEEN | from_pod | FIN | and LOCAL_FIN | server_sends |
-| SERVER_ESTABLISHED, FIN_SEEN | from_pod | RST | SERVER_CLOSED | server_sends |
+| SERVER_ESTABLISHED, FIN_SEEN | from_pod | RST, refusal | SERVER_CLOSED | server_sends |
 | SERVER_ESTABLISHED, FIN_SEEN | to_pod | SYN to X, other SYN to X | and SERVER_OPENING | server_syn |
 | SERVER_ESTABLISHED, FIN_SEEN | to_pod | SYN to Y, other SYN to Y | and SERVER_OPENING | server_syn_service |
 | SERVER_ESTABLISHED, FIN_SEEN | to_pod | RST to Y | SERVER_CLOSED | server_receives |
@@ -209,7 +216,7 @@ TABLE = """\
 | SERVER_ESTABLISHED, RESET_SEEN | from_pod | SYN+ACK | stays | server_answers |
 | SERVER_ESTABLISHED, RESET_SEEN | from_pod | other SYN+ACK | nothing | not_ours |
 | SERVER_ESTABLISHED, RESET_SEEN | from_pod | FIN | SERVER_ESTABLISHED, LOCAL_FIN | server_sends |
-| SERVER_ESTABLISHED, RESET_SEEN | from_pod | RST | SERVER_CLOSED | server_sends |
+| SERVER_ESTABLISHED, RESET_SEEN | from_pod | RST, refusal | SERVER_CLOSED | server_sends |
 | SERVER_ESTABLISHED, RESET_SEEN | from_pod | else | SERVER_ESTABLISHED | server_sends |
 | SERVER_ESTABLISHED, RESET_SEEN | to_pod | SYN to X, other SYN to X | and SERVER_OPENING | server_syn |
 | SERVER_ESTABLISHED, RESET_SEEN | to_pod | SYN to Y | and SERVER_OPENING | server_syn_service |
@@ -218,8 +225,9 @@ TABLE = """\
 | SERVER_ESTABLISHED, RESET_SEEN | to_pod | RST to Y | SERVER_CLOSED | server_receives |
 | SERVER_ESTABLISHED, RESET_SEEN | to_pod | else to X | stays | not_ours |
 | SERVER_ESTABLISHED, RESET_SEEN | to_pod | else to Y | stays | server_receives |
-| SERVER_ESTABLISHED, aside | from_pod | SYN+ACK, other SYN+ACK | nothing | not_ours |
-| SERVER_ESTABLISHED, aside | from_pod | FIN, RST | stays | server_sends |
+| SERVER_ESTABLISHED, aside | from_pod | SYN+ACK | stays | server_answers |
+| SERVER_ESTABLISHED, aside | from_pod | other SYN+ACK | nothing | not_ours |
+| SERVER_ESTABLISHED, aside | from_pod | FIN, RST, refusal | stays | server_sends |
 | SERVER_ESTABLISHED, aside | from_pod | else | SERVER_ESTABLISHED | server_sends |
 | SERVER_ESTABLISHED, aside | to_pod | SYN to X, other SYN to X | and SERVER_OPENING | server_syn |
 | SERVER_ESTABLISHED, aside | to_pod | SYN to Y, other SYN to Y | and SERVER_OPENING | server_syn_service |

@@ -1,0 +1,384 @@
+/* The server translator until step 3: a SYN makes an opening flow and wire, which only step 3 makes
+ * established, so a flood of SYNs evicts nothing but its like. */
+#ifndef WHARFINGER_SERVER_OPENING_H
+#define WHARFINGER_SERVER_OPENING_H
+
+#include "ends.h"
+#include "substitute.h"
+
+/* A dial to the target port, which no pool's is: nobody's business but for its ports. */
+INLINE bool is_direct_dial(const struct flow *f) { return !f->scope; }
+
+/* By what reason the stack's packet of flow `f` leaves: `past`, when it goes past the node's stack. */
+INLINE enum reason sends_by(const struct flow *f, enum reason past)
+{
+	if (is_direct_dial(f))
+		return REASON_server_direct;
+	return f->life.marks & BY_STACK ? REASON_server_by_stack : past;
+}
+
+INLINE void server_event(struct work *w, const struct flow *f, enum event_kind kind)
+{
+	const struct flow_key *k = &w->key;
+
+	if (is_direct_dial(f))
+		return;
+	w->event = (struct event){
+		.time_ns = now_exact(w),
+		.started_ns = f->started_ns,
+		.established_ns = f->established_us ? f->started_ns + f->established_us * 1000ULL : 0,
+		.client = addr_from_v4(k->peer),
+		.server = addr_from_v4(k->local),
+		.scope = f->scope,
+		.isn = f->life.isn,
+		.ifindex = w->ifindex,
+		.client_port = f->client_port,
+		.redirect_port = f->redirect_port,
+		.service_port = f->wire_port,
+		.target_port = k->local_port,
+		.kind = kind,
+		.role = ROLE_SERVER,
+		.reason = f->life.reason,
+		.ends = f->life.marks & ENDED,
+		.proto = PROTO_TCP,
+		.aware = (f->life.marks & AWARE) != 0,
+	};
+}
+
+INLINE void server_closes(struct work *w, const struct flow *f)
+{
+	server_event(w, f, EVENT_CLOSED);
+	close_flow(w, f);
+}
+
+INLINE bool is_syns_claim(const struct flow *claim, u32 isn)
+{
+	return claim && claim->life.state == SERVER_OPENING && claim->life.isn == isn;
+}
+
+INLINE void drop_other_claim(struct work *w)
+{
+	w->key.ifindex |= BESIDE;
+	drop_flow(w, OPENING, &w->key);
+	w->key.ifindex &= ~BESIDE;
+}
+
+/* Notes that a connection opens at the place w->key, as w->flow has it, and lets the stack see it so. */
+INLINE void server_notes_opening(struct work *w, u32 beside)
+{
+	const struct packet *p = &w->packet;
+
+	w->flow.client_port = p->sport;
+	w->flow.seen = stamp_now(w);
+	w->flow.started_ns = now_exact(w);
+	wire_key_of(&w->wire_key, &w->key, &w->flow);
+	const struct wire *first = beside ? find_wire(w, OPENING, &w->wire_key) : 0;
+	if (!first || !leads_to(first, &w->key)) {
+		w->wire = wire_to(&w->key, &w->flow);
+		put_wire(w, OPENING, &w->wire_key, &w->wire);
+	}
+	w->key.ifindex |= beside;
+	put_flow(w, OPENING, &w->key, &w->flow);
+	w->key.ifindex &= ~BESIDE;
+	w->verdict.dport = w->key.local_port;
+	w->verdict.sport = w->key.peer_port;
+	w->verdict.blank = p->option_at != 0;
+}
+
+/* Notes what a SYN at the place w->key began, as w->flow has it. One that comes twice does not undo the
+ * SYN+ACK between: the stack may not repeat that before step 3. */
+INLINE void server_notes_syn(struct work *w)
+{
+	u32 isn = w->packet.seq;
+	const struct flow *first = find_claim(w, 0);
+	bool other = first && first->life.state == SERVER_OPENING && first->life.isn != isn;
+	const struct flow *same = other ? find_claim(w, BESIDE) : first;
+
+	if (is_syns_claim(same, isn)) {
+		w->flow.server_isn = same->server_isn;
+		w->flow.life.tries = same->life.tries;
+	}
+	server_notes_opening(w, other ? BESIDE : 0);
+}
+
+/* A SYN to the stack itself. Its pair of ports may be a connection's of ours, which the dialler cannot know,
+ * so it gets a substitute as ours would. That the stack is not seen to have an established connection does
+ * not say that it has none; what only opened, or is closed, and is not there is over. */
+INLINE enum reason server_dialled(frame *fr, struct work *w)
+{
+	const struct packet *p = &w->packet;
+	be16 target = p->dport;
+
+	if (!find_former_place(fr, w, target)) {
+		set_place(w, target, p->sport);
+		const struct flow *f = find_flow(w, ESTABLISHED, &w->key), *half = find_claim(w, 0);
+		if ((f && is_client_state(f->life.state)) || (half && is_client_state(half->life.state)))
+			return REASON_not_ours; /* where the pod itself dials */
+		/* The client tries unaware what it began aware: to the stack it is the same connection. */
+		bool again = is_syns_claim(half, p->seq) || is_syns_claim(find_claim(w, BESIDE), p->seq);
+		bool was = (half && half->life.state == SERVER_OPENING) || find_flow(w, CLOSED, &w->key);
+		if (again || !(f || (was && stack_has(fr, w, &w->key)))) {
+			forget(w, OPENING);
+			drop_other_claim(w);
+			return REASON_not_ours;
+		}
+		if (!find_substitute(fr, w))
+			return REASON_not_ours;
+	}
+	w->flow = (struct flow){ .life = { .state = SERVER_OPENING,
+					   .marks = BY_STACK,
+					   .reason = REASON_server_direct,
+					   .isn = p->seq },
+				 .redirect_port = p->dport,
+				 .wire_port = p->dport };
+	server_notes_syn(w);
+	return REASON_server_direct;
+}
+
+/* A SYN: to a redirect port by its scope, to a service port by the port alone. The scope comes first: the
+ * number may be another pool's service port. */
+INLINE enum reason server_opens(frame *fr, struct work *w)
+{
+	const struct packet *p = &w->packet;
+	bool aware = p->option.flags & OPTION_REDIRECT && p->option.len >= OPTION_LEN_SCOPE;
+	const struct server_port *port =
+		aware && p->option.scope ? server_port_of(w, &p->dst, p->dport, p->option.scope) : 0;
+	enum reason reason = REASON_server_syn;
+	be16 service_port = p->dport;
+	u8 marks = aware ? AWARE : 0;
+
+	const struct wire *wire = find_any_wire(w);
+	if (wire && is_client_state(wire->life.state))
+		return REASON_not_ours; /* to a port by which the pod itself has a connection with the sender
+					 */
+	if (port) {
+		service_port = select_service_port(port, p, &p->dst);
+		if (!service_port)
+			return REASON_not_ours;
+	} else {
+		port = server_port_of(w, &p->dst, p->dport, 0);
+		reason = REASON_server_syn_service;
+	}
+	if (!port)
+		return server_dialled(fr, w);
+	if (!aware && lookup_pods(w, &p->src))
+		marks |= BY_STACK; /* as this SYN went */
+
+	w->wire_key.local_port = service_port;
+	if (!find_place(fr, w, port->target))
+		return REASON_server_no_substitute;
+	w->flow = (struct flow){
+		.life = { .state = SERVER_OPENING, .marks = marks, .reason = reason, .isn = p->seq },
+		.scope = port->scope,
+		.redirect_port = p->dport,
+		.wire_port = service_port
+	};
+	if (aware && setting(w, SETTING_FULL) && !find_claim(w, 0))
+		return REASON_server_full;
+	server_notes_syn(w);
+	return reason;
+}
+
+/* Makes the connection of w->key, whose opening flow is `half`, an established one: when there is no room it
+ * lives among the closed ones. Returns: `reason`, or that there was no room. */
+INLINE enum reason server_enters(struct work *w, const struct flow *half, enum reason reason)
+{
+	w->flow = *half;
+	w->flow.life.state = SERVER_ESTABLISHED;
+	w->flow.seen = 0;
+	if (enter(w, ESTABLISHED)) {
+		enter(w, CLOSED);
+		reason = REASON_server_no_room;
+	}
+	drop_flow(w, OPENING, &w->key);
+	drop_other_claim(w);
+	drop_wire(w, OPENING, &w->wire_key);
+	return reason;
+}
+
+/* Whether a whole socket would take this packet as one of its peer's: the next in order, or one that it has
+ * (RFC 9293, RFC 5961). */
+INLINE bool is_acceptable(const struct packet *p, const struct numbers *n)
+{
+	if (p->tcp_flags & TCP_RST)
+		return p->seq == n->expects;
+	return p->tcp_flags & TCP_ACK && p->ack - n->unacknowledged <= n->next - n->unacknowledged &&
+	       n->expects - p->seq <= p->payload + 1;
+}
+
+/* A packet to a service port of which no record speaks, for the place w->key. One that the stack's connection
+ * takes leaves a record, by which that is entered when the stack answers. One that it does not take is
+ * dropped, for the connection may be none of ours. If the stack has none yet it may be the end of a handshake
+ * whose record was evicted, or of a SYN cookie's: the record keeps its number. */
+INLINE enum reason server_meets(frame *fr, struct work *w, u32 scope)
+{
+	const struct packet *p = &w->packet;
+	enum socket_seen seen = ask_stack(fr, w, &w->key, &w->numbers);
+
+	if (seen == SOCKET_WHOLE && !is_acceptable(p, &w->numbers))
+		return REASON_server_stray;
+	w->flow = (struct flow){
+		.scope = scope, .server_isn = p->ack - 1, .redirect_port = p->dport, .wire_port = p->dport
+	};
+	w->flow.life.state = seen == SOCKET_WHOLE ? SERVER_FOUND : SERVER_STRAY;
+	server_notes_opening(w, BESIDE);
+	return REASON_server_unentered;
+}
+
+/* Whether a packet is step 3 of a claim: it acknowledges the SYN+ACK and no more, as the stack has sent
+ * nothing else by then. */
+INLINE bool is_step_3(const struct packet *p, const struct flow *claim)
+{
+	return claim && claim->life.state == SERVER_OPENING && claim->wire_port == p->dport &&
+	       claim->life.tries && (p->tcp_flags & (TCP_ACK | TCP_RST | TCP_SYN)) == TCP_ACK &&
+	       p->ack == claim->server_isn + 1;
+}
+
+/* A packet that is step 3 of `claim`, which it establishes. It may be the client's last as well. */
+INLINE enum reason server_joins(frame *fr, struct work *w, struct flow *claim)
+{
+	claim->established_us = (u32)((now_exact(w) - claim->started_ns) / 1000) | 1;
+	enum reason reason = server_enters(w, claim, REASON_server_joined);
+	struct flow *f = w->packet.tcp_flags & TCP_FIN ? find_flow(w, ESTABLISHED, &w->key) : 0;
+	if (f)
+		wire_ends(fr, w, f);
+	return reason;
+}
+
+/* A packet to a service port, of a connection that opens: `wire` leads to its place. What is no claim's step
+ * 3 may be that of a SYN cookie, which the stack makes anew from time to time. */
+INLINE enum reason server_opening_receives(frame *fr, struct work *w, const struct wire *wire)
+{
+	const struct packet *p = &w->packet;
+
+	flow_key_of(&w->key, &w->wire_key, wire);
+	struct flow *first = find_claim(w, 0), *other = find_claim(w, BESIDE);
+	const struct flow *claim = first && is_of_wire(first, &w->wire_key) ? first : other;
+	if (!claim || !is_of_wire(claim, &w->wire_key)) {
+		drop_wire(w, OPENING, &w->wire_key);
+		return REASON_not_ours;
+	}
+	reach_by(w, wire);
+	if (is_step_3(p, first))
+		return server_joins(fr, w, first);
+	if (is_step_3(p, other))
+		return server_joins(fr, w, other);
+	if ((p->tcp_flags & (TCP_ACK | TCP_RST | TCP_SYN)) != TCP_ACK)
+		return REASON_server_unentered;
+	if (find_wire(w, CLOSED, &w->wire_key))
+		return REASON_not_ours; /* of the one before, which lives among the closed ones */
+	return server_meets(fr, w, claim->scope);
+}
+
+/* What the stack sends goes by `port` on the wire, to the client's own port. */
+INLINE void server_speaks(struct work *w, const struct flow *f, be16 port)
+{
+	w->verdict.sport = port;
+	w->verdict.dport = f->client_port;
+}
+
+/* The stack's SYN+ACK of flow `f`, from the port that the client dialled: it names the service port. */
+INLINE enum reason server_names_port(struct work *w, struct flow *f)
+{
+	const struct packet *p = &w->packet;
+	union life was = f->life, life = was;
+
+	life.tries += life.tries < 255;
+	swap_if_same(&f->life.whole, was.whole, life.whole);
+	if (!(life.marks & FIN_SEEN)) /* else its place is taken, and nobody asks for it any more */
+		f->server_isn = p->seq;
+	note_sending(w, f);
+	server_speaks(w, f, f->redirect_port);
+	if (life.marks & BY_STACK)
+		return sends_by(f, REASON_none);
+	if (!(life.marks & AWARE) || !has_room(p, OPTION_LEN_BARE))
+		return REASON_server_answers;
+	if (p->may_fragment)
+		return REASON_server_may_fragment;
+	w->verdict.append = (struct option){ .flags = OPTION_CONFIRM, .len = OPTION_LEN_BARE };
+	if (f->wire_port != f->redirect_port) {
+		w->verdict.append.flags |= OPTION_PORT;
+		w->verdict.append.port = f->wire_port;
+	}
+	return REASON_server_answers;
+}
+
+/* A SYN+ACK: of a claim that the stack takes up, or once more of one that step 3 has made established, when
+ * the stack could not take step 3. Any other says that the stack has given the pair of ports to a connection
+ * that is none of ours. */
+INLINE enum reason server_answers(struct work *w)
+{
+	u32 isn = w->packet.ack - 1;
+	struct flow *f = find_claim(w, 0);
+
+	if (!is_syns_claim(f, isn))
+		f = find_claim(w, BESIDE);
+	if (is_syns_claim(f, isn)) {
+		forget(w, ESTABLISHED); /* the stack has opened this pair of ports once more */
+		forget(w, CLOSED);
+		return server_names_port(w, f);
+	}
+	f = find_flow(w, ESTABLISHED, &w->key);
+	if (!f)
+		f = find_flow(w, CLOSED, &w->key);
+	if (f && f->life.state == SERVER_ESTABLISHED && f->life.isn == isn)
+		return server_names_port(w, f);
+	forget(w, ESTABLISHED);
+	forget(w, CLOSED);
+	return REASON_not_ours;
+}
+
+/* Whether the RST of a stack answers the SYN of this claim. */
+INLINE bool refuses_syn(const struct packet *p, const struct flow *claim)
+{
+	return p->tcp_flags & TCP_ACK && !p->seq && p->ack == claim->life.isn + 1;
+}
+
+/* Whether what the stack sends is of this claim: its numbers go on from the claim's. What is found needs no
+ * numbers, for the stack took its packet. */
+INLINE bool speaks_for(const struct packet *p, const struct flow *claim)
+{
+	if (!claim || is_client_state(claim->life.state))
+		return false;
+	bool next = p->seq == claim->server_isn + 1;
+	if (claim->life.state == SERVER_STRAY)
+		return next;
+	if (claim->life.state == SERVER_FOUND)
+		return true;
+	next &= claim->life.tries != 0;
+	return p->tcp_flags & TCP_RST ? next || refuses_syn(p, claim) : next && p->ack == claim->life.isn + 1;
+}
+
+/* What the stack sends, and `claim` speaks for. What is entered by a stray packet goes on from the number
+ * that it acknowledged. */
+INLINE enum reason server_opening_sends(frame *fr, struct work *w, const struct flow *claim)
+{
+	const struct packet *p = &w->packet;
+	bool opening = claim->life.state == SERVER_OPENING;
+
+	if (p->tcp_flags & TCP_RST) {
+		bool refuses = opening && refuses_syn(p, claim);
+		server_speaks(w, claim, refuses ? claim->redirect_port : claim->wire_port);
+		if (refuses && claim->life.marks & AWARE && !p->payload && has_room(p, OPTION_LEN_BARE))
+			w->verdict.append =
+				(struct option){ .flags = OPTION_CONFIRM, .len = OPTION_LEN_BARE };
+		return sends_by(claim, REASON_server_refuses);
+	}
+	/* From where the client is by now. One that dials anew refuses it there, and so ends the old try. */
+	server_speaks(w, claim, claim->wire_port);
+	if (opening)
+		return sends_by(claim, REASON_server_opening);
+	/* TIME_WAIT repeats its last word; that is no connection to enter. */
+	if (ask_stack(fr, w, &w->key, &w->numbers) == SOCKET_PART)
+		return sends_by(claim, REASON_server_sends);
+	w->flow = *claim;
+	w->flow.life.reason = REASON_server_rebuilt;
+	enum reason reason = sends_by(claim, REASON_server_rebuilt);
+	server_enters(w, &w->flow, reason);
+	struct flow *f = p->tcp_flags & TCP_FIN ? find_flow(w, ESTABLISHED, &w->key) : 0;
+	if (f)
+		own_stack_ends(fr, w, f);
+	return reason;
+}
+
+#endif

@@ -99,7 +99,7 @@ INLINE enum socket_seen ask_stack(frame *f, const struct work *w, const struct f
 	struct bpf_sock *found = bpf_skc_lookup_tcp(f, &pair, sizeof pair.ipv4, (u32)w->netns, 0);
 	if (!found)
 		return SOCKET_NONE;
-	enum socket_seen seen = found->state == BPF_TCP_LISTEN ? SOCKET_NONE : SOCKET_PART;
+	enum socket_seen seen = found->state == BPF_TCP_LISTEN ? SOCKET_LISTENER : SOCKET_PART;
 	struct bpf_tcp_sock *whole = seen == SOCKET_PART ? bpf_tcp_sock(found) : 0;
 	if (whole) {
 		*n = (struct numbers){ .expects = whole->rcv_nxt,

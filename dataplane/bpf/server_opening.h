@@ -161,6 +161,9 @@ INLINE enum reason server_opens(frame *fr, struct work *w)
 	}
 	if (!port)
 		return server_dialled(fr, w);
+	set_place(w, p->dport, p->sport);
+	if (!aware && port->target != p->dport && ask_stack(fr, w, &w->key, &w->numbers) == SOCKET_LISTENER)
+		return REASON_not_ours; /* an application of the pod's own listens at that number */
 	if (!aware && lookup_pods(w, &p->src))
 		marks |= BY_STACK; /* as this SYN went */
 

@@ -99,11 +99,10 @@ WHARFINGER_CONNECTION_TABLES(WHARFINGER_DECLARE_PUT)
 #undef WHARFINGER_DECLARE_PUT
 
 /* What the pod's stack has of this pair of ports. NONE: no socket was found, which is not to say that there
- * is none: it may be bound to a device, redirected inside the pod, or in another namespace. PART: a
- * handshake's, or TIME_WAIT's. */
-enum socket_seen { SOCKET_NONE = 0, SOCKET_PART, SOCKET_WHOLE };
-/* Asks the stack of the pod behind w->netns for a socket by a flow's key (a listener does not count). WHOLE:
- * its numbers are in `n`. */
+ * is none: it may be bound to a device, redirected inside the pod, or in another namespace. LISTENER: no
+ * connection, but one that would take it. PART: a handshake's, or TIME_WAIT's. */
+enum socket_seen { SOCKET_NONE = 0, SOCKET_LISTENER, SOCKET_PART, SOCKET_WHOLE };
+/* Asks the stack of the pod behind w->netns for a socket by a flow's key. WHOLE: its numbers are in `n`. */
 INLINE enum socket_seen ask_stack(frame *f, const struct work *w, const struct flow_key *k,
 				  struct numbers *n);
 INLINE u64 now_exact(struct work *w);
@@ -136,7 +135,7 @@ INLINE const struct server_port *server_port_of(struct work *w, const struct add
 
 INLINE bool stack_has(frame *f, struct work *w, const struct flow_key *k)
 {
-	return ask_stack(f, w, k, &w->numbers) != SOCKET_NONE;
+	return ask_stack(f, w, k, &w->numbers) >= SOCKET_PART;
 }
 
 /* The packet is answered by a RST, from the end that it went to. */

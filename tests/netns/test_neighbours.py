@@ -160,6 +160,33 @@ def test_a_pod_of_the_servers_bridge_that_is_none_of_ours_reaches_every_port_of_
     assert judged(pod.node) == 0
 
 
+def test_a_routed_client_of_ours_that_dials_a_service_port_of_its_own_node_takes_the_stack_both_ways(lab):
+    without_bridges(lab)
+    client, pod = (routed_pod(lab, lab.nodes[0], name, role) for name, role in (("client", Role.CLIENT), ("a", Role.SERVER)))
+    with served(lab, client, pod):
+        talk(client, pod.address, 20_001)
+        talk(client, timeout=0.9)
+    assert judged(pod.node) == 0
+
+
+@pytest.mark.parametrize("kind", ["a direct dial", "one of kube-proxy's"])
+@pytest.mark.parametrize("where", [0, 1], ids=["one node", "two nodes"])
+def test_an_unaware_connection_under_a_substitute_takes_the_stack_both_ways(lab, where, kind):
+    """From the client port that an aware connection to the same server has."""
+    without_bridges(lab)
+    client = routed_pod(lab, lab.nodes[0], "client", Role.CLIENT)
+    pod = routed_pod(lab, lab.nodes[where], "a", Role.SERVER)
+    nft(lab.nodes[0], "add table ip plain; add chain ip plain p { type nat hook prerouting priority dstnat; };"
+                      f"add rule ip plain p ip daddr 10.96.0.13 tcp dport 80 dnat to {pod.address}:8080")
+    with served(lab, client, pod), Client(client, VIRTUAL, 80, source_port=41_000) as aware:
+        aware.ask()
+        with Client(client, *((pod.address, 8080) if kind == "a direct dial" else ("10.96.0.13", 80)), source_port=41_000) as other:
+            assert other.get(BYTES) == checksum(BYTES)
+            other.bye()
+        assert aware.get(BYTES) == checksum(BYTES)
+    assert [judged(node) for node in lab.nodes] == [0, 0]
+
+
 @pytest.mark.parametrize("pods", [pair, routed_pair], ids=["bridges", "routed"])
 def test_nodes_that_reach_each_other_by_vxlan(lab, pods):
     """Flannel's and Calico's VXLAN."""

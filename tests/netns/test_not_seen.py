@@ -5,6 +5,7 @@ strangers say and however long they are silent."""
 from __future__ import annotations
 
 import socket
+import struct
 import subprocess
 import time
 from collections.abc import Iterator
@@ -94,6 +95,7 @@ class Scene:
     pod: Pod
     near: socket.socket
     far: socket.socket
+    listener: socket.socket
 
     def ends(self, node: Node) -> tuple[str, str]:
         """(client's end, server's) as the wire has them at that node's pod: by its flow's record."""
@@ -163,7 +165,7 @@ def opened(lab: Lab, where: str, how) -> Iterator[Scene]:
         near = stack.enter_context(inside(one.namespace, dial))
         far = stack.enter_context(listener.accept()[0])
         far.settimeout(BOUND_S)
-        scene = Scene(lab, client, pod, near, far)
+        scene = Scene(lab, client, pod, near, far, listener)
         scene.speak("client")
         assert scene.flows() == [1, 1]
         yield scene
@@ -223,3 +225,47 @@ def fill(node: Node) -> None:
     [(key, value)] = node.bpf.maps[FLOWS].items()
     for number in range(SMALL["flows"] // 2):
         node.bpf.maps[FLOWS].put(key[:4] + bytes([10, 77, 0, number]) + key[8:], value)
+
+
+def test_a_direct_dial_from_the_port_of_a_connection_to_a_mesh_is_a_connection_of_its_own(lab):
+    with opened(lab, "server", redirected) as scene:
+        port = scene.near.getsockname()[1]
+
+        def dial() -> socket.socket:
+            made = socket.socket()
+            made.settimeout(BOUND_S)
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            made.bind((scene.client.address, port))
+            made.connect((scene.pod.address, 8080))
+            return made
+
+        began = time.monotonic()
+        with ExitStack() as stack:
+            near = stack.enter_context(scene.client.run(dial))
+            far = stack.enter_context(scene.listener.accept()[0])
+            assert time.monotonic() - began < 0.9
+            for sender, reader in ((near, far), (far, near)):
+                sender.sendall(b"hello")
+                assert reader.recv(5) == b"hello"
+        scene.speak("server")
+
+
+def test_a_strangers_packet_keeps_no_reset_from_a_direct_client_of_a_mesh(lab):
+    client = lab.add_pod(lab.nodes[0], "client", Role.CLIENT)
+    pod = lab.add_pod(lab.nodes[1], "a", Role.SERVER)
+    for node in lab.nodes:
+        node.tables.apply([pool_slice({"a": pod.address})])
+    where = redirected(lab, pod)
+    with ExitStack() as stack:
+        listener = stack.enter_context(pod.run(lambda: socket.create_server((pod.address, where.listens))))
+        near = stack.enter_context(client.run(lambda: socket.create_connection((pod.address, 8080), timeout=BOUND_S)))
+        far = stack.enter_context(listener.accept()[0])
+        near.sendall(b"hello")
+        assert far.recv(5) == b"hello"
+        blind = tcp(f"{client.address}:{near.getsockname()[1]}", f"{pod.address}:20001", "A", seq=77, ack=5)
+        send(lab.add_outside(), [to_node(blind, pod.node, "uplink")])
+        time.sleep(0.2)
+        far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        far.close()
+        with pytest.raises(ConnectionResetError):
+            near.recv(1)

@@ -11,18 +11,20 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
+from support.badwire import Deed, Rule, bad_wire
 from support.flood import compile_flood, flood, to_node
 from support.lab import Lab, Node, Pod, Role
 from support.packets import REDIRECT, option, tcp
 from support.slices import VIRTUAL, pool_slice
-from support.traffic import Client, checksum, server, sockets
+from support.traffic import Client, checksum, offloads_off, server, sockets
+from wharfinger_dataplane._records import SETTING_FULL
 from wharfinger_dataplane.attach import Mode
 
 BOUND_S = 20
 ESTABLISHED, BOUNDED = 64, 256
 CAPACITY = {"flows": ESTABLISHED, "wires": ESTABLISHED, "opening_flows": BOUNDED, "opening_wires": BOUNDED,
             "closed_flows": BOUNDED, "closed_wires": BOUNDED}
-FULL = {"table_full", "client_no_room", "server_no_room"}
+FULL = {"table_full", "client_no_room", "server_no_room", "server_full"}
 SHORT = 1000
 """Connections that come and go, one after the other: several times the room of every table."""
 
@@ -139,6 +141,73 @@ def test_short_connections_leave_no_record_among_the_established_and_few_elsewhe
             assert not {reason for _, reason in node.counts()} & FULL
         assert lasting.get(100_000) == checksum(100_000)
     assert small.nodes[1].counts()["to_pod", "server_joined"] == SHORT + 1
+
+
+def test_a_server_that_is_nearly_full_has_new_connections_go_unaware_and_a_silent_one_lives(small, target):
+    """However many come and go, and though the server speaks first afterwards."""
+    client, pod = pair(small, target)
+    with ExitStack() as stack:
+        listener = stack.enter_context(pod.run(lambda: socket.create_server((pod.address, target))))
+
+        def dial() -> tuple[socket.socket, socket.socket]:
+            near = client.run(lambda: socket.create_connection((VIRTUAL, 80), timeout=BOUND_S))
+            far = listener.accept()[0]
+            near.sendall(b"hello")
+            assert far.recv(5) == b"hello"
+            return near, far
+
+        near, far = map(stack.enter_context, dial())
+        small.nodes[1].tables._store.set(SETTING_FULL, 1)  # as the agent does when it has seen that
+        for end in dial():
+            end.close()
+        assert small.nodes[1].counts()["to_pod", "server_full"] == 2
+        assert sizes(small.nodes[1])["flows"] == 1
+        far.sendall(b"again")
+        assert near.recv(5) == b"again"
+
+
+def cork(made: socket.socket) -> socket.socket:
+    """What it sends goes out when it is shut down, with the FIN."""
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+    made.settimeout(BOUND_S)
+    made.connect((VIRTUAL, 80))
+    made.send(b"hello", socket.MSG_MORE)
+    made.shutdown(socket.SHUT_WR)
+    return made
+
+
+@pytest.mark.parametrize("defers", [False, True], ids=["", "the listener defers"])
+def test_a_connection_whose_first_packet_is_its_last_leaves_no_record(small, target, defers):
+    client, pod = pair(small, target)
+    offloads_off(client, pod)
+
+    def listen() -> socket.socket:
+        made = socket.create_server((pod.address, target))
+        made.settimeout(BOUND_S)
+        if defers:
+            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 5)
+        return made
+
+    with pod.run(listen) as listener:
+        for _ in range(10):
+            with client.run(lambda: cork(socket.socket())) as near, listener.accept()[0] as far:
+                assert (far.recv(5), far.recv(5)) == (b"hello", b"")
+                far.sendall(b"world")
+                far.shutdown(socket.SHUT_WR)
+                assert (near.recv(5), near.recv(5)) == (b"world", b"")
+        until(lambda: [sizes(node)[table] for node in small.nodes for table in ("flows", "wires")] == [0] * 4)
+
+
+def test_a_probe_whose_step_3_is_lost_leaves_no_record(small, target, tmp_path):
+    """It connects and closes, as health checks do, so that its FIN is the first that arrives."""
+    client, pod = pair(small, target)
+    with bad_wire(small, tmp_path) as wire, server(pod, target):
+        for _ in range(5):
+            wire.obey(Rule(Deed.LOSE, src=client.address, flags="A", load=1, count=1))
+            Client(client, VIRTUAL, 80).close()
+            assert wire.done() == 1
+        until(lambda: [sizes(node)[table] for node in small.nodes for table in ("flows", "wires")] == [0] * 4)
 
 
 def waiting(pod: Pod) -> int:

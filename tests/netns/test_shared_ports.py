@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import select
+import socket
 import time
+from contextlib import ExitStack
 
 import pytest
 from support.lab import Lab, Pod, Role, fall_back, sh
@@ -143,3 +146,31 @@ def test_a_server_may_dial_from_a_port_that_is_one_of_its_service_ports(lab, pod
         for address, port in ((TWIN, 80), (pod.address, 8080)):
             with Client(middle, address, port, source_port=20_001) as connection:
                 assert connection.get(2_000_000) == checksum(2_000_000)
+
+
+def reached(pod: Pod, client: Pod, where: tuple[str, int], *ports: int) -> int:
+    """At which of the server's ports, where applications listen, a dial arrives."""
+    with ExitStack() as stack:
+        listeners = {stack.enter_context(pod.run(lambda port=port: socket.create_server((pod.address, port)))): port for port in ports}
+        stack.enter_context(client.run(lambda: socket.create_connection(where, timeout=5)))
+        (ready,) = select.select(listeners, [], [], 5)[0]
+        ready.accept()[0].close()
+        return listeners[ready]
+
+
+def test_a_redirect_port_that_is_another_pools_service_port_leads_to_its_own_target(lab, client):
+    pod = lab.add_pod(lab.nodes[1], "a", Role.SERVER)
+    serve(lab, pool_slice({"a": pod.address}, redirect=[20_009]),
+          pool_slice({"a": pod.address}, virtual=[TWIN], scope=9, name="twin", ports={"a": [20_009]}, target=8081))
+    assert reached(pod, client, (VIRTUAL, 20_009), 8080, 8081) == 8080
+    assert reached(pod, client, (TWIN, 20_009), 8080, 8081) == 8081
+    assert reached(pod, client, (pod.address, 20_009), 8080, 8081) == 8081
+
+
+def test_what_listens_at_the_number_of_a_service_port_is_reached_there_by_who_is_unaware(lab, client):
+    pod = lab.add_pod(lab.nodes[1], "a", Role.SERVER)
+    serve(lab, pool_slice({"a": pod.address}))
+    assert reached(pod, client, (pod.address, 20_001), 8080) == 8080
+    assert reached(pod, client, (pod.address, 20_001), 8080, 20_001) == 20_001
+    assert reached(pod, client, (VIRTUAL, 20_001), 8080, 20_001) == 8080
+    assert reached(pod, client, (VIRTUAL, 80), 8080, 20_001) == 8080

@@ -262,10 +262,9 @@ INLINE enum reason server_opening_receives(frame *fr, struct work *w, const stru
 		return REASON_not_ours;
 	}
 	reach_by(w, wire);
-	if (is_step_3(p, first))
-		return server_joins(fr, w, first);
-	if (is_step_3(p, other))
-		return server_joins(fr, w, other);
+	struct flow *joins = is_step_3(p, first) ? first : is_step_3(p, other) ? other : 0;
+	if (joins)
+		return server_joins(fr, w, joins);
 	if ((p->tcp_flags & (TCP_ACK | TCP_RST | TCP_SYN)) != TCP_ACK)
 		return REASON_server_unentered;
 	if (find_wire(w, CLOSED, &w->wire_key))
@@ -316,19 +315,18 @@ INLINE enum reason server_answers(struct work *w)
 
 	if (!is_syns_claim(f, isn))
 		f = find_claim(w, BESIDE);
-	if (is_syns_claim(f, isn)) {
-		forget(w, ESTABLISHED); /* the stack has opened this pair of ports once more */
-		forget(w, CLOSED);
-		return server_names_port(w, f);
+	bool opens = is_syns_claim(f, isn);
+	if (!opens) {
+		f = find_flow(w, ESTABLISHED, &w->key);
+		if (!f)
+			f = find_flow(w, CLOSED, &w->key);
 	}
-	f = find_flow(w, ESTABLISHED, &w->key);
-	if (!f)
-		f = find_flow(w, CLOSED, &w->key);
-	if (f && f->life.state == SERVER_ESTABLISHED && f->life.isn == isn)
-		return server_names_port(w, f);
-	forget(w, ESTABLISHED);
-	forget(w, CLOSED);
-	return REASON_not_ours;
+	bool again = !opens && f && f->life.state == SERVER_ESTABLISHED && f->life.isn == isn;
+	if (!again) { /* the stack has opened this pair of ports once more */
+		forget(w, ESTABLISHED);
+		forget(w, CLOSED);
+	}
+	return opens || again ? server_names_port(w, f) : REASON_not_ours;
 }
 
 /* Whether the RST of a stack answers the SYN of this claim. */

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from support.agents import NodeAgent
 from support.lab import SMALL, Lab, Pod, Spares, fall_back, inside, sh
-from support.layouts import blocked, limited, macvlan_pod, nft, tc
+from support.layouts import blocked, limited, macvlan_pod, nft, routed_pod, tc, without_bridges
 from support.slices import VIRTUAL, pool_slice
 from support.traffic import Client, checksum, server
 from wharfinger_api import Effect
@@ -25,7 +25,7 @@ from wharfinger_dataplane._records import (
     pack_setting,
     unpack_interface,
 )
-from wharfinger_dataplane.attach import POD_PROGRAMS, Mode
+from wharfinger_dataplane.attach import POD_PROGRAMS, UPLINK_PROGRAMS, Mode
 from wharfinger_dataplane.kernel import Kernel
 
 BYTES = 300_000
@@ -253,6 +253,47 @@ def test_a_pod_with_a_macvlan_is_refused_and_told(bare, agent):
     assert "of kind macvlan" in refusal.message
     assert report.conditions[0].status == "True"
     assert [event["reason"] for event in agent.events] == ["TranslatorRefused"]
+
+
+# routes by way of pods
+
+
+def test_a_route_by_way_of_a_pod_takes_it_no_program(bare, agent):
+    """A VPN's gateway, say, where routes lead to pods one by one."""
+    client = routed_pod(bare, bare.nodes[0], "client")
+    without_bridges(bare)
+    agent.knows(client)
+    agent.round()
+    before, told = programs(agent, client), bits(agent)
+    assert len(before) == len(POD_PROGRAMS)
+    sh(f"ip -n {agent.node.name} route add 10.50.0.0/16 via {client.address} dev v-client onlink")
+    for _ in range(2):
+        report = agent.round()
+        assert [each.pod for each in report.clients] == ["test/client"]
+        assert (report.findings, programs(agent, client), bits(agent)) == ((), before, told)
+
+
+@pytest.mark.parametrize("gateway", ["of ours", "none of ours"])
+def test_a_route_by_way_of_a_pod_makes_no_uplink_of_the_bridge(bare, agent, gateway):
+    client, other = bare.add_pod(bare.nodes[0], "client"), bare.add_pod(bare.nodes[0], "other")
+    agent.knows(client)
+    agent.knows(other, injected=gateway == "of ours")
+    agent.round()
+    told = bits(agent)
+    assert told["cni0"] == InterfaceBit.DIRECT | InterfaceBit.PODS
+    sh(f"ip -n {agent.node.name} route add 10.50.0.0/16 via {other.address}")
+    assert agent.round().findings == ()
+    assert bits(agent) == told
+    assert inside(agent.node.name, lambda: _bpf.queried(bare.index(bare.nodes[0], "cni0"), _bpf.TCX_INGRESS)) == []
+
+
+def test_a_pods_interface_that_is_named_as_an_uplink_bears_the_programs_of_both(bare, agent):
+    client = routed_pod(bare, bare.nodes[0], "client")
+    agent.knows(client)
+    agent.reader._names = ("uplink", "v-client")
+    for _ in range(2):
+        assert [each.pod for each in agent.round().clients] == ["test/client"]
+        assert agent.attacher.attached()[client.ifindex] == POD_PROGRAMS | UPLINK_PROGRAMS
 
 
 # policies of IPsec

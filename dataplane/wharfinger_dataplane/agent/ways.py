@@ -21,7 +21,6 @@ from wharfinger_api import Effect, Finding
 from wharfinger_dataplane._records import InterfaceBit
 from wharfinger_dataplane.agent.surroundings import Surroundings
 from wharfinger_dataplane.attach import HOLD_PRIORITY, HOLDING, POD_PROGRAMS, PRIORITY, UPLINK_PROGRAMS
-from wharfinger_dataplane.netlink import Interface
 from wharfinger_dataplane.netlink_node import Filter
 
 OURS = POD_PROGRAMS | UPLINK_PROGRAMS | set(HOLDING.values())
@@ -161,7 +160,7 @@ def _wrong_with(node: Surroundings, master: int, others: Mapping[int, str]) -> F
             f"{others[master]} is at its ingress, which pods' packets sent on would pass by",
         )
     astray = sorted(
-        port.name for port in node.interfaces.values() if port.master == master and not _leads_to_a_pod(port)
+        port.name for port in node.interfaces.values() if port.master == master and not port.leads_to_a_pod
     )
     if astray:
         return _left(
@@ -171,10 +170,6 @@ def _wrong_with(node: Surroundings, master: int, others: Mapping[int, str]) -> F
             f"its port {astray[0]} leads to others than this node's pods",
         )
     return None
-
-
-def _leads_to_a_pod(port: Interface) -> bool:
-    return port.kind == "veth" and port.peer_namespace is not None
 
 
 def _others_at_ingress(node: Surroundings) -> dict[int, str]:

@@ -12,7 +12,16 @@ from pathlib import Path
 import pytest
 from support.agents import NodeAgent
 from support.lab import SMALL, Lab, Pod, Spares, fall_back, inside, sh
-from support.layouts import blocked, limited, macvlan_pod, nft, routed_pod, tc, without_bridges
+from support.layouts import (
+    blocked,
+    chain_by_prefix,
+    limited,
+    macvlan_pod,
+    nft,
+    routed_pod,
+    tc,
+    without_bridges,
+)
 from support.slices import VIRTUAL, pool_slice
 from support.traffic import Client, checksum, server
 from wharfinger_api import Effect
@@ -112,18 +121,32 @@ def test_a_pod_with_a_bandwidth_limit_is_refused_and_told_and_its_limit_holds(ba
         assert 2_000_000 * 8 / (time.monotonic() - began) < LIMIT_BITS * 1.2
 
 
-def test_a_pod_with_a_chain_of_nftables_at_its_ingress_is_refused(bare, agent):
+@pytest.mark.parametrize("family", ["netdev", "inet"])
+@pytest.mark.parametrize("devices", ["device v-client", "devices = { spare, v-client }"], ids=["one", "two"])
+def test_a_pod_with_a_chain_of_nftables_at_its_ingress_is_refused(bare, agent, family, devices):
     client, node = bare.add_pod(bare.nodes[0], "client"), bare.nodes[0]
+    sh(f"ip -n {node.name} link add spare type bridge")
     agent.knows(client)
+    elsewhere = {"netdev": "egress device v-client", "inet": "forward"}[family]
     nft(
         node,
-        "add table netdev guard; add chain netdev guard in "
-        '{ type filter hook ingress device "v-client" priority 0; }',
+        f"add table {family} guard; add chain {family} guard out {{ type filter hook {elsewhere} priority 0; }};"
+        f"add chain {family} guard in {{ type filter hook ingress {devices} priority 0; }}",
     )
     [refusal] = agent.round().findings
     assert refusal.message.startswith("nftables' chain guard in is at the ingress of its interface v-client")
-    nft(node, "delete table netdev guard")
+    nft(node, f"delete chain {family} guard in")
     assert found(agent.round()) == set()
+
+
+def test_a_pod_with_a_chain_of_nftables_at_all_interfaces_whose_names_begin_so_is_refused(bare, agent):
+    agent.knows(bare.add_pod(bare.nodes[0], "client"))
+    try:
+        chain_by_prefix(bare.nodes[0], "v-")
+    except OSError as error:
+        pytest.skip(f"this kernel has no such chains: {error}")
+    [refusal] = agent.round().findings
+    assert refusal.message.startswith("nftables' chain guard in is at the ingress of its interface v-client")
 
 
 def test_a_pod_whose_limit_goes_is_attached_to(bare, agent):
@@ -284,7 +307,10 @@ def test_a_route_by_way_of_a_pod_makes_no_uplink_of_the_bridge(bare, agent, gate
     sh(f"ip -n {agent.node.name} route add 10.50.0.0/16 via {other.address}")
     assert agent.round().findings == ()
     assert bits(agent) == told
-    assert inside(agent.node.name, lambda: _bpf.queried(bare.index(bare.nodes[0], "cni0"), _bpf.TCX_INGRESS)) == []
+    assert (
+        inside(agent.node.name, lambda: _bpf.queried(bare.index(bare.nodes[0], "cni0"), _bpf.TCX_INGRESS))
+        == []
+    )
 
 
 def test_a_pods_interface_that_is_named_as_an_uplink_bears_the_programs_of_both(bare, agent):

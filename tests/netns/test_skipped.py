@@ -106,6 +106,25 @@ def test_what_a_policy_of_ipsec_blocks_is_blocked_for_aware_connections_too(lab,
         connection.ask()
 
 
+@pytest.mark.parametrize("family", ["netdev", "inet"])
+def test_what_a_chain_at_a_pods_ingress_drops_is_dropped_for_aware_connections_too(lab, pod, family):
+    client, node = lab.pods["client"], lab.nodes[0]
+    with Client(client, VIRTUAL, 80) as connection:
+        connection.ask()
+        nft(
+            node,
+            f"add table {family} guard; add chain {family} guard in "
+            "{ type filter hook ingress device v-client priority 0; };"
+            f"add rule {family} guard in ip daddr {{ {pod.address}, {VIRTUAL} }} drop",
+        )
+        node.settle()
+        assert not connects(client, pod.address, 8080)
+        assert not connects(client, VIRTUAL, 80)
+        nft(node, f"delete table {family} guard")
+        node.settle()
+        connection.ask()
+
+
 @pytest.mark.parametrize("port", [8080, 20_001])
 def test_a_spoofed_source_is_refused_at_a_service_port_as_at_any_other(lab, pod, port):
     for where in ("all", "uplink"):

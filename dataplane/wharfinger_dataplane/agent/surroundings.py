@@ -9,7 +9,7 @@ from pathlib import Path
 
 from wharfinger_dataplane import netlink, netlink_node
 from wharfinger_dataplane.netlink import Interface, Route
-from wharfinger_dataplane.netlink_node import Filter, Rule
+from wharfinger_dataplane.netlink_node import Chain, Filter, Rule
 
 LOOSE = Path("/proc/sys/net/netfilter/nf_conntrack_tcp_loose")
 
@@ -18,8 +18,8 @@ LOOSE = Path("/proc/sys/net/netfilter/nf_conntrack_tcp_loose")
 class Surroundings:
     """`interfaces` by index; `qdiscs`: interface -> `clsact` or `ingress`; `filters`: all classic ones in
     these, ours too; `strict`: interfaces whose reverse-path filter is strict; `ipsec_policies`: how many the
-    node has; `chains`: interface's name -> nftables' chain at its ingress; `picks_up`: whether connection
-    tracking takes a connection of which it did not see the beginning."""
+    node has; `chains`: nftables' at ingresses; `picks_up`: whether connection tracking takes a connection
+    of which it did not see the beginning."""
 
     interfaces: Mapping[int, Interface] = field(default_factory=dict)
     routes: tuple[Route, ...] = ()
@@ -28,7 +28,7 @@ class Surroundings:
     filters: tuple[Filter, ...] = ()
     strict: frozenset[int] = frozenset()
     ipsec_policies: int = 0
-    chains: Mapping[str, str] = field(default_factory=dict)
+    chains: tuple[Chain, ...] = ()
     picks_up: bool = True
 
 
@@ -43,7 +43,7 @@ def look() -> Surroundings:
         filters=tuple(found for index, kind in qdiscs.items() for found in netlink_node.filters(index, kind)),
         strict=netlink_node.strict(),
         ipsec_policies=netlink_node.ipsec_policies(),
-        chains=netlink_node.ingress_chains(),
+        chains=tuple(netlink_node.ingress_chains()),
         picks_up=_picks_up(),
     )
 

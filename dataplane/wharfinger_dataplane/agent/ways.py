@@ -175,8 +175,12 @@ def _wrong_with(node: Surroundings, master: int, others: Mapping[int, str]) -> F
 def _others_at_ingress(node: Surroundings) -> dict[int, str]:
     """Interface -> what of others is at its ingress, and is passed by when our program there sends a packet
     on."""
-    names = {each.name: index for index, each in node.interfaces.items()}
-    chains = {names[name]: f"nftables' chain {chain}" for name, chain in node.chains.items() if name in names}
+    chains = {
+        index: f"nftables' chain {chain.name}"
+        for chain in reversed(node.chains)
+        for index, each in node.interfaces.items()
+        if chain.is_at(each.name)
+    }
     found = {
         each.interface: f"a {each.kind} filter{each.name and ' ' + each.name} (priority {each.priority})"
         for each in reversed(node.filters)

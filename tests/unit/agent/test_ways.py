@@ -9,7 +9,7 @@ from wharfinger_dataplane.agent.surroundings import Surroundings
 from wharfinger_dataplane.agent.ways import NODE, REMEDIES, foreign_interface, open_uplinks, refusals, ways
 from wharfinger_dataplane.attach import HOLD_PRIORITY, POD_PROGRAMS, PRIORITY, UPLINK_PROGRAMS
 from wharfinger_dataplane.netlink import Interface, Route
-from wharfinger_dataplane.netlink_node import Filter, Rule
+from wharfinger_dataplane.netlink_node import Chain, Filter, Rule
 
 DIRECT, STRICT = InterfaceBit.DIRECT, InterfaceBit.STRICT
 PODS = DIRECT | InterfaceBit.PODS
@@ -125,7 +125,11 @@ def test_filters_at_an_egress_and_our_own_stand_against_nothing(what):
             "an ingress qdisc is at the ingress of its interface v1",
         ),
         (node(qdiscs={4: "ingress"}), "an ingress qdisc is at"),
-        (node(chains={"v1": "guard in", "gone": "guard in"}), "nftables' chain guard in is at the ingress"),
+        (
+            node(chains=(Chain("guard in", "v1"), Chain("guard in", "gone"))),
+            "nftables' chain guard in is at the ingress",
+        ),
+        (node(chains=(Chain("guard in", "v1", prefix=True),)), "nftables' chain guard in is at the ingress"),
         (
             node(qdiscs={4: "clsact"}, filters=(Filter(4, "ingress", "clsact", "bpf", 1, "cil_from"),)),
             "a bpf filter cil_from (priority 1)",
@@ -135,13 +139,18 @@ def test_filters_at_an_egress_and_our_own_stand_against_nothing(what):
             "a bpf filter wharf_from_pod (priority 1)",
         ),
     ],
-    ids=["limit", "empty-qdisc", "chain", "program", "our-name-elsewhere"],
+    ids=["limit", "empty-qdisc", "chain", "chain-by-prefix", "program", "our-name-elsewhere"],
 )
 def test_a_pod_with_something_of_others_at_its_ingress_is_refused(what, words):
     [(index, finding)] = refusals(what, {4, 5}, {}).items()
     assert index == 4
     assert reasons([finding]) == [(Effect.REFUSED, "interface v1", "FiltersOfOthers")]
     assert words in finding.message
+
+
+def test_a_chain_is_at_all_interfaces_whose_names_begin_so_and_at_no_other():
+    assert set(refusals(node(chains=(Chain("guard in", "v", prefix=True),)), {4, 5, 6}, {})) == {4, 5}
+    assert refusals(node(chains=(Chain("guard in", "v"),)), {4, 5, 6}, {}) == {}
 
 
 def test_a_pod_that_has_programs_already_keeps_them_and_the_node_is_left_to_the_stack():

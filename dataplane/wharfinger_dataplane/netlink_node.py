@@ -20,6 +20,7 @@ from dataclasses import dataclass
 NLM_F_REQUEST, NLM_F_DUMP = 0x1, 0x300
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 RTM_NEWQDISC, RTM_GETQDISC, RTM_NEWTFILTER, RTM_GETTFILTER = 36, 38, 44, 46
+RTM_NEWROUTE, RTM_GETROUTE, RTA_DST = 24, 26, 1
 RTM_NEWRULE, RTM_GETRULE, RTM_NEWNETCONF, RTM_GETNETCONF = 32, 34, 80, 82
 TCA_KIND, TCA_OPTIONS, TCA_BPF_NAME, TCA_BPF_ID = 1, 2, 7, 11
 NESTED = 0x3FFF
@@ -202,6 +203,18 @@ def rules() -> list[Rule]:
                 tos + tuple(word for kind, word in UNFOLLOWED.items() if kind in attributes),
             )
         )
+    return found
+
+
+def routes_by_service() -> list[str]:
+    """Destinations of this namespace's IPv4 routes, of whichever table and type, that are for packets of one
+    type of service alone."""
+    found = []
+    for body in _dump(socket.NETLINK_ROUTE, RTM_GETROUTE, struct.pack("=B11x", socket.AF_INET), RTM_NEWROUTE):
+        _, length, _, service = body[:4]
+        if service:
+            destination = dict(_attributes(body, 12)).get(RTA_DST, bytes(4))
+            found.append(f"{socket.inet_ntoa(destination)}/{length}")
     return found
 
 

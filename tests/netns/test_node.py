@@ -278,7 +278,7 @@ def test_a_pod_with_a_macvlan_is_refused_and_told(bare, agent):
     assert [event["reason"] for event in agent.events] == ["TranslatorRefused"]
 
 
-# routes by way of pods
+# routes
 
 
 def test_a_route_by_way_of_a_pod_takes_it_no_program(bare, agent):
@@ -320,6 +320,24 @@ def test_a_pods_interface_that_is_named_as_an_uplink_bears_the_programs_of_both(
     for _ in range(2):
         assert [each.pod for each in agent.round().clients] == ["test/client"]
         assert agent.attacher.attached()[client.ifindex] == POD_PROGRAMS | UPLINK_PROGRAMS
+
+
+@pytest.mark.parametrize("kind", ["unicast", "prohibit", "blackhole"])
+@pytest.mark.parametrize("table", ["main", "7"])
+def test_a_node_with_a_route_for_one_type_of_service_is_left_to_the_stack_while_it_has_one(
+    bare, agent, kind, table
+):
+    agent.knows(bare.add_pod(bare.nodes[0], "client"))
+    way = "via 172.31.0.2" if kind == "unicast" else ""
+    agent.round()
+    sh(f"ip -n {agent.node.name} route add {kind} 10.77.0.0/16 {way} tos 0x10 table {table}")
+    [finding] = agent.round().findings
+    assert (finding.effect, finding.where, finding.reason) == (Effect.STACK, "the node", "RoutesByService")
+    assert "to 10.77.0.0/16" in finding.message
+    assert setting(agent, SETTING_LEFT_TO_STACK) == 1
+    sh(f"ip -n {agent.node.name} route del {kind} 10.77.0.0/16 {way} tos 0x10 table {table}")
+    assert found(agent.round()) == set()
+    assert setting(agent, SETTING_LEFT_TO_STACK) == 0
 
 
 # policies of IPsec

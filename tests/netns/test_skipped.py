@@ -125,6 +125,26 @@ def test_what_a_chain_at_a_pods_ingress_drops_is_dropped_for_aware_connections_t
         connection.ask()
 
 
+def test_a_route_for_one_type_of_service_holds_for_aware_connections_too(lab, pod):
+    client, node = lab.pods["client"], lab.nodes[0]
+
+    def dial(address, port):
+        with socket.socket() as made:
+            made.settimeout(4)
+            made.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, 0x10)
+            return made.connect_ex((address, port)) == 0
+
+    places = ((pod.address, 8080), (VIRTUAL, 80))
+    assert all(client.run(lambda place=place: dial(*place)) for place in places)
+    sh(f"ip -n {node.name} route add prohibit 10.99.2.0/24 tos 0x10")
+    node.settle()
+    assert not any(client.run(lambda place=place: dial(*place)) for place in places)
+    ask(lab)
+    sh(f"ip -n {node.name} route del prohibit 10.99.2.0/24 tos 0x10")
+    node.settle()
+    assert all(client.run(lambda place=place: dial(*place)) for place in places)
+
+
 @pytest.mark.parametrize("port", [8080, 20_001])
 def test_a_spoofed_source_is_refused_at_a_service_port_as_at_any_other(lab, pod, port):
     for where in ("all", "uplink"):

@@ -3,7 +3,7 @@ at all: pure.
 
 Rules:
 - Nothing of others is passed by: no policy of IPsec, no queueing discipline or classic filter at an ingress,
-  no rule that a look-up by a program does not follow. What would be is left to the stack, or not attached to,
+  no rule or route that a look-up by a program does not follow. What would be is left to the stack, or not attached to,
   and told.
 - Both directions of a connection go the same way, or connection tracking sees half of it. So an uplink bears
   wharf_from_net exactly when it is sent to directly, and when the way to one pod is not direct, the whole
@@ -36,6 +36,7 @@ REMEDIES = {
     "NoEthernetHeader": f"{NOT_NEEDED}; VXLAN or routes in place of the tunnel would be direct",
     "IpsecPolicies": f"{NOT_NEEDED}; once there are no policies (ip xfrm policy), packets go direct again",
     "RulesNotFollowed": f"{NOT_NEEDED}; rules by address (from, to) are followed",
+    "RoutesByService": f"{NOT_NEEDED}; once there are none (ip route show table all), packets go direct again",
     "RulesByMark": f"{NOT_NEEDED}, unless pods' packets to pods are marked: agent.uplinks: [none] leaves the "
     "wire to the stack",
     "ProgramsBehindOurs": "if it must see all packets, attach it before ours (BPF_F_BEFORE)",
@@ -117,7 +118,7 @@ def ways(node: Surroundings, attached: Attached, behind: Collection[int] = ()) -
         index for index, names in attached.items() if names >= POD_PROGRAMS and index in node.interfaces
     )
     others = _others_at_ingress(node)
-    leaving = [*_of_ipsec(node), *_of_rules(node, pods)]
+    leaving = [*_of_ipsec(node), *_of_rules(node, pods), *_of_services(node, pods)]
     leaving += [
         _left(
             node,
@@ -236,6 +237,18 @@ def _of_rules(node: Surroundings, pods: Iterable[int]) -> Iterator[Finding]:
             "RulesNotFollowed",
             f"routing rules ask for {', '.join(sorted(asked))}, which only "
             "the stack follows, so nothing is sent past it",
+        )
+
+
+def _of_services(node: Surroundings, pods: Collection[int]) -> Iterator[Finding]:
+    """Routes for one type of service: a look-up by a program has none, nor has what a connection remembers."""
+    if node.routes_by_service and pods:
+        yield _finding(
+            Effect.STACK,
+            NODE,
+            "RoutesByService",
+            f"{len(node.routes_by_service)} routes are for one type of service, to {node.routes_by_service[0]} "
+            "say, which only the stack follows, so nothing is sent past it",
         )
 
 

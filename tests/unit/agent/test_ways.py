@@ -218,8 +218,16 @@ def test_rules_about_a_routed_pods_own_interface_are_followed():
     assert not ways(node(rules=(Rule(incoming="cali1"),)), {6: POD_PROGRAMS}).left_to_stack
 
 
-def test_rules_stand_against_nothing_where_no_pod_is_ours():
-    assert ways(node(rules=(Rule(marked=True, unfollowed=("sport",)),)), {2: UPLINK_PROGRAMS}).findings == ()
+def test_a_route_for_one_type_of_service_leaves_the_node_to_the_stack():
+    made = ways(node(routes_by_service=("10.244.2.0/24",)), BRIDGED)
+    assert made.left_to_stack
+    assert reasons(made.findings) == [(Effect.STACK, NODE, "RoutesByService")]
+    assert "to 10.244.2.0/24" in made.findings[0].message
+
+
+def test_rules_and_routes_stand_against_nothing_where_no_pod_is_ours():
+    found = node(rules=(Rule(marked=True, unfollowed=("sport",)),), routes_by_service=("10.244.2.0/24",))
+    assert ways(found, {2: UPLINK_PROGRAMS}).findings == ()
 
 
 def test_what_only_wants_to_be_known_leaves_nothing_to_the_stack():

@@ -28,7 +28,7 @@ NESTED = 0x3FFF
 NETCONFA_IFINDEX, NETCONFA_RP_FILTER = 1, 3
 ALL_INTERFACES = -1
 STRICT = 1
-FRA_IIFNAME, FRA_FWMARK = 3, 10
+FRA_FWMARK = 10
 UNFOLLOWED = {20: "uidrange", 23: "sport", 24: "dport", 25: "dscp"}
 """What else a rule may ask for (FRA_) that a look-up from a program does not tell. It tells addresses,
 protocol and the interface; what is forwarded has no outgoing interface to be asked for yet."""
@@ -88,11 +88,9 @@ class Filter:
 
 @dataclass(frozen=True)
 class Rule:
-    """An IPv4 policy rule, as far as a look-up by a program follows it or not: `incoming` is the interface's
-    name that it asks for, `marked` whether it asks for a firewall mark, `unfollowed` what else it asks for
-    that such a look-up does not tell."""
+    """An IPv4 policy rule, as far as a look-up by a program does not follow it: `marked` is whether it asks
+    for a firewall mark, `unfollowed` what else it asks for that such a look-up does not tell."""
 
-    incoming: str = ""
     marked: bool = False
     unfollowed: tuple[str, ...] = ()
 
@@ -198,7 +196,6 @@ def rules() -> list[Rule]:
         tos = ("tos",) if body[3] else ()
         found.append(
             Rule(
-                _text(attributes.get(FRA_IIFNAME, b"")),
                 any(attributes.get(FRA_FWMARK, b"")),
                 tos + tuple(word for kind, word in UNFOLLOWED.items() if kind in attributes),
             )

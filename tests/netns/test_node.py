@@ -30,6 +30,7 @@ from wharfinger_dataplane import attach as attach_module
 from wharfinger_dataplane._records import (
     SETTING_GENERATION,
     SETTING_LEFT_TO_STACK,
+    Interface,
     InterfaceBit,
     pack_setting,
     unpack_interface,
@@ -74,8 +75,14 @@ def setting(agent: NodeAgent, number: int) -> int:
 
 def bits(agent: NodeAgent) -> dict[str, InterfaceBit]:
     names = {each.index: each.name for each in inside(agent.node.name, netlink.interfaces)}
+    told = {index: interface.bits for index, interface in interfaces(agent).items()}
+    return {names[index]: each for index, each in told.items() if each}
+
+
+def interfaces(agent: NodeAgent) -> dict[int, Interface]:
+    """What the programs are told of each, by its index."""
     return {
-        names[int.from_bytes(key, "little")]: unpack_interface(value)
+        int.from_bytes(key, "little"): unpack_interface(value)
         for key, value in agent.kernel.items("interfaces")
     }
 
@@ -411,6 +418,21 @@ def test_a_strict_reverse_path_filter_is_told_to_the_programs(bare, agent, where
     inside(agent.node.name, lambda: file.write_text("2"))
     agent.round()
     assert bits(agent)["uplink"] == InterfaceBit.DIRECT
+
+
+# bridges
+
+
+def test_a_pod_at_a_bridge_is_told_with_it_and_one_that_leaves_it_is_not(bare, agent):
+    client, node = bare.add_pod(bare.nodes[0], "client"), bare.nodes[0]
+    agent.knows(client)
+    agent.round()
+    assert interfaces(agent)[client.ifindex] == Interface(InterfaceBit(0), bare.index(node, "cni0"))
+    generation = setting(agent, SETTING_GENERATION)
+    sh(f"ip -n {node.name} link set v-client nomaster")
+    agent.round()
+    assert interfaces(agent)[client.ifindex].incoming == 0
+    assert setting(agent, SETTING_GENERATION) != generation
 
 
 # changes

@@ -145,6 +145,34 @@ def test_a_route_for_one_type_of_service_holds_for_aware_connections_too(lab, po
     assert all(client.run(lambda place=place: dial(*place)) for place in places)
 
 
+def forwarding(node: Node, interface: str, value: int) -> None:
+    file = Path(f"/proc/sys/net/ipv4/conf/{interface}/forwarding")
+    inside(node.name, lambda: file.write_text(f"{value}"))
+    node.settle()
+
+
+def test_from_a_bridge_that_does_not_forward_nothing_is_sent_on(lab, pod):
+    client, node = lab.pods["client"], lab.nodes[0]
+    with Client(client, VIRTUAL, 80) as connection:
+        connection.ask()
+        forwarding(node, "cni0", 0)
+        assert not connects(client, pod.address, 8080)
+        assert not connects(client, VIRTUAL, 80)
+        forwarding(node, "cni0", 1)
+        connection.ask()
+
+
+def test_whether_a_bridges_port_forwards_by_itself_is_of_no_matter(lab, pod):
+    client, near = lab.pods["client"], counting(lab.nodes[0])
+    for each in (client, pod):
+        forwarding(each.node, f"v-{each.short}", 0)
+    with Client(client, VIRTUAL, 80, timeout=0.9) as connection:
+        assert connection.get(BYTES) == checksum(BYTES)
+        assert connection.put(BYTES) == checksum(BYTES)
+    assert near()["to_pod", "client_redirected"] == 1
+    assert not near()["from_pod", "stack_no_route"]
+
+
 @pytest.mark.parametrize("port", [8080, 20_001])
 def test_a_spoofed_source_is_refused_at_a_service_port_as_at_any_other(lab, pod, port):
     for where in ("all", "uplink"):

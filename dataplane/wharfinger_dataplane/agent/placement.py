@@ -104,7 +104,7 @@ class Placement:
         }
         made = ways(self._node, attached, self._behind)
         try:
-            changes = self._tables.put_interfaces(made.bits) + self._kernel.set(
+            changes = self._tables.put_interfaces(made.bits, made.incoming) + self._kernel.set(
                 SETTING_LEFT_TO_STACK, int(made.left_to_stack)
             )
             if changes:

@@ -35,7 +35,7 @@ REMEDIES = {
     "BridgeLeadsElsewhere": f"{NOT_NEEDED}; to a bridge of pods alone, or an uplink, they go direct",
     "NoEthernetHeader": f"{NOT_NEEDED}; VXLAN or routes in place of the tunnel would be direct",
     "IpsecPolicies": f"{NOT_NEEDED}; once there are no policies (ip xfrm policy), packets go direct again",
-    "RulesNotFollowed": f"{NOT_NEEDED}; rules by address (from, to) are followed",
+    "RulesNotFollowed": f"{NOT_NEEDED}; rules by address (from, to) and by incoming interface (iif) are followed",
     "RoutesByService": f"{NOT_NEEDED}; once there are none (ip route show table all), packets go direct again",
     "RulesByMark": f"{NOT_NEEDED}, unless pods' packets to pods are marked: agent.uplinks: [none] leaves the "
     "wire to the stack",
@@ -47,10 +47,11 @@ Attached = Mapping[int, frozenset[str]]
 
 @dataclass(frozen=True)
 class Ways:
-    """What the programs are told, each interface's bits and whether nothing goes past the stack; and what
-    people are."""
+    """What the programs are told: each interface's bits, of a pod's at a bridge the bridge, by which its
+    packets come in, and whether nothing goes past the stack. And what people are told."""
 
     bits: Mapping[int, InterfaceBit]
+    incoming: Mapping[int, int]
     left_to_stack: bool
     findings: tuple[Finding, ...]
 
@@ -139,7 +140,13 @@ def ways(node: Surroundings, attached: Attached, behind: Collection[int] = ()) -
     for index in node.strict & node.interfaces.keys():
         if not node.interfaces[index].master:  # nobody asks for a port's own value
             bits[index] = bits.get(index, InterfaceBit(0)) | InterfaceBit.STRICT
-    return Ways(bits, bool(leaving), (*leaving, *_notes(node, pods, behind)))
+    masters = {index: node.interfaces[index].master for index in pods}
+    incoming = {index: master for index, master in masters.items() if _is_bridge(node, master)}
+    return Ways(bits, incoming, bool(leaving), (*leaving, *_notes(node, pods, behind)))
+
+
+def _is_bridge(node: Surroundings, index: int) -> bool:
+    return index in node.interfaces and node.interfaces[index].kind == "bridge"
 
 
 def _wrong_with(node: Surroundings, master: int, others: Mapping[int, str]) -> Finding | None:
@@ -224,12 +231,9 @@ def _of_ipsec(node: Surroundings) -> Iterator[Finding]:
         )
 
 
-def _of_rules(node: Surroundings, pods: Iterable[int]) -> Iterator[Finding]:
-    """Rules that steer pods' packets and that a look-up at a pod's interface does not follow."""
-    bridges = {node.interfaces[index].master for index in pods} & node.interfaces.keys()
-    names = {node.interfaces[index].name for index in bridges}
-    asked = {f"iif {rule.incoming}" for rule in node.rules if rule.incoming in names}
-    asked |= {word for rule in node.rules for word in rule.unfollowed}
+def _of_rules(node: Surroundings, pods: Collection[int]) -> Iterator[Finding]:
+    """Rules that steer pods' packets and that a look-up by a program does not follow."""
+    asked = {word for rule in node.rules for word in rule.unfollowed}
     if asked and pods:
         yield _finding(
             Effect.STACK,

@@ -201,12 +201,9 @@ def test_a_policy_of_ipsec_leaves_the_node_to_the_stack():
     ("rule", "left"),
     [
         (Rule(), False),
-        (Rule(incoming="cni0"), True),
-        (Rule(incoming="eth0"), False),
-        (Rule(incoming="v1"), False),
         (Rule(unfollowed=("dport",)), True),
     ],
-    ids=["plain", "bridge", "uplink", "port", "by-port"],
+    ids=["plain", "by-port"],
 )
 def test_rules_that_a_look_up_does_not_follow_leave_the_node_to_the_stack(rule, left):
     made = ways(node(rules=(rule,)), BRIDGED)
@@ -214,8 +211,17 @@ def test_rules_that_a_look_up_does_not_follow_leave_the_node_to_the_stack(rule, 
     assert reasons(made.findings) == [(Effect.STACK, NODE, "RulesNotFollowed")] * left
 
 
-def test_rules_about_a_routed_pods_own_interface_are_followed():
-    assert not ways(node(rules=(Rule(incoming="cali1"),)), {6: POD_PROGRAMS}).left_to_stack
+def test_packets_of_a_pod_at_a_bridge_come_in_by_the_bridge_and_of_others_by_their_own_interface():
+    assert ways(node(), {2: UPLINK_PROGRAMS, 4: POD_PROGRAMS, 6: POD_PROGRAMS}).incoming == {4: 3}
+
+
+@pytest.mark.parametrize(
+    "others",
+    [(Interface(3, "ovs-system", "openvswitch", True, 0, None),), ()],
+    ids=["openvswitch", "in-another-namespace"],
+)
+def test_what_is_no_bridge_of_this_node_is_no_incoming_interface(others):
+    assert ways(node(LO, ETH0, PORT, *others), BRIDGED).incoming == {}
 
 
 def test_a_route_for_one_type_of_service_leaves_the_node_to_the_stack():

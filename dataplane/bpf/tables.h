@@ -42,11 +42,13 @@
  * of ours nothing is sent: what it sends back takes the stack. STRICT: what comes in by it must have a source
  * that a route by it leads to (rp_filter = 1). */
 enum interface_bit { INTERFACE_DIRECT = 1, INTERFACE_STRICT = 2, INTERFACE_PODS = 4 };
-/* An interface of the node, by its index; one that is not listed has no bits. */
+/* An interface of the node, by its index; one that is not listed has neither. */
 struct interface {
-	u32 bits; /* enum interface_bit */
+	u32 bits;     /* enum interface_bit */
+	u32 incoming; /* by which the stack takes what arrives here to come in: of a bridge's port the bridge;
+			 0: by this one */
 };
-ASSERT_SIZE(struct interface, 4);
+ASSERT_SIZE(struct interface, 8);
 
 /* A pod whose connections in one direction a NetworkPolicy selects may be neither client nor server of
  * ours. */

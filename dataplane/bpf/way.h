@@ -33,13 +33,23 @@ INLINE u32 ip_len(const struct __sk_buff *skb, u32 headers, u32 grown)
 	return skb->gso_size ? headers + skb->gso_size : skb->len - ETH_LEN + grown;
 }
 
+/* The interface by which the stack takes the packet to come in: its settings and the rules that name it
+ * count. One that is gone meanwhile has a look-up fail, and the stack take the packet. */
+INLINE u32 incoming_interface(const struct __sk_buff *skb)
+{
+	u32 index = skb->ifindex;
+	struct interface *found = bpf_map_lookup_elem(&interfaces, &index);
+
+	return found && found->incoming ? found->incoming : index;
+}
+
 /* REASON_none, with `hop`; or why the stack is to take the packet. `len`: ip_len. An unknown neighbour is no
  * obstacle: sending to it makes the kernel ask. */
 INLINE enum reason find_next_hop(struct __sk_buff *skb, be32 src, be32 dst, u32 len, struct next_hop *hop)
 {
 	struct bpf_fib_lookup fib = { .family = AF_INET,
 				      .l4_protocol = PROTO_TCP,
-				      .ifindex = skb->ifindex,
+				      .ifindex = incoming_interface(skb),
 				      .tot_len = (u16)len,
 				      .ipv4_src = src,
 				      .ipv4_dst = dst };

@@ -120,6 +120,11 @@ class EventRole(IntEnum):
     SERVER = core.ROLE_SERVER
 
 
+class Interface(NamedTuple):
+    bits: InterfaceBit
+    incoming: int
+
+
 class Pod(NamedTuple):
     ifindex: int
     roles: Role
@@ -281,16 +286,17 @@ def pack_tracing(bytes key, uint64_t traced) -> list[tuple[bytes, bytes]]:
             pack_setting(core.SETTING_TRACE_KEY_HIGH, int.from_bytes(key[8:], "little"))]
 
 
-def pack_interface(bits) -> bytes:
-    """`bits`: of InterfaceBit."""
+def pack_interface(bits, uint32_t incoming=0) -> bytes:
+    """`bits`: of InterfaceBit; `incoming`: the interface that the stack takes what arrives there to come in by, 0 for this one."""
     cdef core.interface out
-    out.bits = int(bits)
+    out.bits, out.incoming = int(bits), incoming
     return (<const char *>&out)[:sizeof(out)]
 
 
-def unpack_interface(bytes record) -> InterfaceBit:
+def unpack_interface(bytes record) -> Interface:
     check(record, sizeof(core.interface))
-    return InterfaceBit((<const core.interface *><const char *>record).bits)
+    cdef const core.interface *found = <const core.interface *><const char *>record
+    return Interface(InterfaceBit(found.bits), found.incoming)
 
 
 def pack_pod(uint32_t ifindex, roles, netns=-1) -> bytes:

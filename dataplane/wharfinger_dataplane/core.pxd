@@ -5,7 +5,7 @@ cdef extern from "host_engine.h" nogil:
     cdef struct addr:
         uint8_t byte[16]
     cdef struct interface:
-        uint32_t bits
+        uint32_t bits, incoming
     cdef struct pod:
         uint32_t ifindex, roles
         int32_t netns

@@ -64,6 +64,11 @@ class Interface:
     addresses: tuple[str, ...] = ()
     master: int = 0
 
+    @property
+    def leads_to_a_pod(self) -> bool:
+        """Whether it leads into another namespace, as a port of a bridge of pods does."""
+        return self.kind == "veth" and self.peer_namespace is not None
+
 
 @dataclass(frozen=True)
 class Route:

@@ -13,13 +13,14 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 
 NLM_F_REQUEST, NLM_F_DUMP = 0x1, 0x300
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 RTM_NEWQDISC, RTM_GETQDISC, RTM_NEWTFILTER, RTM_GETTFILTER = 36, 38, 44, 46
+RTM_NEWROUTE, RTM_GETROUTE, RTA_DST = 24, 26, 1
 RTM_NEWRULE, RTM_GETRULE, RTM_NEWNETCONF, RTM_GETNETCONF = 32, 34, 80, 82
 TCA_KIND, TCA_OPTIONS, TCA_BPF_NAME, TCA_BPF_ID = 1, 2, 7, 11
 NESTED = 0x3FFF
@@ -27,7 +28,7 @@ NESTED = 0x3FFF
 NETCONFA_IFINDEX, NETCONFA_RP_FILTER = 1, 3
 ALL_INTERFACES = -1
 STRICT = 1
-FRA_IIFNAME, FRA_FWMARK = 3, 10
+FRA_FWMARK = 10
 UNFOLLOWED = {20: "uidrange", 23: "sport", 24: "dport", 25: "dscp"}
 """What else a rule may ask for (FRA_) that a look-up from a program does not tell. It tells addresses,
 protocol and the interface; what is forwarded has no outgoing interface to be asked for yet."""
@@ -62,9 +63,11 @@ XFRM_DIRECTION_AT = 160
 """In struct xfrm_userpolicy_info: after selector (56), lifetimes (64 and 32), priority and index."""
 XFRM_USERPOLICY_BLOCK = 1
 NETLINK_NETFILTER, NFT_MSG_NEWCHAIN, NFT_MSG_GETCHAIN = 12, 10 << 8 | 3, 10 << 8 | 4
-NFPROTO_NETDEV, NF_NETDEV_INGRESS = 5, 0
+NF_INGRESS = {1: 5, 5: 0}
+"""Of nftables' families that have chains at an ingress, inet and netdev: what that hook's number is."""
 NFTA_CHAIN_TABLE, NFTA_CHAIN_NAME, NFTA_CHAIN_HOOK = 1, 3, 4
 NFTA_HOOK_HOOKNUM, NFTA_HOOK_DEV, NFTA_HOOK_DEVS = 1, 3, 4
+NFTA_DEVICE_PREFIX = 2
 INGRESS = 0xFFFFFFF2
 EGRESS = 0xFFFFFFF3
 
@@ -85,13 +88,24 @@ class Filter:
 
 @dataclass(frozen=True)
 class Rule:
-    """An IPv4 policy rule, as far as a look-up by a program follows it or not: `incoming` is the interface's
-    name that it asks for, `marked` whether it asks for a firewall mark, `unfollowed` what else it asks for
-    that such a look-up does not tell."""
+    """An IPv4 policy rule, as far as a look-up by a program does not follow it: `marked` is whether it asks
+    for a firewall mark, `unfollowed` what else it asks for that such a look-up does not tell."""
 
-    incoming: str = ""
     marked: bool = False
     unfollowed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A chain of nftables at the ingress of the interface that is called `device`, or by `prefix` of all
+    whose names begin so. `name`: with its table's."""
+
+    name: str
+    device: str
+    prefix: bool = False
+
+    def is_at(self, interface: str) -> bool:
+        return interface.startswith(self.device) if self.prefix else interface == self.device
 
 
 def qdiscs() -> dict[int, str]:
@@ -141,30 +155,37 @@ def _filters(index: int, qdisc: str, direction: str, parent: int) -> Iterator[Fi
             raise
 
 
-def ingress_chains() -> dict[str, str]:
-    """Interface's name -> a chain of nftables' family netdev at its ingress, which comes after all programs
-    there."""
-    found = {}
-    header = struct.pack("=BBH", NFPROTO_NETDEV, 0, 0)
-    try:
-        for body in _dump(NETLINK_NETFILTER, NFT_MSG_GETCHAIN, header, NFT_MSG_NEWCHAIN):
-            chain = dict(_attributes(body, 4))
-            hook = dict(_attributes(chain.get(NFTA_CHAIN_HOOK, b""), 0))
-            if int.from_bytes(hook.get(NFTA_HOOK_HOOKNUM, b"\xff"), "big") != NF_NETDEV_INGRESS:
-                continue
-            names = [value for _, value in _attributes(hook.get(NFTA_HOOK_DEVS, b""), 0)] + [
-                hook.get(NFTA_HOOK_DEV, b"")
-            ]
-            words = f"{_text(chain.get(NFTA_CHAIN_TABLE, b''))} {_text(chain.get(NFTA_CHAIN_NAME, b''))}"
-            found.update(dict.fromkeys(filter(None, map(_text, names)), words))
-    except OSError as error:
-        if error.errno not in (
-            errno.EPROTONOSUPPORT,
-            errno.EINVAL,
-            errno.EOPNOTSUPP,
-        ):  # the kernel has no nftables
-            raise
+def ingress_chains() -> list[Chain]:
+    """The chains of nftables at ingresses, which come after all programs there."""
+    found = []
+    for family, ingress in NF_INGRESS.items():
+        try:
+            for body in _dump(
+                NETLINK_NETFILTER, NFT_MSG_GETCHAIN, struct.pack("=BBH", family, 0, 0), NFT_MSG_NEWCHAIN
+            ):
+                chain = dict(_attributes(body, 4))
+                hook = dict(_attributes(chain.get(NFTA_CHAIN_HOOK, b""), 0))
+                if int.from_bytes(hook.get(NFTA_HOOK_HOOKNUM, b"\xff"), "big") == ingress:
+                    words = (_text(chain.get(kind, b"")) for kind in (NFTA_CHAIN_TABLE, NFTA_CHAIN_NAME))
+                    name = " ".join(words)
+                    found += [Chain(name, *device) for device in _devices(hook)]
+        except OSError as error:
+            if error.errno not in (
+                errno.EPROTONOSUPPORT,
+                errno.EINVAL,
+                errno.EOPNOTSUPP,
+            ):  # the kernel has no nftables
+                raise
     return found
+
+
+def _devices(hook: Mapping[int, bytes]) -> set[tuple[str, bool]]:
+    """Names of the interfaces that a chain is at, and whether that is how they begin: an attribute of its
+    own, or, in Linux 6.16 and 6.17, a name without its final zero."""
+    told = [(NFTA_HOOK_DEV, hook.get(NFTA_HOOK_DEV, b"")), *_attributes(hook.get(NFTA_HOOK_DEVS, b""), 0)]
+    return {
+        (_text(name), kind == NFTA_DEVICE_PREFIX or not name.endswith(b"\0")) for kind, name in told if name
+    }
 
 
 def rules() -> list[Rule]:
@@ -175,11 +196,22 @@ def rules() -> list[Rule]:
         tos = ("tos",) if body[3] else ()
         found.append(
             Rule(
-                _text(attributes.get(FRA_IIFNAME, b"")),
                 any(attributes.get(FRA_FWMARK, b"")),
                 tos + tuple(word for kind, word in UNFOLLOWED.items() if kind in attributes),
             )
         )
+    return found
+
+
+def routes_by_service() -> list[str]:
+    """Destinations of this namespace's IPv4 routes, of whichever table and type, that are for packets of one
+    type of service alone."""
+    found = []
+    for body in _dump(socket.NETLINK_ROUTE, RTM_GETROUTE, struct.pack("=B11x", socket.AF_INET), RTM_NEWROUTE):
+        _, length, _, service = body[:4]
+        if service:
+            destination = dict(_attributes(body, 12)).get(RTA_DST, bytes(4))
+            found.append(f"{socket.inet_ntoa(destination)}/{length}")
     return found
 
 

@@ -15,6 +15,7 @@ import errno
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from wharfinger_api import ServicePortSlice
 
@@ -27,6 +28,7 @@ INDEXED = ("servers", "sets", "pages")
 WRITE_ORDER = ("server_ports", "servers", "sets", "pages", "addresses")
 KIND_TABLES = {records.PortKind.SERVER: "servers", records.PortKind.SET: "sets"}
 NO_SCOPES: frozenset[int] = frozenset()
+NO_INTERFACES: Mapping[int, int] = MappingProxyType({})
 
 Pools = Mapping[str, list[ServicePortSlice]]
 """Slices by their pool's uid."""
@@ -144,9 +146,11 @@ class Tables:
         self._store.put("pods", records.pack_address(address), records.pack_pod(ifindex, roles, netns))
         self._pods.add(address)
 
-    def put_interfaces(self, bits: Mapping[int, records.InterfaceBit]) -> int:
-        """The node's interfaces are these (index -> bits), and no others; the number of values written or removed."""
-        wanted = {records.pack_index(index): records.pack_interface(each) for index, each in bits.items() if each}
+    def put_interfaces(self, bits: Mapping[int, records.InterfaceBit], incoming: Mapping[int, int] = NO_INTERFACES) -> int:
+        """The node's interfaces are these (index -> bits; index -> the interface that the stack takes for the incoming one, where that is
+        another), and no others; the number of values written or removed."""
+        wanted = {records.pack_index(index): records.pack_interface(bits.get(index, 0), incoming.get(index, 0))
+                  for index in bits.keys() | incoming.keys() if bits.get(index) or incoming.get(index)}
         found = dict(self._store.items("interfaces"))
         changed = {key: value for key, value in wanted.items() if found.get(key) != value}
         for key, value in changed.items():

@@ -55,12 +55,12 @@ def advance(resolved: Resolved, redirects: Iterable[RedirectPortPool], view: Vie
             lost = (piece.metadata.uid, index) in book.collided
             stepped = _step(record, draft, server, lost, resolved, view)
             if stepped is not None:
-                draft.records.append(_refreshed(stepped, server, redirects))
+                draft.records.append(_refreshed(stepped, server, redirects, book))
                 if server is not None and stepped.state is not RESTING and _outdated(stepped, server):
                     result.outdated.append(server)
         result.drafts.append(draft)
     _note_waiting(result, wanted, view)
-    _add(resolved, redirects, view, allocator, result)
+    _add(resolved, redirects, book, view, allocator, result)
     return result
 
 
@@ -94,13 +94,13 @@ def _standing(record: Assignment, piece: ServicePortSlice, server: Server | None
     return standing(exists=True, leaving=leaving, ready=ready, policed=bool(policy), attached=attached)
 
 
-def _refreshed(record: Assignment, server: Server | None, redirects: tuple[RedirectPortPool, ...]) -> Assignment:
+def _refreshed(record: Assignment, server: Server | None, redirects: tuple[RedirectPortPool, ...], book: Ledger) -> Assignment:
     """The record with its memberships as the specs have them now. What its service ports mean never changes: connections live by it."""
     if record.state is RESTING:
         return record if not record.redirects else record.model_copy(update={"redirects": ()})
     if server is None:
         return record
-    update = {"redirects": _memberships(redirects, server, record.targets), "node": server.node or None}
+    update = {"redirects": _memberships(redirects, server, record.targets, book), "node": server.node or None}
     return record.model_copy(update=update) if any(getattr(record, name) != value for name, value in update.items()) else record
 
 
@@ -109,9 +109,11 @@ def _outdated(record: Assignment, server: Server) -> bool:
     return any(server.ports.get(target.name, target.target_port) != target.target_port for target in record.targets)
 
 
-def _memberships(redirects: tuple[RedirectPortPool, ...], server: Server, targets: tuple[TargetPorts, ...]) -> tuple[str, ...]:
+def _memberships(redirects: tuple[RedirectPortPool, ...], server: Server, targets: tuple[TargetPorts, ...], book: Ledger) -> tuple[str, ...]:
+    """The redirect pools that the server shares: none with a port that is a service port of its own in another pool."""
     names = {target.name for target in targets}
-    return tuple(sorted(redirect.metadata.name for redirect in redirects if redirect.spec.target in names and members(redirect, server)))
+    return tuple(sorted(redirect.metadata.name for redirect in redirects if redirect.spec.target in names and members(redirect, server)
+                        and book.clash(server.address, redirect.spec.ports) is None))
 
 
 def _note_waiting(result: Advanced, wanted: dict[tuple[str, str, str], Server], view: View) -> None:
@@ -122,7 +124,8 @@ def _note_waiting(result: Advanced, wanted: dict[tuple[str, str, str], Server], 
                 result.waiting.append(server)
 
 
-def _add(resolved: Resolved, redirects: tuple[RedirectPortPool, ...], view: View, allocator: Allocator | None, result: Advanced) -> None:
+def _add(resolved: Resolved, redirects: tuple[RedirectPortPool, ...], book: Ledger, view: View, allocator: Allocator | None,
+         result: Advanced) -> None:
     """Gives numbers to the servers that lack some, and appends them to the first slices with room."""
     have: dict[tuple[str, str, str], dict[str, tuple[int, ...]]] = defaultdict(dict)
     for draft in result.drafts:
@@ -146,7 +149,7 @@ def _add(resolved: Resolved, redirects: tuple[RedirectPortPool, ...], view: View
             draft = shelf.with_room()
             draft.records.append(Assignment(
                 server=server.name, address=server.address, node=server.node or None, pod_uid=server.uid, state=ASSIGNED, since=view.clock(),
-                redirects=_memberships(redirects, server, targets), targets=targets))
+                redirects=_memberships(redirects, server, targets, book), targets=targets))
             if server.awaited:
                 result.waiting.append(server)
 

@@ -8,13 +8,13 @@ when the removal has been written. Numbers are never moved: what a server has, i
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from wharfinger_api import Assignment, Pinned, PortRange, ServicePortPool, ServicePortSlice
 
-from .resolve import Fault, Server
+from .resolve import Fault, Resolved, Server
 from .snapshot import Departed
 from .view import View
 
@@ -42,6 +42,11 @@ class Ledger:
         for port in record.ports:
             self.server[record.address].setdefault(port, record.server)
         return clean
+
+    def clash(self, address: str, spans: Iterable[PortRange]) -> int | None:
+        """The lowest number of `spans` in use on a server's own address."""
+        held, spans = self.server.get(address, {}), tuple(spans)
+        return min((port for port in held if any(port in span for span in spans)), default=None)
 
     def within(self, address: str, span: PortRange) -> tuple[int, str] | None:
         """The lowest number of `span` in use on a virtual address, and its server."""
@@ -78,10 +83,25 @@ def departed_rests(entry: Departed, view: View) -> bool:
     return not view.past(departed_until(entry)) or not all(view.dropped(node, entry) for node in view.holders)
 
 
-def reserved_on(addresses: Iterable[str], view: View, redirects: Mapping[str, frozenset[int]]) -> frozenset[int]:
-    """Numbers that are never service ports on these virtual addresses: the Services' own, and redirect ports."""
-    none: frozenset[int] = frozenset()
-    return none.union(*(view.service_ports(address) | redirects.get(address, none) for address in addresses))
+@dataclass(frozen=True, slots=True)
+class RedirectPorts:
+    """Pools' redirect ports by the pool's uid, and by address the pools that have theirs there: on their virtual addresses, and on their
+    servers' own, to which connections that dialled them go."""
+
+    numbers: Mapping[str, frozenset[int]]
+    pools: Mapping[str, Collection[str]]
+
+    def at(self, addresses: Iterable[str]) -> frozenset[int]:
+        """The redirect ports at any of these addresses."""
+        none: frozenset[int] = frozenset()
+        return none.union(*(self.numbers[uid] for uid in {uid for address in addresses for uid in self.pools.get(address, ())}))
+
+
+def reserved_on(entry: Resolved, view: View, redirects: RedirectPorts) -> frozenset[int]:
+    """Numbers that are never service ports of this pool: on its virtual addresses the Services' own, and there and on its servers' own
+    addresses redirect ports, of whichever pool: on the wire one number would have two meanings."""
+    services: frozenset[int] = frozenset().union(*(view.service_ports(address) for address in entry.virtual_addresses))
+    return services | redirects.at((*entry.virtual_addresses, *(server.address for server in entry.servers)))
 
 
 def pinned_fault(pool: ServicePortPool, reserved: frozenset[int]) -> Fault | None:
@@ -96,8 +116,8 @@ def pinned_fault(pool: ServicePortPool, reserved: frozenset[int]) -> Fault | Non
             if not any(port in span for span in pool.spec.port_ranges):
                 return Fault("InvalidPinned", f"{where}: {port} is not in spec.portRanges; add it there, or pin another number")
             if port in reserved:
-                return Fault("InvalidPinned", f"{where}: {port} is a Service's own port or a redirect port of this address; "
-                             "pin another number")
+                return Fault("InvalidPinned", f"{where}: {port} is a Service's own port or a redirect port of this address, "
+                             "or a redirect port of another pool with the same servers; pin another number")
             if owners.setdefault(port, entry) is not entry:
                 return Fault("InvalidPinned", f"{where}: {port} is pinned to server {owners[port].server} as well; pin it once")
     return None

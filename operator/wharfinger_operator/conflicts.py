@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 
 from wharfinger_api import PortRange, RedirectPortPool, ServicePortPool
 
-from .resolve import Fault, Resolved
+from .allocate import Ledger
+from .resolve import Fault, Resolved, Server, members
 from .states import RESTING
 from .view import View
 
@@ -87,6 +88,18 @@ def _redirect_fault(redirect: RedirectPortPool, addresses: tuple[str, ...],
                 return Fault("Conflicted", f"spec.ports: {taken[0]} of {address} is the service port of server {taken[1]}; choose another "
                              "port, or take the number out of the service port pool's portRanges and restart that server")
     return None
+
+
+def server_port_fault(redirect: RedirectPortPool, servers: Iterable[Server], book: Ledger) -> Fault | None:
+    """Which servers do not share the ports because one of them is a service port of theirs in another pool: what they have, they keep."""
+    found = [(server, port) for server in servers if not server.leaving and members(redirect, server)
+             and (port := book.clash(server.address, redirect.spec.ports)) is not None]
+    if not found:
+        return None
+    server, port = found[0]
+    others = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    return Fault("Conflicted", f"spec.ports: {port} is a service port of server {server.name}{others} in another ServicePortPool, so that server "
+                 "shares none of these ports: restart it, and it gets another number there, or choose another port")
 
 
 def _name(resource: ServicePortPool | RedirectPortPool) -> str:

@@ -44,8 +44,10 @@ def hold_back(redirects: Iterable[RedirectPortPool], drafts: list[Draft]) -> dic
     return surplus
 
 
-def surplus_fault(redirect: RedirectPortPool, surplus: int) -> Fault:
-    """What is to be said of so many servers too many."""
+def surplus_fault(redirect: RedirectPortPool, surplus: int) -> Fault | None:
+    """What is to be said of so many servers too many, if there are any."""
+    if not surplus:
+        return None
     limit, ports = most(redirect), sum(map(len, redirect.spec.ports))
     remedy = "share the servers out among several RedirectPortPools by spec.servers"
     if limit == SET_SERVERS:

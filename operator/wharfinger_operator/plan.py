@@ -27,10 +27,10 @@ from wharfinger_api import (
 
 from . import report
 from .advance import Advanced, Draft, advance, at_least_one
-from .allocate import Allocator, Ledger, capacity, ledger, pinned_fault, reserved_on
-from .conflicts import age, pool_conflicts, redirect_conflicts, service_fault
+from .allocate import Allocator, Ledger, RedirectPorts, capacity, ledger, pinned_fault, reserved_on
+from .conflicts import age, pool_conflicts, redirect_conflicts, server_port_fault, service_fault
 from .index import places_of
-from .limits import hold_back
+from .limits import hold_back, surplus_fault
 from .records import Key
 from .report import EventWanted, RedirectCase
 from .resolve import Fault, Resolved
@@ -81,7 +81,7 @@ def plan_group(keys: Iterable[Key], resolved: Iterable[Resolved], view: View) ->
     book = ledger(view, [*(piece for entry in resolved for piece in view.slices_of(entry.pool.metadata.uid)), *view.orphans_at(places)],
                   view.departed_at(places), {entry.pool.metadata.uid: entry.virtual_addresses for entry in resolved})
     redirects = _redirects(resolved, [redirect for key in keys for redirect in view.redirects(key)], book)
-    redirect_ports = _redirect_ports(redirects)
+    redirect_ports = _redirect_ports(redirects, resolved, view)
     conflicts = pool_conflicts(resolved)
     slices: list[SliceWanted] = []
     superfluous: list[ServicePortSlice] = []
@@ -94,7 +94,7 @@ def plan_group(keys: Iterable[Key], resolved: Iterable[Resolved], view: View) ->
         pool = entry.pool
         mine = cases.get(pool.metadata.uid, [])
         accepted = [case.redirect for case in mine if case.accepted][:MAX_REDIRECTS]
-        reserved = reserved_on(entry.virtual_addresses, view, redirect_ports)
+        reserved = reserved_on(entry, view, redirect_ports)
         room = capacity(pool, entry.servers, reserved)
         running = bool(view.slices_of(pool.metadata.uid))
         fault = conflicts.get(pool.metadata.uid) or pinned_fault(pool, reserved) or service_fault(entry, view) or room.fault(running)
@@ -108,7 +108,9 @@ def plan_group(keys: Iterable[Key], resolved: Iterable[Resolved], view: View) ->
         statuses.append(StatusWanted(pool, said.status))
         events += said.events
         for case in mine:
-            told = report.redirect_report(case, said, advanced.drafts, view, surplus.get(case.redirect.metadata.name, 0))
+            held_back = [server_port_fault(case.redirect, entry.servers, book),
+                         surplus_fault(case.redirect, surplus.get(case.redirect.metadata.name, 0))]
+            told = report.redirect_report(case, said, advanced.drafts, view, [fault for fault in held_back if fault])
             statuses.append(StatusWanted(case.redirect, told.status))
             events += told.events
     for case in cases.get("", ()):
@@ -189,13 +191,19 @@ def _protocol_fault(redirect: RedirectPortPool, pool: ServicePortPool | None) ->
     return None
 
 
-def _redirect_ports(cases: list[RedirectCase]) -> dict[str, frozenset[int]]:
-    ports: dict[str, set[int]] = defaultdict(set)
+def _redirect_ports(cases: list[RedirectCase], resolved: list[Resolved], view: View) -> RedirectPorts:
+    numbers: dict[str, set[int]] = defaultdict(set)
     for case in cases:
-        if case.accepted:
-            for address in case.virtual_addresses:
-                ports[address].update(port for span in case.redirect.spec.ports for port in span)
-    return {address: frozenset(numbers) for address, numbers in ports.items()}
+        if case.accepted and case.pool:
+            numbers[case.pool.metadata.uid].update(port for span in case.redirect.spec.ports for port in span)
+    pools: dict[str, set[str]] = defaultdict(set)
+    for entry in resolved:
+        uid = entry.pool.metadata.uid
+        if uid in numbers:
+            leaving = (record.address for piece in view.slices_of(uid) for record in piece.spec.assignments if record.redirects)
+            for address in {*entry.virtual_addresses, *(server.address for server in entry.servers), *leaving}:
+                pools[address].add(uid)
+    return RedirectPorts({uid: frozenset(found) for uid, found in numbers.items()}, pools)
 
 
 def _advance(entry: Resolved, redirects: list[RedirectPortPool], view: View, book: Ledger, fault: Fault | None, running: bool,

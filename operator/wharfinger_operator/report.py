@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from wharfinger_api import (
@@ -21,7 +21,6 @@ from wharfinger_api import (
 from .advance import Advanced, Draft
 from .allocate import Capacity, Ledger
 from .conditions import Verdict, conditions, joined, judged
-from .limits import surplus_fault
 from .resolve import Fault, Resolved, Server
 from .states import ASSIGNED, DRAINING, READY, RESTING
 from .view import View
@@ -108,18 +107,18 @@ def pool_report(entry: Resolved, fault: Fault | None, advanced: Advanced, specs:
     return PoolReport(status, (*_warnings(pool, said), *_hints(pool)), programmed, servers)
 
 
-def redirect_report(case: RedirectCase, pool: PoolReport | None, drafts: list[Draft], view: View, surplus: int = 0) -> RedirectReport:
-    """Status and Events of a redirect pool; `pool` is what was said of its service port pool, `surplus` how many of its servers cannot share
-    the ports."""
+def redirect_report(case: RedirectCase, pool: PoolReport | None, drafts: list[Draft], view: View,
+                    held_back: Sequence[Fault] = ()) -> RedirectReport:
+    """Status and Events of a redirect pool; `pool` is what was said of its service port pool, `held_back` why servers of it
+    share none of the ports."""
     redirect = case.redirect
     name = redirect.metadata.name
     if not case.accepted or pool is None:
         programmed = Verdict("Programmed", False, "NotAccepted", "nothing is programmed: see the conditions Accepted and ResolvedRefs")
     else:
         programmed = pool.programmed
-    beyond = surplus_fault(redirect, surplus) if surplus else None
-    if beyond and programmed.holds:
-        programmed = judged("Programmed", beyond, "")
+    if held_back and programmed.holds:
+        programmed = judged("Programmed", held_back[0], "")
     ready = {(record.server, record.pod_uid) for draft in drafts for record in draft.records
              if record.state is READY and name in record.redirects}
     subset = redirect.spec.servers.names if redirect.spec.servers else None
@@ -131,7 +130,7 @@ def redirect_report(case: RedirectCase, pool: PoolReport | None, drafts: list[Dr
         observed_generation=redirect.metadata.generation, virtual_addresses=case.virtual_addresses if case.accepted else (),
         servers=RedirectServerCounts(ready=len(ready)),
         conditions=conditions(verdicts, redirect.status.conditions, redirect.metadata.generation, view.clock))
-    return RedirectReport(status, _warnings(redirect, [fault for fault in (case.fault, *unresolved, beyond) if fault]))
+    return RedirectReport(status, _warnings(redirect, [fault for fault in (case.fault, *unresolved, *held_back) if fault]))
 
 
 def _servers_of(entry: Resolved, drafts: list[Draft]) -> frozenset[str] | None:

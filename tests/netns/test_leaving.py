@@ -35,7 +35,8 @@ class Agent:
         self.interfaces = [lab.uplink(node), *(pod.ifindex for pod, _ in pods.values())]
         wanted = {self.interfaces[0]: UPLINK_PROGRAMS, **dict.fromkeys(self.interfaces[1:], POD_PROGRAMS)}
         assert inside(node.name, lambda: self.attacher.attach(wanted)).failed == {}
-        self.tables.put_interfaces(inside(node.name, lambda: ways(look(), self.attacher.attached())).bits)
+        made = inside(node.name, lambda: ways(look(), self.attacher.attached()))
+        self.tables.put_interfaces(made.bits, made.incoming)
         for pod, role in pods.values():
             self.tables.put_pod(pod.address, pod.ifindex, role)
         inside(node.name, lambda: self.namespaces.look(0.0))

@@ -228,11 +228,25 @@ def test_answers_that_rules_send_by_an_uplink_of_their_own(lab):
     goes_direct(lab, client, pod)
 
 
+@pytest.mark.parametrize(("incoming", "way"), [("cni0", "eth1"), ("v-client", "uplink"), ("v-a", "uplink")])
+def test_rules_by_incoming_interface_are_followed_as_the_stack_has_that(lab, incoming, way):
+    """Of a pod at a bridge it is the bridge."""
+    client, pod = pair(lab)
+    second_uplinks(lab)
+    for node in lab.nodes:
+        sh(f"ip -n {node.name} rule add iif {incoming} lookup 2")
+        node.settle()
+    goes_direct(lab, client, pod)
+    for node in lab.nodes:
+        [link] = json.loads(sh(f"ip -n {node.name} -j -s link show {way}"))
+        assert link["stats64"]["tx"]["bytes"] > BYTES
+
+
 def test_rules_that_a_program_does_not_follow_leave_all_to_the_stack(lab):
     client, pod = pair(lab)
     second_uplinks(lab)
     for node in lab.nodes:
-        sh(f"ip -n {node.name} rule add iif cni0 lookup 2")
+        sh(f"ip -n {node.name} rule add ipproto tcp dport 1-65534 lookup 2")
         node.settle()
     goes_by_the_stack(lab, client, pod)
     assert [finding.reason for finding in client.node.ways.findings] == ["RulesNotFollowed"]

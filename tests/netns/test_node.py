@@ -12,7 +12,16 @@ from pathlib import Path
 import pytest
 from support.agents import NodeAgent
 from support.lab import SMALL, Lab, Pod, Spares, fall_back, inside, sh
-from support.layouts import blocked, limited, macvlan_pod, nft, tc
+from support.layouts import (
+    blocked,
+    chain_by_prefix,
+    limited,
+    macvlan_pod,
+    nft,
+    routed_pod,
+    tc,
+    without_bridges,
+)
 from support.slices import VIRTUAL, pool_slice
 from support.traffic import Client, checksum, server
 from wharfinger_api import Effect
@@ -21,11 +30,12 @@ from wharfinger_dataplane import attach as attach_module
 from wharfinger_dataplane._records import (
     SETTING_GENERATION,
     SETTING_LEFT_TO_STACK,
+    Interface,
     InterfaceBit,
     pack_setting,
     unpack_interface,
 )
-from wharfinger_dataplane.attach import POD_PROGRAMS, Mode
+from wharfinger_dataplane.attach import POD_PROGRAMS, UPLINK_PROGRAMS, Mode
 from wharfinger_dataplane.kernel import Kernel
 
 BYTES = 300_000
@@ -65,8 +75,14 @@ def setting(agent: NodeAgent, number: int) -> int:
 
 def bits(agent: NodeAgent) -> dict[str, InterfaceBit]:
     names = {each.index: each.name for each in inside(agent.node.name, netlink.interfaces)}
+    told = {index: interface.bits for index, interface in interfaces(agent).items()}
+    return {names[index]: each for index, each in told.items() if each}
+
+
+def interfaces(agent: NodeAgent) -> dict[int, Interface]:
+    """What the programs are told of each, by its index."""
     return {
-        names[int.from_bytes(key, "little")]: unpack_interface(value)
+        int.from_bytes(key, "little"): unpack_interface(value)
         for key, value in agent.kernel.items("interfaces")
     }
 
@@ -112,18 +128,32 @@ def test_a_pod_with_a_bandwidth_limit_is_refused_and_told_and_its_limit_holds(ba
         assert 2_000_000 * 8 / (time.monotonic() - began) < LIMIT_BITS * 1.2
 
 
-def test_a_pod_with_a_chain_of_nftables_at_its_ingress_is_refused(bare, agent):
+@pytest.mark.parametrize("family", ["netdev", "inet"])
+@pytest.mark.parametrize("devices", ["device v-client", "devices = { spare, v-client }"], ids=["one", "two"])
+def test_a_pod_with_a_chain_of_nftables_at_its_ingress_is_refused(bare, agent, family, devices):
     client, node = bare.add_pod(bare.nodes[0], "client"), bare.nodes[0]
+    sh(f"ip -n {node.name} link add spare type bridge")
     agent.knows(client)
+    elsewhere = {"netdev": "egress device v-client", "inet": "forward"}[family]
     nft(
         node,
-        "add table netdev guard; add chain netdev guard in "
-        '{ type filter hook ingress device "v-client" priority 0; }',
+        f"add table {family} guard; add chain {family} guard out {{ type filter hook {elsewhere} priority 0; }};"
+        f"add chain {family} guard in {{ type filter hook ingress {devices} priority 0; }}",
     )
     [refusal] = agent.round().findings
     assert refusal.message.startswith("nftables' chain guard in is at the ingress of its interface v-client")
-    nft(node, "delete table netdev guard")
+    nft(node, f"delete chain {family} guard in")
     assert found(agent.round()) == set()
+
+
+def test_a_pod_with_a_chain_of_nftables_at_all_interfaces_whose_names_begin_so_is_refused(bare, agent):
+    agent.knows(bare.add_pod(bare.nodes[0], "client"))
+    try:
+        chain_by_prefix(bare.nodes[0], "v-")
+    except OSError as error:
+        pytest.skip(f"this kernel has no such chains: {error}")
+    [refusal] = agent.round().findings
+    assert refusal.message.startswith("nftables' chain guard in is at the ingress of its interface v-client")
 
 
 def test_a_pod_whose_limit_goes_is_attached_to(bare, agent):
@@ -255,6 +285,68 @@ def test_a_pod_with_a_macvlan_is_refused_and_told(bare, agent):
     assert [event["reason"] for event in agent.events] == ["TranslatorRefused"]
 
 
+# routes
+
+
+def test_a_route_by_way_of_a_pod_takes_it_no_program(bare, agent):
+    """A VPN's gateway, say, where routes lead to pods one by one."""
+    client = routed_pod(bare, bare.nodes[0], "client")
+    without_bridges(bare)
+    agent.knows(client)
+    agent.round()
+    before, told = programs(agent, client), bits(agent)
+    assert len(before) == len(POD_PROGRAMS)
+    sh(f"ip -n {agent.node.name} route add 10.50.0.0/16 via {client.address} dev v-client onlink")
+    for _ in range(2):
+        report = agent.round()
+        assert [each.pod for each in report.clients] == ["test/client"]
+        assert (report.findings, programs(agent, client), bits(agent)) == ((), before, told)
+
+
+@pytest.mark.parametrize("gateway", ["of ours", "none of ours"])
+def test_a_route_by_way_of_a_pod_makes_no_uplink_of_the_bridge(bare, agent, gateway):
+    client, other = bare.add_pod(bare.nodes[0], "client"), bare.add_pod(bare.nodes[0], "other")
+    agent.knows(client)
+    agent.knows(other, injected=gateway == "of ours")
+    agent.round()
+    told = bits(agent)
+    assert told["cni0"] == InterfaceBit.DIRECT | InterfaceBit.PODS
+    sh(f"ip -n {agent.node.name} route add 10.50.0.0/16 via {other.address}")
+    assert agent.round().findings == ()
+    assert bits(agent) == told
+    assert (
+        inside(agent.node.name, lambda: _bpf.queried(bare.index(bare.nodes[0], "cni0"), _bpf.TCX_INGRESS))
+        == []
+    )
+
+
+def test_a_pods_interface_that_is_named_as_an_uplink_bears_the_programs_of_both(bare, agent):
+    client = routed_pod(bare, bare.nodes[0], "client")
+    agent.knows(client)
+    agent.reader._names = ("uplink", "v-client")
+    for _ in range(2):
+        assert [each.pod for each in agent.round().clients] == ["test/client"]
+        assert agent.attacher.attached()[client.ifindex] == POD_PROGRAMS | UPLINK_PROGRAMS
+
+
+@pytest.mark.parametrize("kind", ["unicast", "prohibit", "blackhole"])
+@pytest.mark.parametrize("table", ["main", "7"])
+def test_a_node_with_a_route_for_one_type_of_service_is_left_to_the_stack_while_it_has_one(
+    bare, agent, kind, table
+):
+    agent.knows(bare.add_pod(bare.nodes[0], "client"))
+    way = "via 172.31.0.2" if kind == "unicast" else ""
+    agent.round()
+    sh(f"ip -n {agent.node.name} route add {kind} 10.77.0.0/16 {way} tos 0x10 table {table}")
+    [finding] = agent.round().findings
+    assert (finding.effect, finding.where, finding.reason) == (Effect.STACK, "the node", "RoutesByService")
+    assert "to 10.77.0.0/16" in finding.message
+    assert setting(agent, SETTING_LEFT_TO_STACK) == 1
+    sh(f"ip -n {agent.node.name} route del {kind} 10.77.0.0/16 {way} tos 0x10 table {table}")
+    assert found(agent.round()) == set()
+    assert setting(agent, SETTING_LEFT_TO_STACK) == 0
+
+
 # policies of IPsec
 
 
@@ -326,6 +418,21 @@ def test_a_strict_reverse_path_filter_is_told_to_the_programs(bare, agent, where
     inside(agent.node.name, lambda: file.write_text("2"))
     agent.round()
     assert bits(agent)["uplink"] == InterfaceBit.DIRECT
+
+
+# bridges
+
+
+def test_a_pod_at_a_bridge_is_told_with_it_and_one_that_leaves_it_is_not(bare, agent):
+    client, node = bare.add_pod(bare.nodes[0], "client"), bare.nodes[0]
+    agent.knows(client)
+    agent.round()
+    assert interfaces(agent)[client.ifindex] == Interface(InterfaceBit(0), bare.index(node, "cni0"))
+    generation = setting(agent, SETTING_GENERATION)
+    sh(f"ip -n {node.name} link set v-client nomaster")
+    agent.round()
+    assert interfaces(agent)[client.ifindex].incoming == 0
+    assert setting(agent, SETTING_GENERATION) != generation
 
 
 # changes

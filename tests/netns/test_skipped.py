@@ -106,6 +106,73 @@ def test_what_a_policy_of_ipsec_blocks_is_blocked_for_aware_connections_too(lab,
         connection.ask()
 
 
+@pytest.mark.parametrize("family", ["netdev", "inet"])
+def test_what_a_chain_at_a_pods_ingress_drops_is_dropped_for_aware_connections_too(lab, pod, family):
+    client, node = lab.pods["client"], lab.nodes[0]
+    with Client(client, VIRTUAL, 80) as connection:
+        connection.ask()
+        nft(
+            node,
+            f"add table {family} guard; add chain {family} guard in "
+            "{ type filter hook ingress device v-client priority 0; };"
+            f"add rule {family} guard in ip daddr {{ {pod.address}, {VIRTUAL} }} drop",
+        )
+        node.settle()
+        assert not connects(client, pod.address, 8080)
+        assert not connects(client, VIRTUAL, 80)
+        nft(node, f"delete table {family} guard")
+        node.settle()
+        connection.ask()
+
+
+def test_a_route_for_one_type_of_service_holds_for_aware_connections_too(lab, pod):
+    client, node = lab.pods["client"], lab.nodes[0]
+
+    def dial(address, port):
+        with socket.socket() as made:
+            made.settimeout(4)
+            made.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, 0x10)
+            return made.connect_ex((address, port)) == 0
+
+    places = ((pod.address, 8080), (VIRTUAL, 80))
+    assert all(client.run(lambda place=place: dial(*place)) for place in places)
+    sh(f"ip -n {node.name} route add prohibit 10.99.2.0/24 tos 0x10")
+    node.settle()
+    assert not any(client.run(lambda place=place: dial(*place)) for place in places)
+    ask(lab)
+    sh(f"ip -n {node.name} route del prohibit 10.99.2.0/24 tos 0x10")
+    node.settle()
+    assert all(client.run(lambda place=place: dial(*place)) for place in places)
+
+
+def forwarding(node: Node, interface: str, value: int) -> None:
+    file = Path(f"/proc/sys/net/ipv4/conf/{interface}/forwarding")
+    inside(node.name, lambda: file.write_text(f"{value}"))
+    node.settle()
+
+
+def test_from_a_bridge_that_does_not_forward_nothing_is_sent_on(lab, pod):
+    client, node = lab.pods["client"], lab.nodes[0]
+    with Client(client, VIRTUAL, 80) as connection:
+        connection.ask()
+        forwarding(node, "cni0", 0)
+        assert not connects(client, pod.address, 8080)
+        assert not connects(client, VIRTUAL, 80)
+        forwarding(node, "cni0", 1)
+        connection.ask()
+
+
+def test_whether_a_bridges_port_forwards_by_itself_is_of_no_matter(lab, pod):
+    client, near = lab.pods["client"], counting(lab.nodes[0])
+    for each in (client, pod):
+        forwarding(each.node, f"v-{each.short}", 0)
+    with Client(client, VIRTUAL, 80, timeout=0.9) as connection:
+        assert connection.get(BYTES) == checksum(BYTES)
+        assert connection.put(BYTES) == checksum(BYTES)
+    assert near()["to_pod", "client_redirected"] == 1
+    assert not near()["from_pod", "stack_no_route"]
+
+
 @pytest.mark.parametrize("port", [8080, 20_001])
 def test_a_spoofed_source_is_refused_at_a_service_port_as_at_any_other(lab, pod, port):
     for where in ("all", "uplink"):

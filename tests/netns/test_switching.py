@@ -186,7 +186,8 @@ class Agents:
         tables.apply(slices)
         carried = kernel.replace_former(attacher.hold, attacher.renew) if kernel.has_former else None
         assert attacher.attach(self._wanted).failed == {}
-        tables.put_interfaces(ways(look(), attacher.attached()).bits)
+        made = ways(look(), attacher.attached())
+        tables.put_interfaces(made.bits, made.incoming)
         return carried
 
     def held(self) -> int:

@@ -52,7 +52,7 @@ class NodeAgent:
         self.attacher = Attacher(self.kernel.programs, self.kernel.links, mode)
         self._namespaces = Namespaces(self._files)
         self._slices, self._pods = Told(), Told()
-        self.reader = NodeReader((), lambda: frozenset({node.address}))
+        self.reader = NodeReader((), lambda: frozenset({node.address}), self._namespaces)
         nothing = SimpleNamespace(update=lambda *_: None, table_write=lambda *_: None)
         self.worker = Worker(
             node.name,

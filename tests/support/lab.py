@@ -132,7 +132,7 @@ class Node:
         """Tells the programs what holds of the node's interfaces now, as the agent would of what is attached."""
         self.ways = inside(self.name, lambda: ways(look(), attached(self.bpf.programs.values())))
         settings = self.bpf.maps["settings"]
-        self.tables.put_interfaces(self.ways.bits)
+        self.tables.put_interfaces(self.ways.bits, self.ways.incoming)
         settings.put(*pack_setting(SETTING_LEFT_TO_STACK, int(self.ways.left_to_stack)))
         key, _ = pack_setting(SETTING_GENERATION, 0)
         settings.put(*pack_setting(SETTING_GENERATION, int.from_bytes(settings.get(key), "little") + 1))
@@ -141,7 +141,8 @@ class Node:
     def bits(self) -> dict[str, InterfaceBit]:
         """What the programs were told of each interface, by its name."""
         names = {found.index: found.name for found in inside(self.name, netlink.interfaces)}
-        return {names[int.from_bytes(key, "little")]: unpack_interface(value) for key, value in self.bpf.maps["interfaces"].items()}
+        told = {int.from_bytes(key, "little"): unpack_interface(value).bits for key, value in self.bpf.maps["interfaces"].items()}
+        return {names[index]: bits for index, bits in told.items() if bits}
 
     def counts(self) -> dict[tuple[str, str], int]:
         """Packets by (hook, reason), those not zero."""

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import select
+import socket
 import struct
 import subprocess
 import threading
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from wharfinger_dataplane import _bpf
+from wharfinger_dataplane import _bpf, netlink_node
 from wharfinger_dataplane._records import Role
 from wharfinger_dataplane.attach import UPLINK_PROGRAMS
 
@@ -23,6 +24,10 @@ from support.lab import Lab, Node, Pod, inside, sh
 SOURCE = Path(__file__).with_name("passing.bpf.c")
 TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x1, 0x1000  # linux/if_tun.h
 TUNNEL_MTU = 1480
+NFPROTO_NETDEV, NFTA_HOOK_PRIORITY, NFTA_CHAIN_TYPE = 5, 2, 7  # linux/netfilter/nf_tables.h
+NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END, NFNL_SUBSYS_NFTABLES = 16, 17, 10  # linux/netfilter/nfnetlink.h
+NLM_F_REQUEST, NLM_F_CREATE = 0x1, 0x405
+"""The latter with what asks for an answer, and is a request too."""
 
 
 def tc(node: Node, words: str) -> str:
@@ -31,6 +36,46 @@ def tc(node: Node, words: str) -> str:
 
 def nft(node: Node | Pod, rules: str) -> None:
     subprocess.run(["nsenter", f"--net=/run/netns/{node.name}", "nft", rules], check=True)
+
+
+def chain_by_prefix(node: Node, prefix: str) -> None:
+    """A chain of nftables' family netdev, `guard in`, at the ingress of every interface whose name begins
+    so. nft(8) of before 2025 cannot say that, and kernels before 6.18 cannot do it: OSError."""
+    device = _attribute(netlink_node.NFTA_DEVICE_PREFIX, prefix.encode() + b"\0")
+    hook = _attribute(netlink_node.NFTA_HOOK_HOOKNUM, bytes(4)) + _attribute(NFTA_HOOK_PRIORITY, bytes(4))
+    hook += _attribute(netlink_node.NFTA_HOOK_DEVS, device, nested=True)
+    table = _attribute(netlink_node.NFTA_CHAIN_TABLE, b"guard\0")
+    chain = table + _attribute(netlink_node.NFTA_CHAIN_NAME, b"in\0")
+    chain += _attribute(netlink_node.NFTA_CHAIN_HOOK, hook, nested=True) + _attribute(
+        NFTA_CHAIN_TYPE, b"filter\0"
+    )
+    batch = [
+        (NFNL_MSG_BATCH_BEGIN, 0, socket.htons(NFNL_SUBSYS_NFTABLES), b""),
+        (netlink_node.NFT_MSG_NEWCHAIN, NFPROTO_NETDEV, 0, chain),
+        (NFNL_MSG_BATCH_END, 0, socket.htons(NFNL_SUBSYS_NFTABLES), b""),
+    ]
+    nft(node, "add table netdev guard")
+    inside(node.name, lambda: _send_batch(batch))
+
+
+def _attribute(kind: int, value: bytes, *, nested: bool = False) -> bytes:
+    return struct.pack("=HH", 4 + len(value), kind | nested << 15) + value + bytes(-len(value) % 4)
+
+
+def _send_batch(messages: list[tuple[int, int, int, bytes]]) -> None:
+    """(type, family, resource, attributes) of each, in one batch of NETLINK_NETFILTER; OSError when the
+    kernel refuses one."""
+    data = b"".join(
+        struct.pack("=IHHIIBxH", 20 + len(body), kind, NLM_F_CREATE if body else NLM_F_REQUEST, 0, 0, *rest)
+        + body
+        for kind, *rest, body in messages
+    )
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, netlink_node.NETLINK_NETFILTER) as channel:
+        channel.settimeout(1)
+        channel.send(data)
+        number = -struct.unpack_from("=i", channel.recv(1 << 12), 16)[0]
+        if number:
+            raise OSError(number, os.strerror(number))
 
 
 def tracked(node: Node, pod: Pod) -> list[str]:

@@ -84,7 +84,7 @@ class Agent:
         self._policies: Reflector[NetworkPolicy] = Reflector(cluster, POLICIES, {}, read_policy, self._wake)
         self._heartbeat = Heartbeat(cluster, settings.node, settings.namespace, settings.lease_period_s, settings.lease_duration_s,
                                     self._node_learned)
-        self._reader = NodeReader(settings.uplinks, lambda: self._heartbeat.node_addresses)
+        self._reader = NodeReader(settings.uplinks, lambda: self._heartbeat.node_addresses, self._namespaces)
         self._reporter = Reporter(cluster, settings.node)
         self._collector = Collector(self.kernel, self._namespaces, self._told, int(settings.flow_idle_s * 1e9))
         self._markers: Reflector[Marker] = Reflector(cluster, f"/api/v1/namespaces/{settings.namespace}/configmaps",

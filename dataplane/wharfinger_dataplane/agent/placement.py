@@ -35,7 +35,7 @@ class Reader(Protocol):
     """Who reads the node: watcher.NodeReader."""
 
     def surroundings(self) -> Surroundings: ...
-    def uplinks(self) -> frozenset[int]: ...
+    def uplinks(self, pods: Collection[int]) -> frozenset[int]: ...
 
 
 class Placement:
@@ -70,10 +70,10 @@ class Placement:
         attached = self._attacher.attached()
         try:
             self._node = self._reader.surroundings()
-            self._uplinks, self._of_uplinks = open_uplinks(self._node, self._reader.uplinks())
+            self._uplinks, self._of_uplinks = open_uplinks(self._node, self._reader.uplinks(pods))
         except OSError as error:  # what is attached stays, and the programs go on with what they were told
             faults.append(f"the node's uplinks are not known: {error}")
-            self._uplinks = frozenset(index for index, names in attached.items() if names == UPLINK_PROGRAMS)
+            self._uplinks = frozenset(index for index, names in attached.items() if names >= UPLINK_PROGRAMS)
         self._refusals = refusals(self._node, pods, attached) if self._node else {}
         self._pods = frozenset(pods) - self._refusals.keys()
 
@@ -96,14 +96,15 @@ class Placement:
         """Tells the programs what holds of interfaces that bear them; how much of that changed."""
         if self._node is None:
             return 0
+        wanted = self._wanted()
         attached = {
-            index: names
+            index: names & wanted[index]
             for index, names in self._attacher.attached().items()
-            if index in self._pods | self._uplinks
+            if index in wanted
         }
         made = ways(self._node, attached, self._behind)
         try:
-            changes = self._tables.put_interfaces(made.bits) + self._kernel.set(
+            changes = self._tables.put_interfaces(made.bits, made.incoming) + self._kernel.set(
                 SETTING_LEFT_TO_STACK, int(made.left_to_stack)
             )
             if changes:
@@ -127,14 +128,22 @@ class Placement:
     def detach_others(self, faults: list[str]) -> None:
         """Detaches what nobody needs. A pod whose interface could not be attached to is no reason to detach
         from it."""
-        wanted = {**dict.fromkeys(self._pods, POD_PROGRAMS), **dict.fromkeys(self._uplinks, UPLINK_PROGRAMS)}
         try:
-            detached = self._attacher.detach_others(wanted)
+            detached = self._attacher.detach_others(self._wanted())
         except OSError as error:
             faults.append(f"detaching: {error}")
             return
         if detached:
             self._log.info("detached", programs=detached)
+
+    def _wanted(self) -> dict[int, frozenset[str]]:
+        """Which programs each interface shall bear: a pod's that is named as an uplink, those of both."""
+        nothing: frozenset[str] = frozenset()
+        return {
+            index: (POD_PROGRAMS if index in self._pods else nothing)
+            | (UPLINK_PROGRAMS if index in self._uplinks else nothing)
+            for index in self._pods | self._uplinks
+        }
 
     def _verify(self, faults: list[str]) -> None:
         """Finds out what of ours somebody else detached. The kernel tells of filters (`suspect`), not of

@@ -9,26 +9,28 @@ from pathlib import Path
 
 from wharfinger_dataplane import netlink, netlink_node
 from wharfinger_dataplane.netlink import Interface, Route
-from wharfinger_dataplane.netlink_node import Filter, Rule
+from wharfinger_dataplane.netlink_node import Chain, Filter, Rule
 
 LOOSE = Path("/proc/sys/net/netfilter/nf_conntrack_tcp_loose")
 
 
 @dataclass(frozen=True)
 class Surroundings:
-    """`interfaces` by index; `qdiscs`: interface -> `clsact` or `ingress`; `filters`: all classic ones in
-    these, ours too; `strict`: interfaces whose reverse-path filter is strict; `ipsec_policies`: how many the
-    node has; `chains`: interface's name -> nftables' chain at its ingress; `picks_up`: whether connection
-    tracking takes a connection of which it did not see the beginning."""
+    """`interfaces` by index; `routes_by_service`: destinations of routes for one type of service; `qdiscs`:
+    interface -> `clsact` or `ingress`; `filters`: all classic ones in these, ours too; `strict`: interfaces
+    whose reverse-path filter is strict; `ipsec_policies`: how many the node has; `chains`: nftables' at
+    ingresses; `picks_up`: whether connection tracking takes a connection of which it did not see the
+    beginning."""
 
     interfaces: Mapping[int, Interface] = field(default_factory=dict)
     routes: tuple[Route, ...] = ()
     rules: tuple[Rule, ...] = ()
+    routes_by_service: tuple[str, ...] = ()
     qdiscs: Mapping[int, str] = field(default_factory=dict)
     filters: tuple[Filter, ...] = ()
     strict: frozenset[int] = frozenset()
     ipsec_policies: int = 0
-    chains: Mapping[str, str] = field(default_factory=dict)
+    chains: tuple[Chain, ...] = ()
     picks_up: bool = True
 
 
@@ -39,11 +41,12 @@ def look() -> Surroundings:
         interfaces={found.index: found for found in netlink.interfaces()},
         routes=tuple(netlink.routes()),
         rules=tuple(netlink_node.rules()),
+        routes_by_service=tuple(netlink_node.routes_by_service()),
         qdiscs=qdiscs,
         filters=tuple(found for index, kind in qdiscs.items() for found in netlink_node.filters(index, kind)),
         strict=netlink_node.strict(),
         ipsec_policies=netlink_node.ipsec_policies(),
-        chains=netlink_node.ingress_chains(),
+        chains=tuple(netlink_node.ingress_chains()),
         picks_up=_picks_up(),
     )
 

@@ -6,7 +6,7 @@ import os
 import select
 import threading
 import time
-from collections.abc import Callable, Container
+from collections.abc import Callable, Collection, Container
 from contextlib import closing
 
 import structlog
@@ -25,8 +25,8 @@ READ_S = 5.0
 class NodeReader:
     """What of the node decides on packets' ways, read again when the kernel told of a change, and every five seconds."""
 
-    def __init__(self, names: tuple[str, ...], node_addresses: Callable[[], frozenset[str]]) -> None:
-        self._names, self._node_addresses = names, node_addresses
+    def __init__(self, names: tuple[str, ...], node_addresses: Callable[[], frozenset[str]], namespaces: Namespaces) -> None:
+        self._names, self._node_addresses, self._namespaces = names, node_addresses, namespaces
         self._seen = Surroundings()
         self._stale_s = 0.0
 
@@ -46,10 +46,12 @@ class NodeReader:
                 raise
         return self._seen
 
-    def uplinks(self) -> frozenset[int]:
-        """Indexes of the uplinks, whatever else is at them. OSError when the kernel does not tell."""
+    def uplinks(self, pods: Collection[int]) -> frozenset[int]:
+        """Indexes of the uplinks, whatever else is at them. `pods`: interfaces of pods of ours; those of others are known here. OSError
+        when the kernel does not tell."""
         seen = self.surroundings()
-        return uplinks(seen.interfaces.values(), seen.routes, self._names, self._node_addresses())
+        known = {index for namespace in self._namespaces.snapshot() for _, index in namespace.interfaces}
+        return uplinks(seen.interfaces.values(), seen.routes, self._names, self._node_addresses(), known.union(pods))
 
 
 class Watcher:

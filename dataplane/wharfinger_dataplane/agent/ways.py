@@ -3,7 +3,7 @@ at all: pure.
 
 Rules:
 - Nothing of others is passed by: no policy of IPsec, no queueing discipline or classic filter at an ingress,
-  no rule that a look-up by a program does not follow. What would be is left to the stack, or not attached to,
+  no rule or route that a look-up by a program does not follow. What would be is left to the stack, or not attached to,
   and told.
 - Both directions of a connection go the same way, or connection tracking sees half of it. So an uplink bears
   wharf_from_net exactly when it is sent to directly, and when the way to one pod is not direct, the whole
@@ -21,7 +21,6 @@ from wharfinger_api import Effect, Finding
 from wharfinger_dataplane._records import InterfaceBit
 from wharfinger_dataplane.agent.surroundings import Surroundings
 from wharfinger_dataplane.attach import HOLD_PRIORITY, HOLDING, POD_PROGRAMS, PRIORITY, UPLINK_PROGRAMS
-from wharfinger_dataplane.netlink import Interface
 from wharfinger_dataplane.netlink_node import Filter
 
 OURS = POD_PROGRAMS | UPLINK_PROGRAMS | set(HOLDING.values())
@@ -36,7 +35,8 @@ REMEDIES = {
     "BridgeLeadsElsewhere": f"{NOT_NEEDED}; to a bridge of pods alone, or an uplink, they go direct",
     "NoEthernetHeader": f"{NOT_NEEDED}; VXLAN or routes in place of the tunnel would be direct",
     "IpsecPolicies": f"{NOT_NEEDED}; once there are no policies (ip xfrm policy), packets go direct again",
-    "RulesNotFollowed": f"{NOT_NEEDED}; rules by address (from, to) are followed",
+    "RulesNotFollowed": f"{NOT_NEEDED}; rules by address (from, to) and by incoming interface (iif) are followed",
+    "RoutesByService": f"{NOT_NEEDED}; once there are none (ip route show table all), packets go direct again",
     "RulesByMark": f"{NOT_NEEDED}, unless pods' packets to pods are marked: agent.uplinks: [none] leaves the "
     "wire to the stack",
     "ProgramsBehindOurs": "if it must see all packets, attach it before ours (BPF_F_BEFORE)",
@@ -47,10 +47,11 @@ Attached = Mapping[int, frozenset[str]]
 
 @dataclass(frozen=True)
 class Ways:
-    """What the programs are told, each interface's bits and whether nothing goes past the stack; and what
-    people are."""
+    """What the programs are told: each interface's bits, of a pod's at a bridge the bridge, by which its
+    packets come in, and whether nothing goes past the stack. And what people are told."""
 
     bits: Mapping[int, InterfaceBit]
+    incoming: Mapping[int, int]
     left_to_stack: bool
     findings: tuple[Finding, ...]
 
@@ -118,7 +119,7 @@ def ways(node: Surroundings, attached: Attached, behind: Collection[int] = ()) -
         index for index, names in attached.items() if names >= POD_PROGRAMS and index in node.interfaces
     )
     others = _others_at_ingress(node)
-    leaving = [*_of_ipsec(node), *_of_rules(node, pods)]
+    leaving = [*_of_ipsec(node), *_of_rules(node, pods), *_of_services(node, pods)]
     leaving += [
         _left(
             node,
@@ -139,7 +140,13 @@ def ways(node: Surroundings, attached: Attached, behind: Collection[int] = ()) -
     for index in node.strict & node.interfaces.keys():
         if not node.interfaces[index].master:  # nobody asks for a port's own value
             bits[index] = bits.get(index, InterfaceBit(0)) | InterfaceBit.STRICT
-    return Ways(bits, bool(leaving), (*leaving, *_notes(node, pods, behind)))
+    masters = {index: node.interfaces[index].master for index in pods}
+    incoming = {index: master for index, master in masters.items() if _is_bridge(node, master)}
+    return Ways(bits, incoming, bool(leaving), (*leaving, *_notes(node, pods, behind)))
+
+
+def _is_bridge(node: Surroundings, index: int) -> bool:
+    return index in node.interfaces and node.interfaces[index].kind == "bridge"
 
 
 def _wrong_with(node: Surroundings, master: int, others: Mapping[int, str]) -> Finding | None:
@@ -161,7 +168,7 @@ def _wrong_with(node: Surroundings, master: int, others: Mapping[int, str]) -> F
             f"{others[master]} is at its ingress, which pods' packets sent on would pass by",
         )
     astray = sorted(
-        port.name for port in node.interfaces.values() if port.master == master and not _leads_to_a_pod(port)
+        port.name for port in node.interfaces.values() if port.master == master and not port.leads_to_a_pod
     )
     if astray:
         return _left(
@@ -173,15 +180,15 @@ def _wrong_with(node: Surroundings, master: int, others: Mapping[int, str]) -> F
     return None
 
 
-def _leads_to_a_pod(port: Interface) -> bool:
-    return port.kind == "veth" and port.peer_namespace is not None
-
-
 def _others_at_ingress(node: Surroundings) -> dict[int, str]:
     """Interface -> what of others is at its ingress, and is passed by when our program there sends a packet
     on."""
-    names = {each.name: index for index, each in node.interfaces.items()}
-    chains = {names[name]: f"nftables' chain {chain}" for name, chain in node.chains.items() if name in names}
+    chains = {
+        index: f"nftables' chain {chain.name}"
+        for chain in reversed(node.chains)
+        for index, each in node.interfaces.items()
+        if chain.is_at(each.name)
+    }
     found = {
         each.interface: f"a {each.kind} filter{each.name and ' ' + each.name} (priority {each.priority})"
         for each in reversed(node.filters)
@@ -224,12 +231,9 @@ def _of_ipsec(node: Surroundings) -> Iterator[Finding]:
         )
 
 
-def _of_rules(node: Surroundings, pods: Iterable[int]) -> Iterator[Finding]:
-    """Rules that steer pods' packets and that a look-up at a pod's interface does not follow."""
-    bridges = {node.interfaces[index].master for index in pods} & node.interfaces.keys()
-    names = {node.interfaces[index].name for index in bridges}
-    asked = {f"iif {rule.incoming}" for rule in node.rules if rule.incoming in names}
-    asked |= {word for rule in node.rules for word in rule.unfollowed}
+def _of_rules(node: Surroundings, pods: Collection[int]) -> Iterator[Finding]:
+    """Rules that steer pods' packets and that a look-up by a program does not follow."""
+    asked = {word for rule in node.rules for word in rule.unfollowed}
     if asked and pods:
         yield _finding(
             Effect.STACK,
@@ -237,6 +241,18 @@ def _of_rules(node: Surroundings, pods: Iterable[int]) -> Iterator[Finding]:
             "RulesNotFollowed",
             f"routing rules ask for {', '.join(sorted(asked))}, which only "
             "the stack follows, so nothing is sent past it",
+        )
+
+
+def _of_services(node: Surroundings, pods: Collection[int]) -> Iterator[Finding]:
+    """Routes for one type of service: a look-up by a program has none, nor has what a connection remembers."""
+    if node.routes_by_service and pods:
+        yield _finding(
+            Effect.STACK,
+            NODE,
+            "RoutesByService",
+            f"{len(node.routes_by_service)} routes are for one type of service, to {node.routes_by_service[0]} "
+            "say, which only the stack follows, so nothing is sent past it",
         )
 
 

@@ -37,6 +37,34 @@ def test_an_interface_without_ethernet_headers_is_no_uplink():
     assert uplinks(ALL, [Route(4, "10.244.2.0/24", "172.30.0.12")], (), ()) == frozenset()
 
 
+GATEWAY = Interface(7, "cali1", "veth", True, 2, 4)
+PORT = Interface(8, "v1", "veth", True, 2, 5, master=6)
+OTHER_PORT = Interface(9, "v2", "veth", True, 2, 6, master=6)
+BY_PODS = [Route(2, "", "172.30.0.1"), Route(7, "10.50.0.0/16", "10.244.1.7"), Route(6, "10.60.0.0/16", "10.244.1.8")]
+
+
+def test_a_route_by_way_of_a_pod_makes_no_uplink_of_its_interface_nor_of_the_pods_bridge():
+    assert uplinks([*ALL, GATEWAY, PORT, OTHER_PORT], BY_PODS, (), (), {7, 8}) == {2}
+
+
+def test_a_bridge_of_pods_with_a_way_out_is_an_uplink_when_routes_lead_by_it():
+    out = Interface(10, "eth2", "", True, 0, None, master=6)
+    assert uplinks([*ALL, PORT, out], BY_PODS, (), (), {8}) == {2, 6}
+
+
+def test_a_bridge_of_pods_that_carries_the_nodes_address_is_an_uplink():
+    assert uplinks([*ALL, PORT], [], (), ["10.244.1.1"], {8}) == {6}
+
+
+def test_a_pods_interface_is_no_uplink_though_it_carries_the_nodes_address():
+    unnumbered = Interface(7, "veth1", "veth", True, 2, 4, ("172.30.0.11",))
+    assert uplinks([*ALL, unnumbered], [], (), ["172.30.0.11"], {7}) == {2}
+
+
+def test_a_pods_interface_that_is_named_is_an_uplink():
+    assert uplinks([*ALL, GATEWAY], BY_PODS, ("cali1",), (), {7}) == {7}
+
+
 def pod_side(**changes):
     return Interface(**{"index": 2, "name": "eth0", "kind": "veth", "ethernet": True, "peer": 21, "peer_namespace": 0,
                         "addresses": ("10.244.1.5", "fd00::5", "fe80::1"), **changes})

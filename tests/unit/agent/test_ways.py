@@ -9,7 +9,7 @@ from wharfinger_dataplane.agent.surroundings import Surroundings
 from wharfinger_dataplane.agent.ways import NODE, REMEDIES, foreign_interface, open_uplinks, refusals, ways
 from wharfinger_dataplane.attach import HOLD_PRIORITY, POD_PROGRAMS, PRIORITY, UPLINK_PROGRAMS
 from wharfinger_dataplane.netlink import Interface, Route
-from wharfinger_dataplane.netlink_node import Filter, Rule
+from wharfinger_dataplane.netlink_node import Chain, Filter, Rule
 
 DIRECT, STRICT = InterfaceBit.DIRECT, InterfaceBit.STRICT
 PODS = DIRECT | InterfaceBit.PODS
@@ -125,7 +125,11 @@ def test_filters_at_an_egress_and_our_own_stand_against_nothing(what):
             "an ingress qdisc is at the ingress of its interface v1",
         ),
         (node(qdiscs={4: "ingress"}), "an ingress qdisc is at"),
-        (node(chains={"v1": "guard in", "gone": "guard in"}), "nftables' chain guard in is at the ingress"),
+        (
+            node(chains=(Chain("guard in", "v1"), Chain("guard in", "gone"))),
+            "nftables' chain guard in is at the ingress",
+        ),
+        (node(chains=(Chain("guard in", "v1", prefix=True),)), "nftables' chain guard in is at the ingress"),
         (
             node(qdiscs={4: "clsact"}, filters=(Filter(4, "ingress", "clsact", "bpf", 1, "cil_from"),)),
             "a bpf filter cil_from (priority 1)",
@@ -135,13 +139,18 @@ def test_filters_at_an_egress_and_our_own_stand_against_nothing(what):
             "a bpf filter wharf_from_pod (priority 1)",
         ),
     ],
-    ids=["limit", "empty-qdisc", "chain", "program", "our-name-elsewhere"],
+    ids=["limit", "empty-qdisc", "chain", "chain-by-prefix", "program", "our-name-elsewhere"],
 )
 def test_a_pod_with_something_of_others_at_its_ingress_is_refused(what, words):
     [(index, finding)] = refusals(what, {4, 5}, {}).items()
     assert index == 4
     assert reasons([finding]) == [(Effect.REFUSED, "interface v1", "FiltersOfOthers")]
     assert words in finding.message
+
+
+def test_a_chain_is_at_all_interfaces_whose_names_begin_so_and_at_no_other():
+    assert set(refusals(node(chains=(Chain("guard in", "v", prefix=True),)), {4, 5, 6}, {})) == {4, 5}
+    assert refusals(node(chains=(Chain("guard in", "v"),)), {4, 5, 6}, {}) == {}
 
 
 def test_a_pod_that_has_programs_already_keeps_them_and_the_node_is_left_to_the_stack():
@@ -192,12 +201,9 @@ def test_a_policy_of_ipsec_leaves_the_node_to_the_stack():
     ("rule", "left"),
     [
         (Rule(), False),
-        (Rule(incoming="cni0"), True),
-        (Rule(incoming="eth0"), False),
-        (Rule(incoming="v1"), False),
         (Rule(unfollowed=("dport",)), True),
     ],
-    ids=["plain", "bridge", "uplink", "port", "by-port"],
+    ids=["plain", "by-port"],
 )
 def test_rules_that_a_look_up_does_not_follow_leave_the_node_to_the_stack(rule, left):
     made = ways(node(rules=(rule,)), BRIDGED)
@@ -205,12 +211,29 @@ def test_rules_that_a_look_up_does_not_follow_leave_the_node_to_the_stack(rule, 
     assert reasons(made.findings) == [(Effect.STACK, NODE, "RulesNotFollowed")] * left
 
 
-def test_rules_about_a_routed_pods_own_interface_are_followed():
-    assert not ways(node(rules=(Rule(incoming="cali1"),)), {6: POD_PROGRAMS}).left_to_stack
+def test_packets_of_a_pod_at_a_bridge_come_in_by_the_bridge_and_of_others_by_their_own_interface():
+    assert ways(node(), {2: UPLINK_PROGRAMS, 4: POD_PROGRAMS, 6: POD_PROGRAMS}).incoming == {4: 3}
 
 
-def test_rules_stand_against_nothing_where_no_pod_is_ours():
-    assert ways(node(rules=(Rule(marked=True, unfollowed=("sport",)),)), {2: UPLINK_PROGRAMS}).findings == ()
+@pytest.mark.parametrize(
+    "others",
+    [(Interface(3, "ovs-system", "openvswitch", True, 0, None),), ()],
+    ids=["openvswitch", "in-another-namespace"],
+)
+def test_what_is_no_bridge_of_this_node_is_no_incoming_interface(others):
+    assert ways(node(LO, ETH0, PORT, *others), BRIDGED).incoming == {}
+
+
+def test_a_route_for_one_type_of_service_leaves_the_node_to_the_stack():
+    made = ways(node(routes_by_service=("10.244.2.0/24",)), BRIDGED)
+    assert made.left_to_stack
+    assert reasons(made.findings) == [(Effect.STACK, NODE, "RoutesByService")]
+    assert "to 10.244.2.0/24" in made.findings[0].message
+
+
+def test_rules_and_routes_stand_against_nothing_where_no_pod_is_ours():
+    found = node(rules=(Rule(marked=True, unfollowed=("sport",)),), routes_by_service=("10.244.2.0/24",))
+    assert ways(found, {2: UPLINK_PROGRAMS}).findings == ()
 
 
 def test_what_only_wants_to_be_known_leaves_nothing_to_the_stack():

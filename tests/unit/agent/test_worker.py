@@ -136,7 +136,7 @@ class Scene:
         indexes = {UPLINK, *(index for namespace in self.namespaces for _, index in namespace.interfaces)}
         return Surroundings(**{"interfaces": {index: Interface(index, f"if{index}", "veth", True, 0, 0) for index in indexes}, **self.seen})
 
-    def uplinks(self):
+    def uplinks(self, pods):
         return frozenset({UPLINK})
 
     def source(self, name):

@@ -86,6 +86,94 @@ def test_redirect_port_that_is_a_living_service_port_is_a_conflict_with_the_serv
     assert reason == "Conflicted" and "shop/b" in message
 
 
+def two_pools(first=20000, **other):
+    """Two pools of the same servers at addresses of their own; the redirect port of one is in the other's range."""
+    world = World()
+    world.service()
+    world.service("other", addresses=("10.96.0.20",), selector={"app": "web"})
+    world.pod("a")
+    world.pod("b", node="n2")
+    world.pool(first=30000, last=30009)
+    world.pool("other", first=first, last=20009, addresses={"service": {"name": "other"}}, surgePercent=0, **other)
+    return world
+
+
+def numbers(world, pool):
+    return {record["server"]: port for (_, name), raw in world.slices().items() if name.startswith(pool)
+            for record in raw["spec"].get("assignments", ()) for target in record["targets"] for port in target["servicePorts"]}
+
+
+def sharing(world):
+    return {record["server"] for record in world.records() if "web-20000" in record.get("redirects", ())}
+
+
+def test_a_redirect_port_of_a_pool_with_the_same_servers_is_no_service_port_in_another():
+    world = two_pools()
+    world.redirect("web-20000", port=20000)
+    world.settle()
+    assert numbers(world, "other") == {"shop/a": 20001, "shop/b": 20002}
+    assert sharing(world) == {"shop/a", "shop/b"}
+    assert world.condition("RedirectPortPool", "web-20000", "Programmed")[0] == "True"
+
+
+def test_a_redirect_port_of_a_pool_with_other_servers_may_be_a_service_port():
+    world = two_pools(servers={"selector": {"matchLabels": {"app": "another"}}})
+    world.pod("c", app="another")
+    world.redirect("web-20000", port=20000)
+    world.settle()
+    assert numbers(world, "other") == {"shop/c": 20000}
+
+
+def test_a_pool_whose_room_another_pools_redirect_port_takes_is_told_so():
+    world = two_pools(first=20008)
+    world.redirect("web-20008", port=20008)
+    world.settle()
+    status, reason, message = world.condition("ServicePortPool", "other", "Accepted")
+    assert (status, reason) == ("False", "InsufficientPorts") and "without 1" in message
+
+
+def test_a_server_with_a_service_port_that_becomes_a_redirect_port_keeps_it_and_shares_none_of_these_until_it_is_restarted():
+    world = two_pools()
+    world.settle()
+    assert numbers(world, "other") == {"shop/a": 20000, "shop/b": 20001}
+    world.redirect("web-20000", port=20000)
+    world.settle()
+    assert numbers(world, "other") == {"shop/a": 20000, "shop/b": 20001}
+    assert sharing(world) == {"shop/b"}
+    status, reason, message = world.condition("RedirectPortPool", "web-20000", "Programmed")
+    assert (status, reason) == ("False", "Conflicted") and "20000 is a service port of server shop/a in another" in message
+    assert "Conflicted" in [event.reason for event in world.events]
+    world.delete("Pod", "shop", "a")
+    world.settle()
+    world.pod("a", address="10.1.0.77")
+    world.settle()
+    assert numbers(world, "other")["shop/a"] == 20002
+    assert sharing(world) == {"shop/a", "shop/b"}
+    assert world.condition("RedirectPortPool", "web-20000", "Programmed")[0] == "True"
+
+
+def test_a_server_that_joins_a_pool_with_a_redirect_port_that_is_its_service_port_disturbs_none_of_the_others():
+    world = two_pools(servers={"selector": {"matchLabels": {"tier": "back"}}})
+    world.pod("c", labels={"app": "another", "tier": "back"})
+    world.redirect("web-20000", port=20000)
+    world.settle()
+    assert numbers(world, "other") == {"shop/c": 20000}
+    world.pod("c", labels={"app": "web", "tier": "back"})
+    world.settle()
+    assert sharing(world) == {"shop/a", "shop/b"}
+    assert world.states()["shop/c"] == "Ready"
+    assert "shop/c" in world.condition("RedirectPortPool", "web-20000", "Programmed")[2]
+
+
+def test_a_pin_on_a_redirect_port_of_a_pool_with_the_same_servers_is_refused():
+    world = two_pools(pinned=[{"server": "a", "target": "http", "ports": [20000]}])
+    world.redirect("web-20000", port=20000)
+    world.settle()
+    status, reason, message = world.condition("ServicePortPool", "other", "Accepted")
+    assert (status, reason) == ("False", "InvalidPinned") and "of another pool with the same servers" in message
+    assert numbers(world, "other") == {}
+
+
 @pytest.mark.parametrize(("spec", "aspect", "reason"), [
     ({"pool": "nothing"}, "ResolvedRefs", "PoolNotFound"),
     ({"target": "grpc"}, "ResolvedRefs", "TargetNotFound"),

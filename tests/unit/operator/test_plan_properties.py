@@ -87,6 +87,11 @@ class Cluster(RuleBasedStateMachine):
         spec = self.world.raw["ServicePortPool", "shop", "one"]["spec"]
         self.world.put("ServicePortPool", "shop", "one", {"spec": {**spec, "portRanges": [{"from": 20000, "to": last}]}})
 
+    @rule(port=st.sampled_from([20004, 20009, 20011]), then=THEN)
+    def redirect_port_changes(self, port, then):
+        self.world.redirect("of-two", pool="two", port=port)
+        self.follow(then)
+
     @rule(seconds=st.sampled_from([1, 10, 29, 31, 45]), silent=st.sampled_from([None, None, "n1", "n2"]), then=THEN)
     def time_passes(self, seconds, silent, then):
         self.world.now += timedelta(seconds=seconds)
@@ -125,6 +130,16 @@ class Cluster(RuleBasedStateMachine):
                     assert port not in RESERVED or spec["virtualAddresses"] != ["10.96.0.10"]
                     for place in (*spec["virtualAddresses"], f"server {record['address']}"):
                         assert taken.setdefault((place, port), owner) == owner, (place, port, owner)
+
+    @invariant()
+    def no_redirect_port_that_a_server_shares_is_a_service_port_of_its_own(self):
+        shared, owned = set(), set()
+        for raw in self.world.slices().values():
+            ports = {redirect["name"]: redirect["ports"] for redirect in raw["spec"].get("redirects", ())}
+            for record in raw["spec"].get("assignments", ()):
+                shared |= {(record["address"], span["from"]) for name in record.get("redirects", ()) for span in ports.get(name, ())}
+                owned |= {(record["address"], port) for target in record["targets"] for port in target["servicePorts"]}
+        assert not shared & owned
 
     @invariant()
     def no_number_changes_its_owner_without_rest_and_acknowledgement(self):

@@ -131,6 +131,8 @@ INLINE enum reason parse_icmp(const struct headers *h, struct packet *p, u32 l3_
 	if (l4 + ICMP_EMBEDS > l3_end || l4 + ICMP_EMBEDS > h->len)
 		return REASON_truncated;
 	p->icmp_error = true;
+	p->error_from = v4_of(&p->src);
+	p->error_to = v4_of(&p->dst);
 	p->inner_l3 = (u16)inner;
 	p->inner_l4 = (u16)l4;
 	p->src = address_at(h, inner + IP_SRC);

@@ -92,8 +92,8 @@
 	REASON(server_may_fragment, DROP, \
 	       "routers may fragment what the server sends (no DF): its client's third SYN is unaware") \
 	REASON(reverse_path, PASS, \
-	       "no route leads back to the SYN's source, or not by the interface it came by: the stack " \
-	       "judges") \
+	       "no route leads back to the source of a SYN or an ICMP error, or not by the interface it " \
+	       "came by: the stack judges") \
 	REASON(stack_no_hook, STACK, \
 	       "the way leads by an interface, or to a pod, that bears no program of ours: the stack takes " \
 	       "it") \

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from support.lab import Lab, Node, Pod, Role, fall_back, inside, sh
 from support.layouts import blocked, nft
-from support.packets import tcp
+from support.packets import icmp, tcp
 from support.slices import VIRTUAL, pool_slice
 from support.traffic import Client, checksum, server
 
@@ -58,6 +58,27 @@ def reaches_nobody(pod: Pod) -> Iterator[None]:
     time.sleep(0.3)
     assert "counter packets 0 " in sh(f"nsenter --net=/run/netns/{pod.name} nft list table ip seen")
     assert not far()["from_net", "net_service_port"]
+
+
+def error_from_the_wire(lab: Lab, source: str, to: Pod, about: Pod) -> None:
+    """An ICMP error comes to the pod's node by its uplink; it embeds a packet from a service port."""
+    embedded = tcp(f"{about.address}:20001", f"{lab.pods['client'].address}:5555", "A")
+    frame = mac(to.node.name, "uplink") + b"\x02\0\0\0\0\x09" + icmp(source, to.address, embedded)[12:]
+    send(lab.switch, f"port{to.node.number}", frame)
+
+
+@contextmanager
+def hears_of_errors(pod: Pod) -> Iterator[Callable[[], bool]]:
+    """Calling it answers whether an ICMP error has come to the pod's stack."""
+    def came() -> bool:
+        try:
+            return bool(raw.recv(2000))
+        except TimeoutError:
+            return False
+
+    with pod.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)) as raw:
+        raw.settimeout(0.5)
+        yield came
 
 
 @pytest.fixture
@@ -106,12 +127,17 @@ def test_what_a_policy_of_ipsec_blocks_is_blocked_for_aware_connections_too(lab,
         connection.ask()
 
 
-@pytest.mark.parametrize("port", [8080, 20_001])
-def test_a_spoofed_source_is_refused_at_a_service_port_as_at_any_other(lab, pod, port):
+def strict(node: Node) -> None:
+    """Its stack takes no source by the uplink that a route by another interface leads to."""
     for where in ("all", "uplink"):
         file = Path(f"/proc/sys/net/ipv4/conf/{where}/rp_filter")
-        inside(pod.node.name, lambda file=file: file.write_text("1"))
-    pod.node.settle()
+        inside(node.name, lambda file=file: file.write_text("1"))
+    node.settle()
+
+
+@pytest.mark.parametrize("port", [8080, 20_001])
+def test_a_spoofed_source_is_refused_at_a_service_port_as_at_any_other(lab, pod, port):
+    strict(pod.node)
     with reaches_nobody(pod):
         from_the_wire(lab, UNUSED, pod, port)
     ask(lab)
@@ -126,6 +152,33 @@ def test_a_source_that_can_be_nobodys_is_refused_at_a_service_port_as_at_any_oth
     with reaches_nobody(pod):
         from_the_wire(lab, source, pod, port)
     ask(lab)
+
+
+def test_an_error_to_another_pod_than_it_is_about_is_judged_as_any_packet(lab, pod):
+    """A rule of the node keeps strangers from pod b; what is inside the error is about pod a."""
+    other = lab.add_pod(pod.node, "b", Role.CLIENT)
+    nft(
+        pod.node,
+        "add table ip guard; add chain ip guard f { type filter hook forward priority 0; };"
+        f"add rule ip guard f ip daddr {other.address} drop",
+    )
+    with hears_of_errors(other) as other_hears, hears_of_errors(pod) as pod_hears:
+        error_from_the_wire(lab, "172.31.0.1", other, pod)
+        assert not other_hears()
+        error_from_the_wire(lab, "172.31.0.1", pod, pod)
+        assert pod_hears()
+
+
+@pytest.mark.parametrize(
+    "source", [UNUSED, "127.0.0.1", "224.0.0.1", "172.31.0.2"], ids=["a pod's", "loopback", "group", "own"]
+)
+def test_an_error_from_a_spoofed_source_is_refused_as_any_packet(lab, pod, source):
+    strict(pod.node)
+    with hears_of_errors(pod) as hears:
+        error_from_the_wire(lab, source, pod, pod)
+        assert not hears()
+        error_from_the_wire(lab, "172.31.0.1", pod, pod)
+        assert hears()
 
 
 TAG = b"\x81\x00\x00\x42"

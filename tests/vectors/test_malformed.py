@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterator
 import pytest
 from support.lab import inside
 from support.packets import MSS, NOP, icmp, option, tcp
-from vectors.vector import AFTER, ANSWER, BACK, CLIENT, SERVER, SETTLED, SX, SY, VX, C, Vector
+from vectors.vector import AFTER, ANSWER, BACK, CLIENT, ROUTER, SERVER, SETTLED, SX, SY, VX, C, Vector
 
 LINK, IP, TCP = 14, 20, 20
 LEAST = LINK + IP  # the kernel refuses to test-run a shorter frame that says it is IPv4
 FULL = MSS + NOP * 24  # with our option of 12 bytes a header of 60
-ROUTER = "172.16.0.1"
 Place = tuple[str, str, bytes]
 PLACES: list[Place] = [
     ("from_pod", "c", tcp(C, VX, "S", seq=7, options=FULL)),

@@ -1,0 +1,60 @@
+/* ICMP errors about packets of our connections: each comes to the stack that sent what it is about, and
+ * speaks of that as that stack knows it.
+ *
+ * Rules:
+ * - Of an error, `p` is the embedded packet; the error's own addresses are p->error_from and p->error_to.
+ * - An error goes to the sender of what it embeds. One that goes elsewhere is judged as any packet, or a
+ *   stranger could send it past the stack to whom he likes. */
+#ifndef WHARFINGER_ICMP_H
+#define WHARFINGER_ICMP_H
+
+#include "client.h"
+#include "server.h"
+
+INLINE bool goes_to_sender(const struct packet *p) { return p->error_to == v4_of(&p->src); }
+
+/* Whether an ICMP error about the packet of a client that opens is about its SYN: all else has the same
+ * addresses and ports by chance. */
+INLINE bool is_about(const struct packet *p, const struct wire *wire)
+{
+	u8 state = wire->life.state;
+
+	return state == CLIENT_OPENING ? p->seq == wire->life.isn
+				       : state != CLIENT_UNAWARE && state != CLIENT_CLAIMED;
+}
+
+/* An ICMP error about a packet that a translator had rewritten, on its way to that packet's sender: `p` is
+ * the embedded packet. */
+INLINE enum reason icmp_returns(struct work *w, u32 roles)
+{
+	const struct packet *p = &w->packet;
+
+	if (!goes_to_sender(p))
+		return REASON_not_ours;
+	set_key(&w->wire_key, 0, v4_of(&p->src), p->sport, v4_of(&p->dst), p->dport);
+	const struct wire *wire = find_any_wire(w);
+	if (roles & POD_SERVER) {
+		const struct server_port *port = server_port_of(w, &p->src, p->sport, 0);
+		if (!port &&
+		    names_port(&p->option)) { /* a SYN+ACK from a redirect port: it names the service port */
+			port = server_port_of(w, &p->src, p->option.port, 0);
+			w->wire_key.local_port = p->option.port;
+			wire = find_any_wire(w);
+		}
+		bool known = wire && !is_client_state(wire->life.state);
+		if (known)
+			w->verdict.dport = wire->peer_port;
+		if (port)
+			w->verdict.sport = port->target;
+		if (port || known)
+			return REASON_icmp_translated;
+	}
+	if (roles & POD_CLIENT && wire && is_client_state(wire->life.state) && is_about(p, wire)) {
+		w->verdict.dst = addr_from_v4(wire->peer);
+		w->verdict.dport = wire->peer_port;
+		return REASON_icmp_translated;
+	}
+	return REASON_not_ours;
+}
+
+#endif

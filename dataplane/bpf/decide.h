@@ -38,15 +38,16 @@ INLINE enum reason decide_from_pod(frame *f, struct work *w)
 	const struct packet *p = &w->packet;
 
 	start_verdict(w);
-	if (p->icmp_error)
-		return REASON_not_ours;
-	if (p->option_at)
+	if (p->option_at && !p->icmp_error)
 		return REASON_forged_option;
-	const struct pod *pod = lookup_pods(w, &p->src);
+	const struct addr sender = p->icmp_error ? addr_from_v4(p->error_from) : p->src;
+	const struct pod *pod = lookup_pods(w, &sender);
 	if (!pod)
 		return REASON_not_attached;
 	if (pod->ifindex != w->ifindex)
 		return REASON_foreign_source;
+	if (p->icmp_error)
+		return icmp_leaves(w);
 	if (is_gate_probe(p))
 		return REASON_gate_opened;
 	if (p->proto != PROTO_TCP)

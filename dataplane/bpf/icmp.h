@@ -57,4 +57,45 @@ INLINE enum reason icmp_returns(struct work *w, u32 roles)
 	return REASON_not_ours;
 }
 
+/* Whether `f` is of a connection to a server that opens, and the error about its SYN, which went to the port
+ * dialled. */
+INLINE bool is_about_syn(const struct packet *p, const struct flow *f)
+{
+	return f->life.state == SERVER_OPENING && f->life.isn == p->seq;
+}
+
+/* The flow of the packet that an error of the pod's is about; 0: none, as for another pod's. */
+INLINE const struct flow *flow_of_error(struct work *w)
+{
+	const struct packet *p = &w->packet;
+
+	set_key(&w->key, w->ifindex, v4_of(&p->dst), p->dport, v4_of(&p->src), p->sport);
+	const struct flow *f = find_flow(w, OPENING, &w->key);
+	if (f && is_about_syn(p, f))
+		return f;
+	f = find_flow(w, ESTABLISHED, &w->key);
+	if (!f)
+		f = find_flow(w, OPENING, &w->key);
+	return f ? f : find_flow(w, CLOSED, &w->key);
+}
+
+/* An ICMP error of the pod's about a packet that its stack was handed: it goes where an answer would, and
+ * embeds what the wire had. */
+INLINE enum reason icmp_leaves(struct work *w)
+{
+	const struct packet *p = &w->packet;
+	struct verdict *v = &w->verdict;
+
+	if (!goes_to_sender(p))
+		return REASON_not_ours;
+	const struct flow *f = flow_of_error(w);
+	if (!f || f->life.state == CLIENT_UNAWARE)
+		return REASON_not_ours;
+	leave_stack(f, &v->src.word[3], &v->dport, &v->sport);
+	v->error_to = v4_of(&v->src);
+	if (is_about_syn(p, f))
+		v->dport = f->redirect_port;
+	return f->life.marks & DIRECT_DIAL ? REASON_server_direct : REASON_icmp_sent;
+}
+
 #endif

@@ -99,7 +99,9 @@
 	       "it") \
 	REASON(stack_by_rule, STACK, \
 	       "something at this node is not to be passed by (its NodeReport says what), so the stack " \
-	       "takes all")
+	       "takes all") \
+	REASON(icmp_sent, FORWARD, \
+	       "a pod's ICMP error about a packet of its connection speaks of it as the wire had it")
 
 #define WHARFINGER_REASON_ENUM(name, outcome, words) REASON_##name,
 enum reason { WHARFINGER_REASONS(WHARFINGER_REASON_ENUM) REASON_COUNT };

@@ -1,12 +1,15 @@
-"""What ICMP errors about packets of connections say to either end."""
+"""What ICMP errors about packets of connections say to either end, and what those say that a pod itself sends."""
 
 from __future__ import annotations
 
 from support.packets import CONFIRM, icmp, option, tcp, udp
-from vectors.ends import NO_HOOK
+from support.slices import VIRTUAL, pool_slice
+from vectors.ends import NO_HOOK, STRAY
+from vectors.substitutes import DIAL, DIALLED, OPENED_ELSEWHERE, TAKEN, S
 from vectors.vector import (
     AFTER,
     ANSWER,
+    ANSWER_ARRIVES,
     BACK,
     CLIENT,
     ISN,
@@ -14,6 +17,8 @@ from vectors.vector import (
     NUMBERS,
     OPENED,
     OTHER,
+    REDIRECTED,
+    REMOTE,
     ROUTER,
     SERVER,
     SETTLED,
@@ -21,11 +26,17 @@ from vectors.vector import (
     SX,
     SY,
     SYN,
+    SYN_ARRIVES,
+    TAG,
     VX,
     C,
+    Change,
     Step,
     Vector,
+    X,
+    Y,
     client,
+    server,
     to_client,
     to_server,
 )
@@ -145,7 +156,6 @@ RETURNED = [
             to_server(icmp(ROUTER, OTHER, FROM_SERVER), "not_ours"),
         ],
     ),
-    Vector("an error that a pod sends is not ours", [client(icmp(CLIENT, SERVER, FROM_SERVER), "not_ours")]),
     Vector("an echo is not TCP", [client(icmp(CLIENT, SERVER, bytes(60), kind=8, code=0), "not_tcp")]),
     Vector("an error about UDP is not TCP", [to_client(icmp(ROUTER, CLIENT, udp(C, VX, b"12345678"), keep=28), "not_tcp")]),
     Vector(
@@ -169,4 +179,121 @@ RETURNED = [
     ),
     Vector("an error that embeds no IPv4 is not TCP", [to_client(icmp(ROUTER, CLIENT, bytes(60)), "not_tcp")]),
 ]
-VECTORS = RETURNED
+SERVER_COMPLAINS = server(
+    icmp(SERVER, CLIENT, tcp(C, SP, "PA", **AFTER, payload=b"x" * 100)), "icmp_sent", icmp(SERVER, CLIENT, FROM_CLIENT)
+)
+CLIENT_COMPLAINS = client(
+    icmp(CLIENT, VIRTUAL, tcp(VX, C, "PA", **BACK, payload=b"x" * 100)), "icmp_sent", icmp(CLIENT, SERVER, FROM_SERVER)
+)
+SENT = [
+    Vector(
+        "what a server's pod says of a packet that it was handed reaches the client about the packet that it sent",
+        [
+            *SETTLED,
+            SERVER_COMPLAINS,
+            to_client(SERVER_COMPLAINS.out, "icmp_translated", icmp(SERVER, CLIENT, tcp(C, VX, "PA", **AFTER, payload=b"x" * 100))),
+        ],
+    ),
+    Vector(
+        "what a client's pod says of a packet that it was handed goes to the server, about the packet that it sent",
+        [
+            *SETTLED,
+            CLIENT_COMPLAINS,
+            to_server(CLIENT_COMPLAINS.out, "icmp_translated", icmp(CLIENT, SERVER, tcp(SP, C, "PA", **BACK, payload=b"x" * 100))),
+        ],
+    ),
+    Vector(
+        "what a server's pod says of a SYN is about the port dialled",
+        [
+            SYN,
+            SYN_ARRIVES,
+            server(icmp(SERVER, CLIENT, SYN_ARRIVES.out, code=3), "icmp_sent", icmp(SERVER, CLIENT, SYN_ARRIVES.frame, code=3)),
+            to_client(
+                icmp(SERVER, CLIENT, SYN_ARRIVES.frame, code=3),
+                "icmp_translated",
+                icmp(SERVER, CLIENT, tcp(C, VX, "S", seq=ISN, options=TAG), code=3),
+            ),
+        ],
+    ),
+    Vector(
+        "what a client's pod says of a SYN+ACK is about the port that it names",
+        [
+            *OPENED,
+            client(
+                icmp(CLIENT, VIRTUAL, ANSWER_ARRIVES.out, code=1),
+                "icmp_sent",
+                icmp(CLIENT, SERVER, tcp(SY, C, "SA", **NUMBERS, options=NAMES_Y), code=1),
+            ),
+            to_server(
+                icmp(CLIENT, SERVER, tcp(SY, C, "SA", **NUMBERS, options=NAMES_Y), code=1),
+                "icmp_translated",
+                icmp(CLIENT, SERVER, tcp(SP, C, "SA", **NUMBERS, options=NAMES_Y), code=1),
+            ),
+        ],
+    ),
+    Vector(
+        "what a pod says of a closed connection's packets is translated as well",
+        [
+            *SETTLED,
+            server(tcp(SP, C, "RA", **BACK), "server_sends", tcp(SY, C, "RA", **BACK), tells=True),
+            client(tcp(C, VX, "RA", **AFTER), "client_sends", tcp(C, SY, "RA", **AFTER), tells=True),
+            SERVER_COMPLAINS,
+            CLIENT_COMPLAINS,
+        ],
+    ),
+    Vector(
+        "what a pod says of a packet without a record is about the service port that it came to",
+        [STRAY, server(icmp(SERVER, CLIENT, STRAY.out), "icmp_sent", icmp(SERVER, CLIENT, STRAY.frame))],
+    ),
+    Vector(
+        "what a server's pod says under a substitute is about the client's own port",
+        [*OPENED_ELSEWHERE, server(icmp(SERVER, CLIENT, tcp(S, SP, "PA", **AFTER)), "icmp_sent", icmp(SERVER, CLIENT, tcp(C, SY, "PA", **AFTER)))],
+        held=TAKEN,
+    ),
+    Vector(
+        "what a server's pod says of a direct dial under a substitute leaves by the stack",
+        [
+            *SETTLED,
+            Change(held=TAKEN),
+            DIALLED[0],
+            server(icmp(SERVER, CLIENT, DIALLED[0].out, code=3), "server_direct", icmp(SERVER, CLIENT, DIAL, code=3)),
+        ],
+    ),
+    Vector(
+        "what a client's pod says goes straight to a server across the wire",
+        [
+            client(SYN.frame, "client_syn", tcp(C, f"{REMOTE}:{X}", "S", seq=ISN, options=TAG), way=REDIRECTED),
+            to_client(tcp(f"{REMOTE}:{X}", C, "SA", **NUMBERS, options=NAMES_Y), "client_redirected", ANSWER_ARRIVES.out),
+            client(
+                CLIENT_COMPLAINS.frame,
+                "icmp_sent",
+                icmp(CLIENT, REMOTE, tcp(f"{REMOTE}:{Y}", C, "PA", **BACK, payload=b"x" * 100)),
+                way=REDIRECTED,
+            ),
+        ],
+        slices=(pool_slice({"r": REMOTE}),),
+    ),
+    Vector(
+        "what a pod says of another's packet, of its own as the wire has it, or to somebody else is not ours",
+        [
+            *SETTLED,
+            Step("from_pod", "o", icmp(OTHER, CLIENT, tcp(C, SP, "A", **AFTER)), "not_ours"),
+            client(icmp(CLIENT, SERVER, FROM_SERVER), "not_ours"),
+            server(icmp(SERVER, OTHER, tcp(C, SP, "A", **AFTER)), "not_ours"),
+            client(icmp(CLIENT, SERVER, tcp(VX, C, "A", **BACK)), "not_ours"),
+        ],
+    ),
+    Vector(
+        "what a pod says from an address that is not its own is not ours",
+        [
+            *SETTLED,
+            server(icmp(OTHER, CLIENT, tcp(C, SP, "A", **AFTER)), "foreign_source"),
+            server(icmp(ROUTER, CLIENT, tcp(C, SP, "A", **AFTER)), "not_attached"),
+        ],
+    ),
+    Vector(
+        "what a pod says of a connection that became unaware is not ours",
+        [SYN, SYN, client(SYN.frame, "third_syn"), client(icmp(CLIENT, VIRTUAL, ANSWER_ARRIVES.out), "not_ours")],
+    ),
+]
+VECTORS = [*RETURNED, *SENT]

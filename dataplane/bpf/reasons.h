@@ -101,7 +101,10 @@
 	       "something at this node is not to be passed by (its NodeReport says what), so the stack " \
 	       "takes all") \
 	REASON(icmp_sent, FORWARD, \
-	       "a pod's ICMP error about a packet of its connection speaks of it as the wire had it")
+	       "a pod's ICMP error about a packet of its connection speaks of it as the wire had it") \
+	REASON(stack_source_route, STACK, \
+	       "the packet has a source route, or IP options that are malformed: the stack judges and " \
+	       "takes it")
 
 #define WHARFINGER_REASON_ENUM(name, outcome, words) REASON_##name,
 enum reason { WHARFINGER_REASONS(WHARFINGER_REASON_ENUM) REASON_COUNT };

@@ -78,6 +78,8 @@ INLINE enum reason find_way(struct __sk_buff *skb, struct work *w, struct next_h
 
 	if (p->ttl <= 1)
 		return REASON_stack_ttl;
+	if (p->l4 - p->l3 > IPV4_LEN && has_source_route(&w->headers, &w->packet))
+		return REASON_stack_source_route;
 	if (p->icmp_error) { /* the addresses of the outer header are the ones to route by */
 		src = p->error_from;
 		dst = v->error_to;

@@ -12,9 +12,11 @@ import pytest
 from support.lab import Lab, Pod, Role, inside
 from support.layouts import judging, nested, nft
 from support.slices import VIRTUAL, pool_slice
-from support.traffic import Client, offloads_off, server
+from support.traffic import Client, arrives, offloads_off, server
 
-NARROW, LENGTH = 1300, 20_000
+NARROW = 1300
+LENGTH = 20_000
+"""Of several packets."""
 BOUND_S = 5
 AT_ONCE_S = 0.9
 """Before a SYN comes again."""
@@ -43,24 +45,12 @@ def connected(client: str, where: str, address: str) -> Iterator[tuple[socket.so
         yield near, far
 
 
-def arrive(sender: socket.socket, reader: socket.socket) -> bool:
-    """Whether bytes that fill several packets do."""
-    sender.sendall(bytes(LENGTH))
-    left = LENGTH
-    while left:
-        chunk = reader.recv(left)
-        if not chunk:
-            return False
-        left -= len(chunk)
-    return True
-
-
 @WHERE
 def test_a_smaller_mtu_inside_the_servers_pod_is_discovered(lab, where):
     client, pod = client_and_server(lab, where)
     inner = nested(lab, pod, NARROW)
     with connected(client.name, inner, "172.20.0.2") as (near, far):
-        assert arrive(near, far)
+        assert arrives(near, far, LENGTH)
     assert pod.node.counts()["from_pod", "icmp_sent"] >= 1
     assert client.node.counts()["to_pod", "icmp_translated"] >= 1
 
@@ -70,7 +60,7 @@ def test_a_smaller_mtu_inside_the_clients_pod_is_discovered(lab, where):
     client, pod = client_and_server(lab, where)
     inner = nested(lab, client, NARROW)
     with connected(inner, pod.name, pod.address) as (near, far):
-        assert arrive(far, near)
+        assert arrives(far, near, LENGTH)
     assert client.node.counts()["from_pod", "icmp_sent"] >= 1
     assert pod.node.counts()["to_pod", "icmp_translated"] >= 1
 

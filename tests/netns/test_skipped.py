@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 from support.lab import Lab, Node, Pod, Role, fall_back, inside, sh
-from support.layouts import blocked, nft
+from support.layouts import blocked, judging, nft
 from support.packets import icmp, tcp
 from support.slices import VIRTUAL, pool_slice
-from support.traffic import Client, checksum, server
+from support.traffic import Client, arrives, checksum, offloads_off, server
 
 BYTES = 300_000
 UNUSED = "10.99.2.200"
@@ -37,9 +37,12 @@ def mac(namespace: str, interface: str) -> bytes:
     return bytes.fromhex(shown.split("link/ether ")[1].split()[0].replace(":", ""))
 
 
-def from_the_wire(lab: Lab, source: str, pod: Pod, port: int, to: bytes = b"", tag: bytes = b"") -> None:
-    """A SYN comes to the pod's node by its uplink; `to`: another's link address; `tag`: a VLAN's."""
-    packet = tcp(f"{source}:5555", f"{pod.address}:{port}", "S", seq=9)[12:]
+def from_the_wire(
+    lab: Lab, source: str, pod: Pod, port: int, to: bytes = b"", tag: bytes = b"", ip: bytes = b""
+) -> None:
+    """A SYN comes to the pod's node by its uplink; `to`: another's link address; `tag`: a VLAN's; `ip`: options
+    of IP."""
+    packet = tcp(f"{source}:5555", f"{pod.address}:{port}", "S", seq=9, ip=ip)[12:]
     frame = (to or mac(pod.node.name, "uplink")) + b"\x02\0\0\0\0\x09" + tag + packet
     send(lab.switch, f"port{pod.node.number}", frame)
 
@@ -57,7 +60,8 @@ def reaches_nobody(pod: Pod) -> Iterator[None]:
     yield
     time.sleep(0.3)
     assert "counter packets 0 " in sh(f"nsenter --net=/run/netns/{pod.name} nft list table ip seen")
-    assert not far()["from_net", "net_service_port"]
+    counted = far()
+    assert counted["from_net", "net_service_port"] == counted["from_net", "stack_source_route"]
 
 
 def error_from_the_wire(lab: Lab, source: str, to: Pod, about: Pod) -> None:
@@ -179,6 +183,54 @@ def test_an_error_from_a_spoofed_source_is_refused_as_any_packet(lab, pod, sourc
         assert not hears()
         error_from_the_wire(lab, "172.31.0.1", pod, pod)
         assert hears()
+
+
+@pytest.mark.parametrize("port", [8080, 20_001])
+@pytest.mark.parametrize("kind", [131, 137], ids=["loose", "strict"])
+def test_a_source_route_is_refused_at_a_service_port_as_at_any_other(lab, pod, port, kind):
+    """All its hops are behind it. The node takes no source routes."""
+    file = Path("/proc/sys/net/ipv4/conf/all/accept_source_route")
+    inside(pod.node.name, lambda: file.write_text("0"))
+    with reaches_nobody(pod):
+        from_the_wire(lab, "10.99.1.10", pod, port, ip=bytes([kind, 7, 8, 10, 99, 1, 10, 0]))
+    ask(lab)
+
+
+RECORD_ROUTE = bytes([1, 7, 15, 4]) + bytes(12)
+"""NOP, and room for three addresses."""
+NOPS = bytes([1, 1, 1, 1])
+
+
+@pytest.mark.parametrize("port", [80, 20_001])
+@pytest.mark.parametrize("options", [RECORD_ROUTE, NOPS], ids=["record route", "nothing but padding"])
+@pytest.mark.parametrize("when", ["from its SYN on", "once it is established"])
+def test_a_connection_with_other_options_of_ip_is_aware_and_goes_on(lab, port, options, when):
+    """The server's stack writes a route to record into its answers, and leaves the padding out."""
+    client = lab.add_pod(lab.nodes[0], "client", Role.CLIENT)
+    pod = lab.add_pod(lab.nodes[1], "a", Role.SERVER)
+    offloads_off(client, pod)
+    judging(*lab.nodes)
+    for node in lab.nodes:
+        node.tables.apply([pool_slice({"a": pod.address})])
+
+    def dial() -> socket.socket:
+        made = socket.socket()
+        made.settimeout(5)
+        if when == "from its SYN on":
+            made.setsockopt(socket.IPPROTO_IP, socket.IP_OPTIONS, options)
+        made.connect((VIRTUAL, port))
+        made.setsockopt(socket.IPPROTO_IP, socket.IP_OPTIONS, options)
+        return made
+
+    with (
+        pod.run(lambda: socket.create_server((pod.address, 8080))) as listener,
+        client.run(dial) as near,
+        listener.accept()[0] as far,
+    ):
+        far.settimeout(5)
+        assert arrives(near, far, BYTES)
+        assert arrives(far, near, BYTES)
+    assert lab.nodes[0].counts()["to_pod", "client_redirected" if port == 80 else "client_confirmed"] == 1
 
 
 TAG = b"\x81\x00\x00\x42"

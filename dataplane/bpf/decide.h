@@ -7,6 +7,7 @@
 #ifndef WHARFINGER_DECIDE_H
 #define WHARFINGER_DECIDE_H
 
+#include "icmp.h"
 #include "netpolicy.h"
 
 INLINE void start_verdict(struct work *w)
@@ -14,7 +15,9 @@ INLINE void start_verdict(struct work *w)
 	const struct packet *p = &w->packet;
 
 	w->event.kind = EVENT_NONE;
-	w->verdict = (struct verdict){ .src = p->src, .dst = p->dst, .sport = p->sport, .dport = p->dport };
+	w->verdict = (struct verdict){
+		.src = p->src, .dst = p->dst, .sport = p->sport, .dport = p->dport, .error_to = p->error_to
+	};
 }
 
 INLINE bool is_gate_probe(const struct packet *p)
@@ -30,62 +33,21 @@ INLINE void set_wire_key(struct work *w, const struct addr *local, be16 local_po
 	set_key(&w->wire_key, 0, v4_of(local), local_port, v4_of(peer), peer_port);
 }
 
-/* Whether an ICMP error about the packet of a client that opens is about its SYN: all else has the same
- * addresses and ports by chance. */
-INLINE bool is_about(const struct packet *p, const struct wire *wire)
-{
-	u8 state = wire->life.state;
-
-	return state == CLIENT_OPENING ? p->seq == wire->life.isn
-				       : state != CLIENT_UNAWARE && state != CLIENT_CLAIMED;
-}
-
-/* An ICMP error about a packet that a translator had rewritten, on its way to that packet's sender: `p` is
- * the embedded packet. */
-INLINE enum reason icmp_returns(struct work *w, u32 roles)
-{
-	const struct packet *p = &w->packet;
-
-	set_wire_key(w, &p->src, p->sport, &p->dst, p->dport);
-	const struct wire *wire = find_any_wire(w);
-	if (roles & POD_SERVER) {
-		const struct server_port *port = server_port_of(w, &p->src, p->sport, 0);
-		if (!port &&
-		    names_port(&p->option)) { /* a SYN+ACK from a redirect port: it names the service port */
-			port = server_port_of(w, &p->src, p->option.port, 0);
-			w->wire_key.local_port = p->option.port;
-			wire = find_any_wire(w);
-		}
-		bool known = wire && !is_client_state(wire->life.state);
-		if (known)
-			w->verdict.dport = wire->peer_port;
-		if (port)
-			w->verdict.sport = port->target;
-		if (port || known)
-			return REASON_icmp_translated;
-	}
-	if (roles & POD_CLIENT && wire && is_client_state(wire->life.state) && is_about(p, wire)) {
-		w->verdict.dst = addr_from_v4(wire->peer);
-		w->verdict.dport = wire->peer_port;
-		return REASON_icmp_translated;
-	}
-	return REASON_not_ours;
-}
-
 INLINE enum reason decide_from_pod(frame *f, struct work *w)
 {
 	const struct packet *p = &w->packet;
 
 	start_verdict(w);
-	if (p->icmp_error)
-		return REASON_not_ours;
-	if (p->option_at)
+	if (p->option_at && !p->icmp_error)
 		return REASON_forged_option;
-	const struct pod *pod = lookup_pods(w, &p->src);
+	const struct addr sender = p->icmp_error ? addr_from_v4(p->error_from) : p->src;
+	const struct pod *pod = lookup_pods(w, &sender);
 	if (!pod)
 		return REASON_not_attached;
 	if (pod->ifindex != w->ifindex)
 		return REASON_foreign_source;
+	if (p->icmp_error)
+		return icmp_leaves(w);
 	if (is_gate_probe(p))
 		return REASON_gate_opened;
 	if (p->proto != PROTO_TCP)
@@ -183,7 +145,10 @@ INLINE enum reason decide_from_net(struct work *w)
 		const struct pod *sender = lookup_pods(w, &p->src);
 		enum reason reason = sender ? icmp_returns(w, sender->roles) : REASON_not_attached;
 		start_verdict(w); /* the pod's own hook translates */
-		return reason == REASON_icmp_translated ? REASON_net_client : reason;
+		if (reason != REASON_icmp_translated)
+			return reason;
+		const struct wire *wire = find_any_wire(w); /* without one its packets may be the stack's */
+		return wire && !(wire->life.marks & BY_STACK) ? REASON_net_client : REASON_not_ours;
 	}
 	if (p->proto != PROTO_TCP)
 		return REASON_not_tcp;

@@ -40,7 +40,8 @@ struct packet {
 	bool may_fragment; /* routers may fragment it: "don't fragment" is not set */
 	bool icmp_error;   /* addresses, ports and seq above are those of the embedded packet, as its sender
 			      sent it */
-	u16 inner_l3, inner_l4; /* offsets of the embedded headers, when icmp_error */
+	u16 inner_l3, inner_l4;	   /* offsets of the embedded headers, when icmp_error */
+	be32 error_from, error_to; /* the outer header's addresses, when icmp_error */
 	struct option option;
 };
 

@@ -111,6 +111,28 @@ enum {
 	ICMP_EMBEDS = 8 /* octets behind the IP header, at least */
 };
 
+enum { KIND_LOOSE_ROUTE = 131, KIND_STRICT_ROUTE = 137, IP_OPTIONS_MAX = 40 };
+
+/* Whether the IP header's options have a source route, or are malformed (RFC 791): most stacks drop both.
+ * Changes p->walked. */
+INLINE bool has_source_route(const struct headers *h, struct packet *p)
+{
+	u32 end = p->l4;
+
+	p->walked = p->l3 + IPV4_LEN;
+	for (int i = 0; i < IP_OPTIONS_MAX; i++) {
+		u32 at = p->walked;
+		u8 kind = byte_at(h, at), len = kind == KIND_NOP ? 1 : byte_at(h, at + 1);
+		if (at >= end || kind == KIND_END)
+			return false;
+		bool malformed = kind != KIND_NOP && (at + 2 > end || len < 2 || at + len > end);
+		if (malformed || kind == KIND_LOOSE_ROUTE || kind == KIND_STRICT_ROUTE)
+			return true;
+		p->walked = (u16)(at + len);
+	}
+	return false;
+}
+
 /* An ICMP error's embedded packet: addresses, ports and sequence number as its sender sent them (RFC 792: IP
  * header and eight octets, at least), and our option when the TCP header is there as a whole (RFC 1812 asks
  * for as much as 576 bytes hold). */
@@ -131,6 +153,8 @@ INLINE enum reason parse_icmp(const struct headers *h, struct packet *p, u32 l3_
 	if (l4 + ICMP_EMBEDS > l3_end || l4 + ICMP_EMBEDS > h->len)
 		return REASON_truncated;
 	p->icmp_error = true;
+	p->error_from = v4_of(&p->src);
+	p->error_to = v4_of(&p->dst);
 	p->inner_l3 = (u16)inner;
 	p->inner_l4 = (u16)l4;
 	p->src = address_at(h, inner + IP_SRC);

@@ -91,8 +91,8 @@
 	REASON(server_may_fragment, DROP, \
 	       "routers may fragment what the server sends (no DF): its client's third SYN is unaware") \
 	REASON(reverse_path, PASS, \
-	       "no route leads back to the SYN's source, or not by the interface it came by: the stack " \
-	       "judges") \
+	       "no route leads back to the source of a SYN or an ICMP error, or not by the interface it " \
+	       "came by: the stack judges") \
 	REASON(stack_no_hook, STACK, \
 	       "the way leads by an interface, or to a pod, that bears no program of ours: the stack takes " \
 	       "it") \
@@ -102,7 +102,12 @@
 	REASON(server_by_stack, DELIVER, \
 	       "the server sends by the stack, which its client's SYN took as well") \
 	REASON(server_full, DROP, \
-	       "the server's tables are full, or nearly, so its client's third SYN goes unaware")
+	       "the server's tables are full, or nearly, so its client's third SYN goes unaware") \
+	REASON(icmp_sent, FORWARD, \
+	       "a pod's ICMP error about a packet of its connection speaks of it as the wire had it") \
+	REASON(stack_source_route, STACK, \
+	       "the packet has a source route, or IP options that are malformed: the stack judges and " \
+	       "takes it")
 
 #define WHARFINGER_REASON_ENUM(name, outcome, words) REASON_##name,
 enum reason { WHARFINGER_REASONS(WHARFINGER_REASON_ENUM) REASON_COUNT };

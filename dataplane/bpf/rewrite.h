@@ -127,8 +127,8 @@ INLINE int rewrite(frame *f, struct work *w, u32 hops)
 	u32 sum = 0, pseudo = 0;
 
 	if (p->icmp_error) {
-		if (hops && rewrite_ip(f, w, p->l3, raw_at(&w->headers, p->l3 + IP_SRC),
-				       raw_at(&w->headers, p->l3 + IP_DST), 0, hops))
+		if ((hops || v->error_to != p->error_to) &&
+		    rewrite_ip(f, w, p->l3, p->error_from, v->error_to, 0, hops))
 			return -1;
 		return rewrite_embedded(f, w);
 	}

@@ -78,9 +78,11 @@ INLINE enum reason find_way(struct __sk_buff *skb, struct work *w, struct next_h
 
 	if (p->ttl <= 1)
 		return REASON_stack_ttl;
+	if (p->l4 - p->l3 > IPV4_LEN && has_source_route(&w->headers, &w->packet))
+		return REASON_stack_source_route;
 	if (p->icmp_error) { /* the addresses of the outer header are the ones to route by */
-		src = raw_at(&w->headers, p->l3 + IP_SRC);
-		dst = raw_at(&w->headers, p->l3 + IP_DST);
+		src = p->error_from;
+		dst = v->error_to;
 	}
 	return find_next_hop(skb, src, dst, ip_len(skb, p->l4 - p->l3 + p->tcp_len, v->append.len), hop);
 }
@@ -154,15 +156,18 @@ INLINE int finish(struct __sk_buff *skb, struct work *w, enum hook hook, enum re
 		return finish(skb, w, hook, reason); \
 	}
 
+/* What a stranger can send past the stack without the answer to it, a SYN or an ICMP error, must have a
+ * source that the stack would take. */
 INLINE enum reason decide_from_uplink(struct __sk_buff *skb, struct work *w)
 {
 	const struct packet *p = &w->packet;
 	enum reason reason = decide_from_net(w);
 	bool begins = reason == REASON_net_service_port || reason == REASON_net_redirect_port;
+	bool is_judged = p->icmp_error ? reason == REASON_net_client : begins && is_syn(p);
+	be32 src = p->icmp_error ? p->error_from : v4_of(&p->src),
+	     dst = p->icmp_error ? p->error_to : v4_of(&p->dst);
 
-	if (!begins || !is_syn(p) || has_reverse_path(skb, v4_of(&p->src), v4_of(&p->dst)))
-		return reason;
-	return REASON_reverse_path;
+	return !is_judged || has_reverse_path(skb, src, dst) ? reason : REASON_reverse_path;
 }
 
 WHOLE_CHAIN(whole_from_pod, HOOK_FROM_POD, decide_from_pod)

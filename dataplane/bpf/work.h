@@ -58,7 +58,8 @@ ASSERT_SIZE(struct event, 104);
 struct verdict {
 	struct addr src, dst;
 	be16 sport, dport;
-	bool blank; /* overwrite our option with NOPs before the stack sees it */
+	be32 error_to; /* an ICMP error's own destination: what is above is of the embedded packet */
+	bool blank;    /* overwrite our option with NOPs before the stack sees it */
 	u8 pad[3];
 	struct option append; /* len 0: nothing */
 };

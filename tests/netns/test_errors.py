@@ -1,4 +1,5 @@
-"""ICMP errors through the translation: each arrives at the stack whose packet it is about, and that stack does as it would without us."""
+"""ICMP errors through the translation: each arrives at the stack whose packet it is about, and that stack does as it would without us.
+Those that a pod itself sends are in test_pods_errors.py."""
 
 from __future__ import annotations
 

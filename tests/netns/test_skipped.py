@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 from support.lab import Lab, Node, Pod, Role, fall_back, inside, sh
-from support.layouts import blocked, nft
-from support.packets import tcp
+from support.layouts import blocked, judging, nft
+from support.packets import icmp, tcp
 from support.slices import VIRTUAL, pool_slice
-from support.traffic import Client, checksum, server
+from support.traffic import Client, arrives, checksum, offloads_off, server
 
 BYTES = 300_000
 UNUSED = "10.99.2.200"
@@ -37,9 +37,12 @@ def mac(namespace: str, interface: str) -> bytes:
     return bytes.fromhex(shown.split("link/ether ")[1].split()[0].replace(":", ""))
 
 
-def from_the_wire(lab: Lab, source: str, pod: Pod, port: int, to: bytes = b"", tag: bytes = b"") -> None:
-    """A SYN comes to the pod's node by its uplink; `to`: another's link address; `tag`: a VLAN's."""
-    packet = tcp(f"{source}:5555", f"{pod.address}:{port}", "S", seq=9)[12:]
+def from_the_wire(
+    lab: Lab, source: str, pod: Pod, port: int, to: bytes = b"", tag: bytes = b"", ip: bytes = b""
+) -> None:
+    """A SYN comes to the pod's node by its uplink; `to`: another's link address; `tag`: a VLAN's; `ip`: options
+    of IP."""
+    packet = tcp(f"{source}:5555", f"{pod.address}:{port}", "S", seq=9, ip=ip)[12:]
     frame = (to or mac(pod.node.name, "uplink")) + b"\x02\0\0\0\0\x09" + tag + packet
     send(lab.switch, f"port{pod.node.number}", frame)
 
@@ -57,7 +60,29 @@ def reaches_nobody(pod: Pod) -> Iterator[None]:
     yield
     time.sleep(0.3)
     assert "counter packets 0 " in sh(f"nsenter --net=/run/netns/{pod.name} nft list table ip seen")
-    assert not far()["from_net", "net_service_port"]
+    counted = far()
+    assert counted["from_net", "net_service_port"] == counted["from_net", "stack_source_route"]
+
+
+def error_from_the_wire(lab: Lab, source: str, to: Pod, about: Pod) -> None:
+    """An ICMP error comes to the pod's node by its uplink; it embeds a packet from a service port."""
+    embedded = tcp(f"{about.address}:20001", f"{lab.pods['client'].address}:5555", "A")
+    frame = mac(to.node.name, "uplink") + b"\x02\0\0\0\0\x09" + icmp(source, to.address, embedded)[12:]
+    send(lab.switch, f"port{to.node.number}", frame)
+
+
+@contextmanager
+def hears_of_errors(pod: Pod) -> Iterator[Callable[[], bool]]:
+    """Calling it answers whether an ICMP error has come to the pod's stack."""
+    def came() -> bool:
+        try:
+            return bool(raw.recv(2000))
+        except TimeoutError:
+            return False
+
+    with pod.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)) as raw:
+        raw.settimeout(0.5)
+        yield came
 
 
 @pytest.fixture
@@ -173,12 +198,17 @@ def test_whether_a_bridges_port_forwards_by_itself_is_of_no_matter(lab, pod):
     assert not near()["from_pod", "stack_no_route"]
 
 
-@pytest.mark.parametrize("port", [8080, 20_001])
-def test_a_spoofed_source_is_refused_at_a_service_port_as_at_any_other(lab, pod, port):
+def strict(node: Node) -> None:
+    """Its stack takes no source by the uplink that a route by another interface leads to."""
     for where in ("all", "uplink"):
         file = Path(f"/proc/sys/net/ipv4/conf/{where}/rp_filter")
-        inside(pod.node.name, lambda file=file: file.write_text("1"))
-    pod.node.settle()
+        inside(node.name, lambda file=file: file.write_text("1"))
+    node.settle()
+
+
+@pytest.mark.parametrize("port", [8080, 20_001])
+def test_a_spoofed_source_is_refused_at_a_service_port_as_at_any_other(lab, pod, port):
+    strict(pod.node)
     with reaches_nobody(pod):
         from_the_wire(lab, UNUSED, pod, port)
     ask(lab)
@@ -193,6 +223,81 @@ def test_a_source_that_can_be_nobodys_is_refused_at_a_service_port_as_at_any_oth
     with reaches_nobody(pod):
         from_the_wire(lab, source, pod, port)
     ask(lab)
+
+
+def test_an_error_to_another_pod_than_it_is_about_is_judged_as_any_packet(lab, pod):
+    """A rule of the node keeps strangers from pod b; what is inside the error is about pod a."""
+    other = lab.add_pod(pod.node, "b", Role.CLIENT)
+    nft(
+        pod.node,
+        "add table ip guard; add chain ip guard f { type filter hook forward priority 0; };"
+        f"add rule ip guard f ip daddr {other.address} drop",
+    )
+    with hears_of_errors(other) as other_hears, hears_of_errors(pod) as pod_hears:
+        error_from_the_wire(lab, "172.31.0.1", other, pod)
+        assert not other_hears()
+        error_from_the_wire(lab, "172.31.0.1", pod, pod)
+        assert pod_hears()
+
+
+@pytest.mark.parametrize(
+    "source", [UNUSED, "127.0.0.1", "224.0.0.1", "172.31.0.2"], ids=["a pod's", "loopback", "group", "own"]
+)
+def test_an_error_from_a_spoofed_source_is_refused_as_any_packet(lab, pod, source):
+    strict(pod.node)
+    with hears_of_errors(pod) as hears:
+        error_from_the_wire(lab, source, pod, pod)
+        assert not hears()
+        error_from_the_wire(lab, "172.31.0.1", pod, pod)
+        assert hears()
+
+
+@pytest.mark.parametrize("port", [8080, 20_001])
+@pytest.mark.parametrize("kind", [131, 137], ids=["loose", "strict"])
+def test_a_source_route_is_refused_at_a_service_port_as_at_any_other(lab, pod, port, kind):
+    """All its hops are behind it. The node takes no source routes."""
+    file = Path("/proc/sys/net/ipv4/conf/all/accept_source_route")
+    inside(pod.node.name, lambda: file.write_text("0"))
+    with reaches_nobody(pod):
+        from_the_wire(lab, "10.99.1.10", pod, port, ip=bytes([kind, 7, 8, 10, 99, 1, 10, 0]))
+    ask(lab)
+
+
+RECORD_ROUTE = bytes([1, 7, 15, 4]) + bytes(12)
+"""NOP, and room for three addresses."""
+NOPS = bytes([1, 1, 1, 1])
+
+
+@pytest.mark.parametrize("port", [80, 20_001])
+@pytest.mark.parametrize("options", [RECORD_ROUTE, NOPS], ids=["record route", "nothing but padding"])
+@pytest.mark.parametrize("when", ["from its SYN on", "once it is established"])
+def test_a_connection_with_other_options_of_ip_is_aware_and_goes_on(lab, port, options, when):
+    """The server's stack writes a route to record into its answers, and leaves the padding out."""
+    client = lab.add_pod(lab.nodes[0], "client", Role.CLIENT)
+    pod = lab.add_pod(lab.nodes[1], "a", Role.SERVER)
+    offloads_off(client, pod)
+    judging(*lab.nodes)
+    for node in lab.nodes:
+        node.tables.apply([pool_slice({"a": pod.address})])
+
+    def dial() -> socket.socket:
+        made = socket.socket()
+        made.settimeout(5)
+        if when == "from its SYN on":
+            made.setsockopt(socket.IPPROTO_IP, socket.IP_OPTIONS, options)
+        made.connect((VIRTUAL, port))
+        made.setsockopt(socket.IPPROTO_IP, socket.IP_OPTIONS, options)
+        return made
+
+    with (
+        pod.run(lambda: socket.create_server((pod.address, 8080))) as listener,
+        client.run(dial) as near,
+        listener.accept()[0] as far,
+    ):
+        far.settimeout(5)
+        assert arrives(near, far, BYTES)
+        assert arrives(far, near, BYTES)
+    assert lab.nodes[0].counts()["to_pod", "client_redirected" if port == 80 else "client_confirmed"] == 1
 
 
 TAG = b"\x81\x00\x00\x42"

@@ -164,6 +164,29 @@ def shorten(lab: Lab, mtu: int) -> None:
         sh(f"ip -n {pod.name} link set eth0 mtu {mtu}")
 
 
+def nested(lab: Lab, pod: Pod, mtu: int) -> str:
+    """A namespace in the pod, as of a container engine, which has the pod's port 8080 and dials by the pod's
+    address. The pod has a link of `mtu` bytes to it, of which nobody but the pod knows."""
+    name = lab.namespace(f"in-{pod.short}")
+    sh(f"ip -n {pod.name} link add inner mtu {mtu} type veth peer name eth0 netns {name}")
+    sh(f"ip -n {pod.name} addr add 172.20.0.1/24 dev inner")
+    sh(f"ip -n {pod.name} link set inner up")
+    sh(f"ip -n {name} addr add 172.20.0.2/24 dev eth0")
+    sh(f"ip -n {name} link set eth0 up")
+    sh(f"ip -n {name} route add default via 172.20.0.1")
+    inside(pod.name, lambda: Path("/proc/sys/net/ipv4/ip_forward").write_text("1"))
+    nft(
+        pod,
+        "add table ip engine; add chain ip engine p { type nat hook prerouting priority dstnat; };"
+        "add rule ip engine p iifname eth0 tcp dport 8080 dnat to 172.20.0.2:8080;"
+        "add chain ip engine s { type nat hook postrouting priority srcnat; };"
+        "add rule ip engine s oifname eth0 masquerade",
+    )
+    for namespace, interface in ((name, "eth0"), (pod.name, "inner"), (pod.name, "eth0")):
+        sh(f"nsenter --net=/run/netns/{namespace} ethtool -K {interface} tx off tso off gso off gro off")
+    return name
+
+
 @contextmanager
 def over_tunnel(lab: Lab) -> Iterator[None]:
     """The two nodes' pods reach each other by an interface without Ethernet headers. A TUN device stands for

@@ -8,7 +8,7 @@ import struct
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from support.lab import Pod, sh
 
@@ -35,6 +35,22 @@ def received(connection: socket.socket) -> bytes:
         return connection.recv(65536)
     except (ConnectionResetError, ConnectionAbortedError):
         return b""
+
+
+def arrives(sender: socket.socket, reader: socket.socket, length: int) -> bool:
+    """Whether so many bytes do, of which the sockets' buffers may hold less."""
+    def send() -> None:
+        with suppress(OSError):  # the reader tells
+            sender.sendall(bytes(length))
+
+    sending = threading.Thread(target=send)
+    sending.start()
+    try:
+        while length and (chunk := reader.recv(length)):
+            length -= len(chunk)
+    finally:
+        sending.join()
+    return not length
 
 
 def _serve(connection: socket.socket, name: str) -> None:

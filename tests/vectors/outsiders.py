@@ -42,9 +42,32 @@ def net(frame: bytes, reason: str, **more: object) -> Step:
     return Step("from_net", "u", frame, reason, **more)
 
 
+LOOSE, STRICT = b"\x83\x07\x08\x0a\x63\x01\x0a\x00", b"\x89\x07\x08\x0a\x63\x01\x0a\x00"  # no hop of them is left
+TIMES = b"\x44\x08\x05\x00" + bytes(4)  # room for one time
+ROUTED = (LOOSE, STRICT, NOP * 4 + LOOSE, TIMES + STRICT, TIMES * 3 + LOOSE)
+JUDGED = (*ROUTED, b"\x44\x01\x01\x01", b"\x44\x00\x01\x01", b"\x01\x01\x44\x03", b"\x01\x01\x01\x44")
+LET_BY = (TIMES, NOP * 40, b"\x00\x83\x07\x08" + NOP * 4, b"\x44\x08\x05\x00\x83\x07\x08\x01")
 PROBE = udp(f"{CLIENT}:33000", GATE, b"token")
 VECTORS = [
     Vector("a SYN to a local server's service port goes straight to its pod", [net(tcp(C, SY, "S"), "net_service_port")]),
+    Vector(
+        "a packet with a source route or malformed options of IP is the stack's to hand on",
+        [
+            *SETTLED,
+            *(net(tcp(C, SY, "S", ip=ip), "net_service_port", way="stack_source_route") for ip in JUDGED),
+            *(net(tcp(C, SY, "A", **AFTER, ip=ip), "net_service_port", way="stack_source_route") for ip in JUDGED),
+            client(tcp(C, VX, "A", **AFTER, ip=LOOSE), "client_sends", tcp(C, SY, "A", **AFTER, ip=LOOSE), way="stack_source_route"),
+            server(tcp(SP, C, "A", **BACK, ip=LOOSE), "server_sends", tcp(SY, C, "A", **BACK, ip=LOOSE), way="stack_source_route"),
+        ],
+    ),
+    Vector(
+        "a packet with other options of IP goes where one without them goes",
+        [
+            *SETTLED,
+            *(net(tcp(C, SY, "S", ip=ip), "net_service_port") for ip in LET_BY),
+            *(net(tcp(C, SY, "A", **AFTER, ip=ip), "net_service_port") for ip in LET_BY),
+        ],
+    ),
     Vector("a packet to a service port of which no record speaks is the stack's to hand on", [net(tcp(C, SY, "A"), "not_ours")]),
     Vector(
         "what opens at a local server and what is established there goes straight to its pod",

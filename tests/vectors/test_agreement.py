@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from support.lab import inside
 from support.packets import MACS, NOP, option, tcp
 from support.slices import VIRTUAL, pool_slice
-from vectors import answers, ends, establishing, opening, outsiders, policy, substitutes, unaware
+from vectors import answers, ends, errors, establishing, opening, outsiders, policy, substitutes, unaware
 from vectors.twins import KEY
 from vectors.vector import CLIENT, INTERFACES, ISN, OTHER, PODS, SERVER, SERVER_ISN, SETTLED, SYN, Step, Vector, X, Y
 from wharfinger_dataplane._engine import HOOKS, Engine
@@ -28,7 +28,7 @@ SLICES = (pool_slice({"a": SERVER, "b": OTHER}),)
 CORPUS = sorted(
     {
         step.frame
-        for module in (answers, ends, establishing, opening, outsiders, policy, substitutes, unaware)
+        for module in (answers, ends, errors, establishing, opening, outsiders, policy, substitutes, unaware)
         for vector in module.VECTORS
         for step in vector.steps
         if isinstance(step, Step) and len(step.frame) >= 34 and step.frame[12:14] == b"\x08\x00"

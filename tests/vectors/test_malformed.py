@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 import pytest
 from support.lab import inside
 from support.packets import MSS, NOP, icmp, option, tcp
-from vectors.vector import AFTER, ANSWER, BACK, CLIENT, SERVER, SETTLED, SX, SY, VX, C, Vector
+from support.slices import VIRTUAL
+from vectors.vector import AFTER, ANSWER, BACK, CLIENT, ROUTER, SERVER, SETTLED, SP, SX, SY, VX, C, Vector
 
 LINK, IP, TCP = 14, 20, 20
 LEAST = LINK + IP  # the kernel refuses to test-run a shorter frame that says it is IPv4
 FULL = MSS + NOP * 24  # with our option of 12 bytes a header of 60
-ROUTER = "172.16.0.1"
 Place = tuple[str, str, bytes]
 PLACES: list[Place] = [
     ("from_pod", "c", tcp(C, VX, "S", seq=7, options=FULL)),
@@ -26,6 +26,8 @@ PLACES: list[Place] = [
 ERRORS: list[Place] = [
     ("to_pod", "c", icmp(ROUTER, CLIENT, tcp(C, SY, "PA", **AFTER, payload=b"x" * 40), keep=72)),
     ("to_pod", "s", icmp(ROUTER, SERVER, tcp(SY, C, "PA", **BACK, payload=b"x" * 40), keep=72)),
+    ("from_pod", "c", icmp(CLIENT, VIRTUAL, tcp(VX, C, "PA", **BACK, payload=b"x" * 40), keep=72)),
+    ("from_pod", "s", icmp(SERVER, CLIENT, tcp(C, SP, "PA", **AFTER, payload=b"x" * 40), keep=72)),
     ("from_net", "u", icmp(ROUTER, CLIENT, tcp(C, SY, "PA", **AFTER, payload=b"x" * 40), keep=72)),
 ]
 

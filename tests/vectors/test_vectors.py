@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 from support.lab import inside
-from vectors import answers, balancing, ends, establishing, hostile, leftovers, opening, outsiders, policy, substitutes, unaware
+from vectors import answers, balancing, ends, errors, establishing, hostile, leftovers, opening, outsiders, policy, substitutes, unaware
 from vectors.vector import Step, Vector
 from wharfinger_dataplane._engine import REASONS
 
-MODULES = (opening, establishing, ends, unaware, balancing, outsiders, leftovers, substitutes, hostile, policy, answers)
+MODULES = (opening, establishing, ends, errors, unaware, balancing, outsiders, leftovers, substitutes, hostile, policy, answers)
 VECTORS = [vector for module in MODULES for vector in module.VECTORS]
 OUTCOMES = {reason.name: reason.outcome for reason in REASONS}
 WITHOUT_VECTOR = {

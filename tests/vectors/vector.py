@@ -21,6 +21,7 @@ DROPPED = b""
 REDIRECTED = "redirected"  # a way: straight to the next interface, past the stack
 
 CLIENT, SERVER, OTHER, REMOTE = "10.99.1.10", "10.99.1.20", "10.99.1.30", "10.99.2.20"
+ROUTER = "10.99.2.1"  # by the uplink; of errors, for the programs look for a way back to it
 X, Y, P, SCOPE = 80, 20_001, 8080, 7
 ISN, SERVER_ISN = 1000, 5_000_000
 C = f"{CLIENT}:40000"  # the client

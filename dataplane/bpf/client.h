@@ -3,7 +3,7 @@
  *
  * While a connection opens it has wires for the port dialled and, claimed beforehand, for the port that the
  * server is to name. The SYN+ACK makes it established, with one wire. Nothing from any other port of the
- * server is its packet. */
+ * server is its packet, but that SYN+ACK once more. */
 #ifndef WHARFINGER_CLIENT_H
 #define WHARFINGER_CLIENT_H
 
@@ -237,8 +237,7 @@ INLINE enum reason client_sends(frame *fr, struct work *w)
 		answer_with_reset(w);
 		return REASON_client_server_gone;
 	}
-	enum reason reason = f->life.reason == REASON_client_unconfirmed ? REASON_client_sends_unredirected
-									 : REASON_client_sends;
+	enum reason reason = sends_reason(f);
 	bool joining = f->life.state == CLIENT_JOINING;
 	note_sending(w, f);
 	if (joining && !p->payload && !(p->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)) &&
@@ -274,7 +273,7 @@ INLINE enum reason client_resets(struct work *w, enum reason otherwise)
 }
 
 /* Whether an answer without our option to an aware SYN lost it on the way, or the SYN did: only a translator
- * answers at a port that the server does not listen on, and it always confirms. */
+ * answers at a port that the server does not listen on, and it confirms when there is room. */
 INLINE bool lost_its_option(struct work *w, const struct flow *f)
 {
 	const struct server_port *port;
@@ -295,7 +294,7 @@ INLINE bool answers_syn(const struct packet *p, const struct wire *wire)
 /* w->flow, the connection of w->key that opened, is established at `port`. */
 INLINE enum reason client_establishes(struct work *w, be16 port, u8 state, enum reason reason)
 {
-	struct flow_key dialled;
+	struct flow_key used;
 
 	w->flow.life.state = state;
 	w->flow.life.reason = reason;
@@ -303,8 +302,8 @@ INLINE enum reason client_establishes(struct work *w, be16 port, u8 state, enum 
 	w->flow.wire_port = port;
 	w->flow.seen = 0;
 	w->flow.established_us = (u32)((now_exact(w) - w->flow.started_ns) / 1000) | 1;
-	wire_key_of(&dialled, &w->key, &w->flow);
-	const struct wire *taken = find_wire(w, ESTABLISHED, &dialled);
+	wire_key_of(&used, &w->key, &w->flow);
+	const struct wire *taken = find_wire(w, ESTABLISHED, &used);
 	if (taken && !leads_to(taken, &w->key))
 		return REASON_client_other_answer;
 	if (enter(w, ESTABLISHED))

@@ -2,7 +2,7 @@
  * ends what they must remember, and answers with a reason; what the packet is to say stands in work.verdict.
  *
  * Here comes what the fast path (fast.h) does not take. Whether a packet of an established connection goes
- * on, and how, both ask of the same functions: plainly_sends, plainly_receives, plainly_passes_node,
+ * on, and how, both ask of the same functions: sends_reason, plainly_receives, plainly_passes_node,
  * leave_stack, reach_stack. */
 #ifndef WHARFINGER_DECIDE_H
 #define WHARFINGER_DECIDE_H
@@ -116,15 +116,15 @@ INLINE enum reason net_continues(struct work *w)
 
 	if (!wire || wire->life.marks & BY_STACK)
 		return REASON_not_ours;
+	enum reason plain = plainly_passes_node(wire);
+	if (plain)
+		return plain;
 	switch (wire->life.state) {
 	case CLIENT_OPENING:
 		return answers_syn(p, wire) ? REASON_net_client : REASON_not_ours;
-	case CLIENT_JOINING:
-	case CLIENT_ESTABLISHED:
 	case CLIENT_CLOSED:
 		return REASON_net_client;
 	case SERVER_OPENING:
-	case SERVER_ESTABLISHED:
 	case SERVER_CLOSED:
 	case SERVER_FOUND:
 		return REASON_net_service_port;

@@ -214,20 +214,37 @@ INLINE void reach_by(struct work *w, const struct wire *wire)
 	w->verdict.blank = w->packet.option_at != 0;
 }
 
+/* A dial to the target port, which no pool's is: nobody's business but for its ports. */
+INLINE bool is_direct_dial(const struct flow *f) { return !f->scope; }
+
+/* By what reason the stack's packet of flow `f` leaves: `past`, when it goes past the node's stack. */
+INLINE enum reason sends_by(const struct flow *f, enum reason past)
+{
+	if (is_direct_dial(f))
+		return REASON_server_direct;
+	return f->life.marks & BY_STACK ? REASON_server_by_stack : past;
+}
+
+/* The reason by which the stack's packets of an established or closed connection leave. */
+INLINE enum reason sends_reason(const struct flow *f)
+{
+	if (!is_client_state(f->life.state))
+		return sends_by(f, REASON_server_sends);
+	return f->life.reason == REASON_client_unconfirmed ? REASON_client_sends_unredirected
+							   : REASON_client_sends;
+}
+
 /* The decision for a packet with data or acknowledgements and nothing else (no SYN, FIN or RST, no option of
  * ours) of an established connection: REASON_none when the whole chain must look at it. The hooks ask this
- * first (fast.h), and the chains when they come there, so that both decide alike. */
+ * first (fast.h); the chains ask plainly_receives, plainly_passes_node and sends_reason as well. */
 INLINE enum reason plainly_sends(const struct flow *f)
 {
 	union life life = f->life;
 
-	if (life.marks & (FIN_SEEN | RESET_SEEN))
+	if (life.marks & (FIN_SEEN | RESET_SEEN | BY_STACK))
 		return REASON_none;
-	if (life.state == CLIENT_ESTABLISHED)
-		return life.reason == REASON_client_unconfirmed ? REASON_client_sends_unredirected
-								: REASON_client_sends;
-	return life.state == SERVER_ESTABLISHED && !(life.marks & BY_STACK) ? REASON_server_sends
-									    : REASON_none;
+	return life.state == CLIENT_ESTABLISHED || life.state == SERVER_ESTABLISHED ? sends_reason(f)
+										    : REASON_none;
 }
 
 /* A server's port is sought in the tables again when the last time is not of this eighth of a second. */

@@ -64,7 +64,7 @@ INLINE enum reason server_receives_unknown(frame *fr, struct work *w)
 	w->verdict.dport = w->key.local_port;
 	w->verdict.sport = w->key.peer_port;
 	w->verdict.blank = p->option_at != 0;
-	return server_meets(fr, w, port->scope);
+	return server_meets(fr, w, port->scope, 0);
 }
 
 /* To the pod: service port, or redirect port and scope, to the target port. */
@@ -102,7 +102,7 @@ INLINE enum reason server_sends(frame *fr, struct work *w)
 	if (f && !is_client_state(f->life.state)) {
 		leave_by(w, f);
 		note_sending(w, f);
-		enum reason reason = sends_by(f, REASON_server_sends);
+		enum reason reason = sends_reason(f);
 		if (own_stack_ends(fr, w, f))
 			server_closes(w, f);
 		return reason;
@@ -115,7 +115,7 @@ INLINE enum reason server_sends(frame *fr, struct work *w)
 	f = find_flow(w, CLOSED, &w->key);
 	if (!f || is_client_state(f->life.state))
 		return REASON_not_ours;
-	enum reason reason = sends_by(f, REASON_server_sends);
+	enum reason reason = sends_reason(f);
 	leave_by(w, f);
 	note_sending(w, f);
 	if (!(w->packet.tcp_flags & (TCP_FIN | TCP_RST)))

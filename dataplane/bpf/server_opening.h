@@ -1,21 +1,20 @@
 /* The server translator until step 3: a SYN makes an opening flow and wire, which only step 3 makes
- * established, so a flood of SYNs evicts nothing but its like. */
+ * established, so a flood of SYNs evicts nothing but its like.
+ *
+ * A claim is an opening flow: a connection wants this place, a pair of ports in the stack (substitute.h). A
+ * place has two at most: the first SYN's, find_claim(w, 0), and beside it the latest other's, find_claim(w,
+ * BESIDE): another SYN's (SERVER_OPENING), or what a packet without a SYN left (SERVER_FOUND, SERVER_STRAY).
+ * Numbers tell whose a packet is:
+ *   the stack's SYN+ACK      is_syns_claim: the SYN that it acknowledges
+ *   the client's ACK         is_step_3: it acknowledges the SYN+ACK that the claim noted
+ *   all else of the stack    speaks_for
+ * The one that becomes established drops both (server_enters). The first may be the pod's own dial, as both
+ * roles share the tables: then it is no claim. What a client has "claimed" is another thing (tables.h). */
 #ifndef WHARFINGER_SERVER_OPENING_H
 #define WHARFINGER_SERVER_OPENING_H
 
 #include "ends.h"
 #include "substitute.h"
-
-/* A dial to the target port, which no pool's is: nobody's business but for its ports. */
-INLINE bool is_direct_dial(const struct flow *f) { return !f->scope; }
-
-/* By what reason the stack's packet of flow `f` leaves: `past`, when it goes past the node's stack. */
-INLINE enum reason sends_by(const struct flow *f, enum reason past)
-{
-	if (is_direct_dial(f))
-		return REASON_server_direct;
-	return f->life.marks & BY_STACK ? REASON_server_by_stack : past;
-}
 
 INLINE void server_event(struct work *w, const struct flow *f, enum event_kind kind)
 {
@@ -111,12 +110,12 @@ INLINE enum reason server_dialled(frame *fr, struct work *w)
 
 	if (!find_former_place(fr, w, target)) {
 		set_place(w, target, p->sport);
-		const struct flow *f = find_flow(w, ESTABLISHED, &w->key), *half = find_claim(w, 0);
-		if ((f && is_client_state(f->life.state)) || (half && is_client_state(half->life.state)))
+		const struct flow *f = find_flow(w, ESTABLISHED, &w->key), *claim = find_claim(w, 0);
+		if ((f && is_client_state(f->life.state)) || (claim && is_client_state(claim->life.state)))
 			return REASON_not_ours; /* where the pod itself dials */
 		/* The client tries unaware what it began aware: to the stack it is the same connection. */
-		bool again = is_syns_claim(half, p->seq) || is_syns_claim(find_claim(w, BESIDE), p->seq);
-		bool was = (half && half->life.state == SERVER_OPENING) || find_flow(w, CLOSED, &w->key);
+		bool again = is_syns_claim(claim, p->seq) || is_syns_claim(find_claim(w, BESIDE), p->seq);
+		bool was = (claim && claim->life.state == SERVER_OPENING) || find_flow(w, CLOSED, &w->key);
 		if (again || !(f || (was && stack_has(fr, w, &w->key)))) {
 			forget(w, OPENING);
 			drop_other_claim(w);
@@ -147,10 +146,10 @@ INLINE enum reason server_opens(frame *fr, struct work *w)
 	be16 service_port = p->dport;
 	u8 marks = aware ? AWARE : 0;
 
+	/* The pod itself has a connection by that port with the sender. */
 	const struct wire *wire = find_any_wire(w);
 	if (wire && is_client_state(wire->life.state))
-		return REASON_not_ours; /* to a port by which the pod itself has a connection with the sender
-					 */
+		return REASON_not_ours;
 	if (port) {
 		service_port = select_service_port(port, p, &p->dst);
 		if (!service_port)
@@ -182,11 +181,11 @@ INLINE enum reason server_opens(frame *fr, struct work *w)
 	return reason;
 }
 
-/* Makes the connection of w->key, whose opening flow is `half`, an established one: when there is no room it
+/* Makes the connection of w->key, whose claim this is, an established one: when there is no room it
  * lives among the closed ones. Returns: `reason`, or that there was no room. */
-INLINE enum reason server_enters(struct work *w, const struct flow *half, enum reason reason)
+INLINE enum reason server_enters(struct work *w, const struct flow *claim, enum reason reason)
 {
-	w->flow = *half;
+	w->flow = *claim;
 	w->flow.life.state = SERVER_ESTABLISHED;
 	w->flow.seen = 0;
 	if (enter(w, ESTABLISHED)) {
@@ -212,8 +211,8 @@ INLINE bool is_acceptable(const struct packet *p, const struct numbers *n)
 /* A packet to a service port of which no record speaks, for the place w->key. One that the stack's connection
  * takes leaves a record, by which that is entered when the stack answers. One that it does not take is
  * dropped, for the connection may be none of ours. If the stack has none yet it may be the end of a handshake
- * whose record was evicted, or of a SYN cookie's: the record keeps its number. */
-INLINE enum reason server_meets(frame *fr, struct work *w, u32 scope)
+ * whose record was evicted, or of a SYN cookie's: the record keeps its number. `marks`: BY_STACK, or none. */
+INLINE enum reason server_meets(frame *fr, struct work *w, u32 scope, u8 marks)
 {
 	const struct packet *p = &w->packet;
 	enum socket_seen seen = ask_stack(fr, w, &w->key, &w->numbers);
@@ -224,6 +223,7 @@ INLINE enum reason server_meets(frame *fr, struct work *w, u32 scope)
 		.scope = scope, .server_isn = p->ack - 1, .redirect_port = p->dport, .wire_port = p->dport
 	};
 	w->flow.life.state = seen == SOCKET_WHOLE ? SERVER_FOUND : SERVER_STRAY;
+	w->flow.life.marks = marks;
 	server_notes_opening(w, BESIDE);
 	return REASON_server_unentered;
 }
@@ -269,7 +269,7 @@ INLINE enum reason server_opening_receives(frame *fr, struct work *w, const stru
 		return REASON_server_unentered;
 	if (find_wire(w, CLOSED, &w->wire_key))
 		return REASON_not_ours; /* of the one before, which lives among the closed ones */
-	return server_meets(fr, w, claim->scope);
+	return server_meets(fr, w, claim->scope, claim->life.marks & BY_STACK);
 }
 
 /* What the stack sends goes by `port` on the wire, to the client's own port. */

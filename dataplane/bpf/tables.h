@@ -11,7 +11,8 @@
  * - Established connections have tables of their own that do not forget. What opens and what is closed is
  *   kept in tables that forget the least recently used: neither takes an established connection's room.
  *   Among the closed are also open ones that found no room, or were moved aside (docs/architecture.md).
- * - A record forwards, translates or drops what is its connection's by sequence numbers, flags or state. */
+ * - A record is not believed for its addresses and ports alone: whether a packet is its connection's, its
+ *   numbers, flags or state must say (docs/protocol.md, "State of the ends"). */
 #ifndef WHARFINGER_TABLES_H
 #define WHARFINGER_TABLES_H
 
@@ -42,7 +43,7 @@
  * of ours nothing is sent: what it sends back takes the stack. STRICT: what comes in by it must have a source
  * that a route by it leads to (rp_filter = 1). */
 enum interface_bit { INTERFACE_DIRECT = 1, INTERFACE_STRICT = 2, INTERFACE_PODS = 4 };
-/* An interface of the node, by its index; one that is not listed has neither. */
+/* An interface of the node, by its index; one that is not listed has none of these. */
 struct interface {
 	u32 bits;     /* enum interface_bit */
 	u32 incoming; /* by which the stack takes what arrives here to come in: of a bridge's port the bridge;
@@ -178,7 +179,8 @@ union life {
  * in its eighth of a second (clock.h). */
 union way {
 	struct {
-		u32 ifindex;  /* 0: not known */
+		u32 ifindex;  /* 0: not known; WAY_IS_STACK (wharfinger.bpf.c): the stack's, by the reason in
+				 `gateway` */
 		be32 gateway; /* IPv4; a next hop of another family is looked up for each packet */
 	};
 	u64 whole;
@@ -214,9 +216,9 @@ ASSERT_SIZE(struct flow, 48);
 
 /* What the wire's packets become, and where their flow is. */
 struct wire {
-	union life life;	    /* state and ISN follow the flow's */
-	u32 ifindex;		    /* the host's side of the pod's interface */
-	be32 peer;		    /* what the stack sees: the virtual address, or the client's own */
+	union life life; /* state, ISN and BY_STACK follow the flow's; its other marks are not kept up */
+	u32 ifindex;	 /* the host's side of the pod's interface */
+	be32 peer;	 /* what the stack sees: the virtual address, or the client's own */
 	be16 local_port, peer_port; /* likewise: the client's port and X, or the target port and the client's
 				       port or its substitute */
 	u16 pad;

@@ -156,14 +156,15 @@ INLINE int finish(struct __sk_buff *skb, struct work *w, enum hook hook, enum re
 		return finish(skb, w, hook, reason); \
 	}
 
-/* What a stranger can send past the stack without the answer to it, a SYN or an ICMP error, must have a
- * source that the stack would take. */
+/* What a stranger can send past the stack without an answer to it must have a source that the stack would
+ * take: a SYN, an ICMP error, or a SYN+ACK of which no record speaks. */
 INLINE enum reason decide_from_uplink(struct __sk_buff *skb, struct work *w)
 {
 	const struct packet *p = &w->packet;
 	enum reason reason = decide_from_net(w);
-	bool begins = reason == REASON_net_service_port || reason == REASON_net_redirect_port;
-	bool is_judged = p->icmp_error ? reason == REASON_net_client : begins && is_syn(p);
+	bool begins = is_syn(p) && (reason == REASON_net_service_port || reason == REASON_net_redirect_port);
+	bool strays = reason == REASON_net_client && is_syn_ack(p) && !find_any_wire(w);
+	bool is_judged = p->icmp_error ? reason == REASON_net_client : begins || strays;
 	be32 src = p->icmp_error ? p->error_from : v4_of(&p->src),
 	     dst = p->icmp_error ? p->error_to : v4_of(&p->dst);
 
@@ -231,15 +232,19 @@ INLINE enum reason remembered_way(struct __sk_buff *skb, const struct fast_verdi
 INLINE int fast_leaves(struct __sk_buff *skb, struct fast_headers *h, enum hook hook,
 		       const struct fast_verdict *v, enum reason left, struct next_hop *hop)
 {
-	if (fast_write(skb, h, v, left ? 0 : 1))
-		return TC_ACT_SHOT;
 	count(skb, hook, v->reason);
+	if (fast_write(skb, h, v, left ? 0 : 1)) {
+		count(skb, hook, REASON_rewrite_failed);
+		return TC_ACT_SHOT;
+	}
 	if (!left)
 		return (int)bpf_redirect_neigh(hop->ifindex, &hop->neighbour, sizeof hop->neighbour, 0);
 	count(skb, hook, left);
 	return NEXT;
 }
 
+/* There is no struct work on the fast paths: the kernel's tables, settings and clocks ask for none, so they
+ * get 0. */
 __attribute__((noinline)) int fast_from_pod(struct __sk_buff *skb)
 {
 	struct fast_headers *h = fast_headers_of(skb);
@@ -275,9 +280,11 @@ __attribute__((noinline)) int fast_to_pod(struct __sk_buff *skb)
 	struct fast_verdict v = fast_receives(0, h, wire);
 	if (v.reason == REASON_none)
 		return WHOLE;
-	if (fast_write(skb, h, &v, 0))
-		return TC_ACT_SHOT;
 	count(skb, HOOK_TO_POD, v.reason);
+	if (fast_write(skb, h, &v, 0)) {
+		count(skb, HOOK_TO_POD, REASON_rewrite_failed);
+		return TC_ACT_SHOT;
+	}
 	return NEXT;
 }
 

@@ -31,7 +31,7 @@ enum setting {
 	SETTING_TRACE_KEY_LOW,
 	SETTING_TRACE_KEY_HIGH,
 	SETTING_GENERATION, /* changed when routes or interfaces change, or a server loses a port (clock.h) */
-	SETTING_LEFT_TO_STACK, /* not 0: no packet goes past the stack (xfrm policies) */
+	SETTING_LEFT_TO_STACK, /* not 0: no packet goes past the stack (agent/ways.py says why) */
 	SETTING_FULL, /* not 0: the tables of connections are nearly full, so new connections are unaware */
 	SETTING_COUNT,
 };

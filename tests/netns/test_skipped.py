@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from support.lab import Lab, Node, Pod, Role, fall_back, inside, sh
 from support.layouts import blocked, judging, nft
-from support.packets import icmp, tcp
+from support.packets import CONFIRM, PORT, icmp, option, tcp
 from support.slices import VIRTUAL, pool_slice
 from support.traffic import Client, arrives, checksum, offloads_off, server
 
@@ -38,11 +38,11 @@ def mac(namespace: str, interface: str) -> bytes:
 
 
 def from_the_wire(
-    lab: Lab, source: str, pod: Pod, port: int, to: bytes = b"", tag: bytes = b"", ip: bytes = b""
+    lab: Lab, source: str, pod: Pod, port: int, to: bytes = b"", tag: bytes = b"", **segment: object
 ) -> None:
-    """A SYN comes to the pod's node by its uplink; `to`: another's link address; `tag`: a VLAN's; `ip`: options
-    of IP."""
-    packet = tcp(f"{source}:5555", f"{pod.address}:{port}", "S", seq=9, ip=ip)[12:]
+    """A SYN comes to the pod's node by its uplink; `to`: another's link address; `tag`: a VLAN's; `segment`: what
+    else is in it, as `tcp` takes it."""
+    packet = tcp(f"{source}:5555", f"{pod.address}:{port}", **{"flags": "S", "seq": 9, **segment})[12:]
     frame = (to or mac(pod.node.name, "uplink")) + b"\x02\0\0\0\0\x09" + tag + packet
     send(lab.switch, f"port{pod.node.number}", frame)
 
@@ -211,6 +211,16 @@ def test_a_spoofed_source_is_refused_at_a_service_port_as_at_any_other(lab, pod,
     strict(pod.node)
     with reaches_nobody(pod):
         from_the_wire(lab, UNUSED, pod, port)
+    ask(lab)
+
+
+def test_a_spoofed_answer_of_which_no_record_speaks_is_refused(lab, pod):
+    """It names a port, and goes to a service port of a pod that is a client as well."""
+    both = lab.add_pod(lab.nodes[1], "both", Role.CLIENT | Role.SERVER)
+    lab.nodes[1].tables.apply([pool_slice({"a": pod.address, "both": both.address}, generation=2)])
+    strict(both.node)
+    with reaches_nobody(both):
+        from_the_wire(lab, UNUSED, both, 20_002, flags="SA", ack=77, options=option(CONFIRM | PORT, 20_001))
     ask(lab)
 
 

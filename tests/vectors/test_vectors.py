@@ -16,7 +16,7 @@ WITHOUT_VECTOR = {
     "rewrite_failed": "the kernel refuses only without memory; what the core asks of it is checked by parse before",
     "vlan": "a tag is beside the octets: tests/netns/test_stack.py",
     "other_host": "whose link address it is depends on the interface: tests/netns/test_stack.py",
-    "reverse_path": "the engine has no routes: tests/netns/test_stack.py",
+    "reverse_path": "the engine has no routes: tests/netns/test_skipped.py",
     "held": "of the programs that hold TCP for a moment, before any decision: tests/netns/test_attach.py",
 }
 

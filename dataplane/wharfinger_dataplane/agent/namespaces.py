@@ -4,7 +4,7 @@ Rules:
 - A namespace is known by its file below /run/netns and its inode: both are reused alone, not together.
 - What is known of a namespace does not change once it has settled; one without an address yet is looked at again.
 - While a namespace is young, it is asked whether a socket waits at the start gate. Why not wait for the pod's status: the kubelet writes
-  the pod's address only when the hook that asks at the gate has returned (docs/architecture.md, "Start gate").
+  the pod's address only when the hook that asks at the gate has returned (docs/architecture.md, "Kubernetes").
 """
 
 from __future__ import annotations

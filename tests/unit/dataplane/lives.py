@@ -28,7 +28,7 @@ FORTH, BACK = {"seq": ISN + 1, "ack": SERVER_ISN + 1}, {"seq": SERVER_ISN + 1, "
 STRANGE, STRANGE_BACK = {"seq": ISN + 778, "ack": SERVER_ISN + 99}, {"seq": SERVER_ISN + 778, "ack": ISN + 99}
 DATA = {"payload": b"octets"}
 BESIDE = 1 << 31
-"""server_opening.h: in the key of another claim to a place."""
+"""substitute.h: in the key of another claim to a place."""
 
 
 def sent(src: str, dst: str, numbers: Mapping[str, int], acks_fin: int) -> dict[str, bytes]:

@@ -72,7 +72,7 @@ setup: build ## packages, virtual environment, extensions, Kubernetes, Helm and 
 	$(TESTBED) build
 
 build: $(VENV)/.installed ## BPF programs and Cython extensions, in place
-	@$(STEP) "Compiling the BPF programs and the engine" 12 $(PYTHON) setup.py --quiet build_ext --inplace
+	@$(STEP) "Compiling the BPF programs and the engine" 40 $(PYTHON) setup.py --quiet build_ext --inplace
 
 packages: ## Debian packages that are missing
 	@missing=$$(for name in $$(grep -v '^#' $(PACKAGES)); do \
@@ -87,7 +87,7 @@ $(VENV)/.installed: pyproject.toml setup.py $(PACKAGES)
 	@$(MAKE) --no-print-directory packages
 	@/usr/bin/python3 -m venv $(VENV)
 	@$(STEP) "Python's build tools" 8 $(PIP) 'setuptools>=77' 'cython>=3.1' wheel
-	@$(STEP) "Python packages and the project's own" 45 $(PIP) --no-build-isolation --editable '.[$(EXTRAS)]'
+	@$(STEP) "Python packages and the project's own" 60 $(PIP) --no-build-isolation --editable '.[$(EXTRAS)]'
 	@touch $@
 
 clean: ## what was built in the tree; the caches stay

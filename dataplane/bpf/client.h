@@ -189,7 +189,7 @@ INLINE enum reason client_opens(frame *fr, struct work *w)
 }
 
 /* Whether the tables know that the server has lost the port that the connection uses: they know the virtual
- * address, so they are no empty ones. */
+ * address, so they are no empty ones. The packet is then answered with a reset (client_sends). */
 INLINE bool server_is_gone(struct work *w, const struct flow_key *k, const struct flow *f)
 {
 	struct addr server = addr_from_v4(f->server);

@@ -75,6 +75,7 @@ INLINE struct fast_verdict fast_receives(struct work *w, const struct fast_heade
 	return v;
 }
 
+/* On its way to a pod of this node: unchanged, for the pod's own hook translates. */
 INLINE struct fast_verdict fast_passes_node(const struct fast_headers *h, const struct wire *wire)
 {
 	struct fast_verdict v = fast_unchanged(h);
@@ -104,14 +105,15 @@ INLINE int fast_write(frame *f, struct fast_headers *h, const struct fast_verdic
 	return was != is ? pkt_sum(f, tcp_sum, sum_change(0, was, is), 0) : 0;
 }
 
-/* The flow of what a pod's stack sends; 0: not for the fast path. */
+/* The flow of what a pod's stack sends, of the established ones alone (lookup_NAME: tables.h); 0: not for the
+ * fast path. */
 INLINE struct flow *fast_flow(struct work *w, u32 ifindex, const struct fast_headers *h, struct flow_key *k)
 {
 	set_key(k, ifindex, h->src, h->sport, h->dst, h->dport);
 	return lookup_flows(w, k);
 }
 
-/* The wire of what goes to a pod; 0: not for the fast path. */
+/* The wire of what goes to a pod, likewise; 0: not for the fast path. */
 INLINE struct wire *fast_wire(struct work *w, const struct fast_headers *h)
 {
 	struct flow_key k;

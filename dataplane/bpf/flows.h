@@ -183,7 +183,8 @@ INLINE void note_sending(struct work *w, struct flow *f)
 	f->seen = now;
 }
 
-/* What a packet of the stack becomes on the wire. */
+/* What a packet of the stack becomes on the wire: a client's goes to server:Y in place of virtual address:X,
+ * a server's comes from Y in place of its target port, and goes to the client's own port. */
 INLINE void leave_stack(const struct flow *f, be32 *dst, be16 *sport, be16 *dport)
 {
 	if (is_client_state(f->life.state)) {
@@ -195,7 +196,8 @@ INLINE void leave_stack(const struct flow *f, be32 *dst, be16 *sport, be16 *dpor
 	}
 }
 
-/* What a packet of the wire becomes for the stack. */
+/* What a packet of the wire becomes for the stack: a client's comes from virtual address:X in place of
+ * server:Y, a server's goes to the target port in place of Y. */
 INLINE void reach_stack(const struct wire *wire, be32 *src, be16 *sport, be16 *dport)
 {
 	*src = wire->peer;
@@ -236,7 +238,8 @@ INLINE enum reason sends_reason(const struct flow *f)
 
 /* The decision for a packet with data or acknowledgements and nothing else (no SYN, FIN or RST, no option of
  * ours) of an established connection: REASON_none when the whole chain must look at it. The hooks ask this
- * first (fast.h); the chains ask plainly_receives, plainly_passes_node and sends_reason as well. */
+ * first (fast.h); the chains ask plainly_receives, plainly_passes_node and sends_reason as well. A direct
+ * dial is BY_STACK, so it is never sent from here. */
 INLINE enum reason plainly_sends(const struct flow *f)
 {
 	union life life = f->life;

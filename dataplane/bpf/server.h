@@ -5,8 +5,9 @@
 
 #include "server_opening.h"
 
-/* Whether the server has lost the service port of an established connection: no packet goes by it any
- * more. */
+/* Whether the server has lost the service port of an established connection. Then no packet goes by it any
+ * more: this one passes as it is, to a port where the pod's stack has no such connection. One that has the
+ * target port itself on the wire has no port to lose. */
 INLINE bool port_is_lost(struct work *w, struct wire *wire)
 {
 	const struct packet *p = &w->packet;

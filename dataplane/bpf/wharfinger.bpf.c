@@ -216,8 +216,11 @@ INLINE enum reason remembered_way(struct __sk_buff *skb, const struct fast_verdi
 		return REASON_none;
 	}
 	enum reason left = find_next_hop(skb, v->src, v->dst, len, hop);
-	if (left == REASON_stack_too_big)
+	if (left == REASON_stack_too_big) { /* this packet alone; but what an earlier eighth knew ends here */
+		if (!fresh)
+			way->whole = 0;
 		return left;
+	}
 	known = (union way){};
 	if (left)
 		known = (union way){ .ifindex = WAY_IS_STACK, .gateway = left };

@@ -169,7 +169,7 @@ def test_p09_tables_rewritten_by_a_new_agent_break_nothing(lab, client, servers)
         successor.apply(slices)
     assert [connection.ask()[0] for connection in connections] == names
     with Client(client, VIRTUAL, 80) as fresh:
-        assert fresh.ask()[0] in names
+        assert fresh.ask()[0] in {pod.short for pod in servers}  # of whom nine connections may all have missed one
     for connection in connections:
         connection.close()
 

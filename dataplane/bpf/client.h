@@ -86,12 +86,12 @@ INLINE enum reason client_tags_syn(struct work *w, const struct flow *f)
 /* The same SYN again: the second bears REDIRECT as the first did, the third is unaware. */
 INLINE enum reason client_repeats_syn(struct work *w, struct flow *f)
 {
-	union life was = f->life, life = was;
+	u8 tries = f->life.tries + 1;
 
-	if (life.state == CLIENT_UNAWARE)
+	if (f->life.state == CLIENT_UNAWARE)
 		return REASON_third_syn;
-	if (++life.tries < 2) {
-		swap_if_same(&f->life.whole, was.whole, life.whole);
+	if (tries < 2) {
+		set_tries(&f->life, tries);
 		note_sending(w, f);
 		return client_tags_syn(w, f);
 	}
@@ -336,11 +336,8 @@ INLINE enum reason client_answered(struct work *w, struct flow *f)
 	if (!port || port->count || port->scope != f->scope)
 		return REASON_client_unsure;
 	reason = client_establishes(w, o->port, CLIENT_JOINING, REASON_client_redirected);
-	if (reason == REASON_client_no_room) {
-		union life was = f->life, is = was;
-		is.tries = 2; /* the next SYN is the one that goes unaware */
-		swap_if_same(&f->life.whole, was.whole, is.whole);
-	}
+	if (reason == REASON_client_no_room)
+		set_tries(&f->life, 2); /* the next SYN is the one that goes unaware */
 	return reason;
 }
 

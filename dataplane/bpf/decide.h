@@ -68,6 +68,15 @@ INLINE enum reason decide_from_pod(frame *f, struct work *w)
 	return pod->roles & POD_CLIENT ? client_sends(f, w) : REASON_not_ours;
 }
 
+/* Whether a SYN comes to a port by which the pod itself has or opens a connection with the sender. */
+INLINE bool is_to_own_dial(struct work *w, u32 roles)
+{
+	if (!(roles & POD_CLIENT) || !is_syn(&w->packet))
+		return false;
+	const struct wire *wire = find_any_wire(w);
+	return wire && is_client_state(wire->life.state);
+}
+
 INLINE enum reason decide_to_pod(frame *f, struct work *w)
 {
 	const struct packet *p = &w->packet;
@@ -82,7 +91,7 @@ INLINE enum reason decide_to_pod(frame *f, struct work *w)
 		return REASON_not_tcp;
 	w->netns = pod->netns;
 	set_wire_key(w, &p->dst, p->dport, &p->src, p->sport);
-	if (pod->roles & POD_SERVER) {
+	if (pod->roles & POD_SERVER && !is_to_own_dial(w, pod->roles)) {
 		enum reason reason = pod->roles & POD_INGRESS_SELECTED ? selected_receives(w) : REASON_none;
 		if (reason != REASON_none)
 			return reason;

@@ -64,6 +64,14 @@ INLINE void set_state(union life *life, u8 state)
 	swap_if_same(&life->whole, was.whole, is.whole);
 }
 
+INLINE void set_tries(union life *life, u8 tries)
+{
+	union life was = { .whole = life->whole }, is = was;
+
+	is.tries = tries;
+	swap_if_same(&life->whole, was.whole, is.whole);
+}
+
 INLINE bool is_client_state(u8 state) { return state <= CLIENT_CLOSED; }
 INLINE u8 closed_state(u8 state) { return is_client_state(state) ? CLIENT_CLOSED : SERVER_CLOSED; }
 INLINE bool is_closed(const struct flow *f) { return f->life.state == closed_state(f->life.state); }

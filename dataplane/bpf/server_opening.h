@@ -57,6 +57,8 @@ INLINE bool is_syns_claim(const struct flow *claim, u32 isn)
 
 INLINE void drop_other_claim(struct work *w)
 {
+	if (!find_claim(w, BESIDE)) /* as nearly always; a look-up takes no lock */
+		return;
 	w->key.ifindex |= BESIDE;
 	drop_flow(w, OPENING, &w->key);
 	w->key.ifindex &= ~BESIDE;
@@ -146,10 +148,6 @@ INLINE enum reason server_opens(frame *fr, struct work *w)
 	be16 service_port = p->dport;
 	u8 marks = aware ? AWARE : 0;
 
-	/* The pod itself has a connection by that port with the sender. */
-	const struct wire *wire = find_any_wire(w);
-	if (wire && is_client_state(wire->life.state))
-		return REASON_not_ours;
 	if (port) {
 		service_port = select_service_port(port, p, &p->dst);
 		if (!service_port)
@@ -283,10 +281,9 @@ INLINE void server_speaks(struct work *w, const struct flow *f, be16 port)
 INLINE enum reason server_names_port(struct work *w, struct flow *f)
 {
 	const struct packet *p = &w->packet;
-	union life was = f->life, life = was;
+	union life life = f->life;
 
-	life.tries += life.tries < 255;
-	swap_if_same(&f->life.whole, was.whole, life.whole);
+	set_tries(&f->life, life.tries + (life.tries < 255));
 	if (!(life.marks & FIN_SEEN)) /* else its place is taken, and nobody asks for it any more */
 		f->server_isn = p->seq;
 	note_sending(w, f);

@@ -26,7 +26,6 @@ SETTING_FULL = core.SETTING_FULL
 TRACES_ALL = core.TRACES_ALL
 GATE = str(ipaddress.IPv4Address(core.GATE_ADDRESS)), core.GATE_PORT
 """Whom the start gate's question is addressed to."""
-"""Where in a record of struct event these are."""
 SEEN_AT = <size_t>&(<core.flow *>NULL).seen
 """Where in a record of struct flow or struct wire the stamp of its last use is (clock.h)."""
 COMPARABLE = <size_t>&(<core.flow *>NULL).mtu

@@ -21,12 +21,14 @@ from wharfinger_dataplane._records import SETTING_FULL
 from wharfinger_dataplane.attach import Mode
 
 BOUND_S = 20
-ESTABLISHED, BOUNDED = 64, 256
-CAPACITY = {"flows": ESTABLISHED, "wires": ESTABLISHED, "opening_flows": BOUNDED, "opening_wires": BOUNDED,
-            "closed_flows": BOUNDED, "closed_wires": BOUNDED}
-FULL = {"table_full", "client_no_room", "server_no_room", "server_full"}
 SHORT = 1000
-"""Connections that come and go, one after the other: several times the room of every table."""
+"""Connections that come and go, one after the other: several times the room of what is open or opens."""
+ESTABLISHED, BOUNDED, CLOSED = 64, 256, 2 * SHORT
+"""Those that are closed have room for all. A FIN may need its record again: Linux drops the peer's when it comes
+while close() makes a socket one of TIME_WAIT, and it comes again after a fifth of a second."""
+CAPACITY = {"flows": ESTABLISHED, "wires": ESTABLISHED, "opening_flows": BOUNDED, "opening_wires": BOUNDED,
+            "closed_flows": CLOSED, "closed_wires": CLOSED}
+FULL = {"table_full", "client_no_room", "server_no_room", "server_full"}
 
 
 @pytest.fixture(params=[8080, 80], ids=["target is another port", "target is the port dialled"])
@@ -137,7 +139,7 @@ def test_short_connections_leave_no_record_among_the_established_and_few_elsewhe
         for node in small.nodes:
             found = sizes(node)
             assert found.pop("flows") == found.pop("wires") == 1
-            assert max(found.values()) <= BOUNDED
+            assert max(found["opening_flows"], found["opening_wires"]) <= BOUNDED
             assert not {reason for _, reason in node.counts()} & FULL
         assert lasting.get(100_000) == checksum(100_000)
     assert small.nodes[1].counts()["to_pod", "server_joined"] == SHORT + 1

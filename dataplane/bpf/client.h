@@ -201,12 +201,18 @@ INLINE bool server_is_gone(struct work *w, const struct flow_key *k, const struc
 	return lookup_addresses(w, &virtual) != 0;
 }
 
-/* What the stack sends while its SYN is on the way: it refuses an answer with strange numbers, or gives
- * up. */
+/* What the stack sends while its SYN is on the way: a RST refuses an answer with strange numbers, or gives
+ * up. All else says that the stack has an answer which did not come by us: this SYN had gone unaware before.
+ */
 INLINE enum reason client_sends_opening(struct work *w, const struct flow *f)
 {
 	if (f->life.state != CLIENT_OPENING)
 		return REASON_no_record;
+	if (!(w->packet.tcp_flags & TCP_RST)) {
+		w->flow = *f;
+		client_gives_up(w);
+		return REASON_no_record;
+	}
 	leave_by(w, f);
 	return REASON_client_sends_unredirected;
 }

@@ -104,15 +104,16 @@ INLINE enum reason decide_to_pod(frame *f, struct work *w)
 	return pod->roles & POD_CLIENT ? client_receives(f, w) : REASON_not_ours;
 }
 
-/* Whether a packet from the network begins a connection at a server of this node. */
+/* Whether a SYN from the network begins an aware connection at a server of this node. */
 INLINE enum reason net_begins(struct work *w)
 {
 	const struct packet *p = &w->packet;
 
+	if (!is_aware(p)) /* the stack's, both ways */
+		return REASON_not_ours;
 	if (server_port_of(w, &p->dst, p->dport, 0))
 		return REASON_net_service_port;
-	if (p->option.flags & OPTION_REDIRECT && p->option.scope &&
-	    server_port_of(w, &p->dst, p->dport, p->option.scope))
+	if (p->option.scope && server_port_of(w, &p->dst, p->dport, p->option.scope))
 		return REASON_net_redirect_port;
 	return REASON_not_ours;
 }
@@ -125,6 +126,8 @@ INLINE enum reason net_continues(struct work *w)
 
 	if (!wire || wire->life.marks & BY_STACK)
 		return REASON_not_ours;
+	if (is_syn(p) && !is_aware(p) && !is_client_state(wire->life.state))
+		return REASON_not_ours; /* what it begins takes the stack */
 	enum reason plain = plainly_passes_node(wire);
 	if (plain)
 		return plain;

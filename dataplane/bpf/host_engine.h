@@ -27,10 +27,15 @@ struct engine_table {
 #define WHARFINGER_TABLE_ID(name, key, value, capacity, kind) TABLE_##name,
 enum engine_table_id { WHARFINGER_TABLES(WHARFINGER_TABLE_ID) TABLE_COUNT };
 
+struct held {
+	struct numbers numbers;
+	u32 seen; /* enum socket_seen */
+};
+
 #define ENGINE_PACKET_MAX 65536
 struct engine {
 	struct engine_table table[TABLE_COUNT];
-	struct engine_table sockets; /* the pods' whole sockets, by the keys of flows */
+	struct engine_table sockets; /* of struct held: the pods', by the keys of flows */
 	u32 turns[65536];
 	u64 setting[SETTING_COUNT];
 	u32 whole_chain; /* not 0: every packet takes the whole chain */
@@ -157,7 +162,7 @@ static struct engine *engine_new(void)
 	e->table[TABLE_##name] = engine_table_of(sizeof(key), sizeof(value), size, ENGINE_BOUNDED_##kind);
 	WHARFINGER_TABLES(ENGINE_TABLE)
 #undef ENGINE_TABLE
-	e->sockets = engine_table_of(sizeof(struct flow_key), sizeof(struct numbers), 65536, 0);
+	e->sockets = engine_table_of(sizeof(struct flow_key), sizeof(struct held), 65536, 0);
 	for (int i = 0; i < TABLE_COUNT; i++)
 		if (!e->table[i].bucket)
 			return 0;
@@ -203,10 +208,10 @@ INLINE enum socket_seen ask_stack(frame *f, const struct work *w, const struct f
 	struct flow_key pair = *k;
 
 	pair.ifindex = 0;
-	const struct numbers *found = w->netns < 0 ? 0 : engine_find(&f->sockets, &pair);
-	if (found)
-		*n = *found;
-	return found ? SOCKET_WHOLE : SOCKET_NONE;
+	const struct held *found = w->netns < 0 ? 0 : engine_find(&f->sockets, &pair);
+	if (found && found->seen == SOCKET_WHOLE)
+		*n = found->numbers;
+	return found ? found->seen : SOCKET_NONE;
 }
 INLINE u64 setting(struct work *w, enum setting number) { return engine_of(w)->setting[number]; }
 INLINE u64 now_exact(struct work *w) { return engine_of(w)->now_ns; }

@@ -35,8 +35,7 @@ INLINE enum reason icmp_returns(struct work *w, u32 roles)
 	const struct wire *wire = find_any_wire(w);
 	if (roles & POD_SERVER) {
 		const struct server_port *port = server_port_of(w, &p->src, p->sport, 0);
-		if (!port &&
-		    names_port(&p->option)) { /* a SYN+ACK from a redirect port: it names the service port */
+		if (names_port(&p->option)) { /* a SYN+ACK from a redirect port: it names the service port */
 			port = server_port_of(w, &p->src, p->option.port, 0);
 			w->wire_key.local_port = p->option.port;
 			wire = find_any_wire(w);

@@ -51,6 +51,12 @@ INLINE bool is_syn_ack(const struct packet *p)
 	return (p->tcp_flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK);
 }
 
+/* Whether a SYN is an aware client's. */
+INLINE bool is_aware(const struct packet *p)
+{
+	return p->option.flags & OPTION_REDIRECT && p->option.len >= OPTION_LEN_SCOPE;
+}
+
 INLINE bool has_room(const struct packet *p, u8 option_len)
 {
 	return !(p->traits & SYN_ENDED) && p->tcp_len + option_len <= TCP_LEN_MAX;

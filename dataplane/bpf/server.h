@@ -36,36 +36,81 @@ INLINE enum reason server_established_receives(frame *fr, struct work *w, struct
 	return REASON_server_receives;
 }
 
-/* Whether a packet to a service port is the answer to a connection that the pod itself began from a port of
- * that number. */
-INLINE bool is_outgoing(frame *fr, struct work *w)
+/* Whether a packet to a service port is of a connection that the pod's stack has by that number itself: one
+ * that it began from there, or one of an application that listens there, whose stack answers by cookies if it
+ * has no socket yet. */
+INLINE bool is_stacks_own(frame *fr, struct work *w, const struct server_port *port)
 {
-	w->wire_key.ifindex = w->ifindex;
-	bool outgoing = stack_has(fr, w, &w->wire_key);
-	w->wire_key.ifindex = 0;
-	return outgoing;
+	const struct packet *p = &w->packet;
+
+	set_place(w, p->dport, p->sport);
+	enum socket_seen seen = ask_stack(fr, w, &w->key, &w->numbers);
+	bool listens = seen == SOCKET_LISTENER && port->target != p->dport && !p->option_at;
+	set_place(w, port->target, p->sport);
+	return seen >= SOCKET_PART || (listens && !stack_has(fr, w, &w->key));
 }
 
-/* A packet to a service port of which no wire speaks. */
+/* Whether a packet from a pod of this node takes the node's stack: its sender has no record. */
+INLINE bool is_unaware_neighbours(struct work *w)
+{
+	const struct packet *p = &w->packet;
+
+	if (!lookup_pods(w, &p->src))
+		return false;
+	set_key(&w->key, 0, v4_of(&p->src), p->sport, v4_of(&p->dst), p->dport);
+	const struct wire *wire = lookup_wires(w, &w->key);
+	return !wire || !is_client_state(wire->life.state);
+}
+
+/* Whether the stack has a connection at the place w->key that does not take this packet. */
+INLINE bool is_unacceptable(frame *fr, struct work *w)
+{
+	return ask_stack(fr, w, &w->key, &w->numbers) == SOCKET_WHOLE &&
+	       !is_acceptable(&w->packet, &w->numbers);
+}
+
+/* Makes w->key the place of a connection that got a substitute and whose record is lost: no record speaks of
+ * the stack's connection there, which takes this packet. Returns: whether there is one. */
+INLINE bool find_lost_substitute(frame *fr, struct work *w)
+{
+	u32 first = first_substitute(w);
+
+	for (u32 i = 0; i < SUBSTITUTES; i++) {
+		w->key.peer_port = substitute_port(first, i);
+		if (!find_flow(w, ESTABLISHED, &w->key) && !find_holder(w) &&
+		    ask_stack(fr, w, &w->key, &w->numbers) == SOCKET_WHOLE &&
+		    is_acceptable(&w->packet, &w->numbers))
+			return true;
+	}
+	return false;
+}
+
+/* A packet to a service port of which no wire speaks. Where a record says that its place is another
+ * connection's, the stack is to refuse it, by a substitute, and that connection lives on. */
 INLINE enum reason server_receives_unknown(frame *fr, struct work *w)
 {
 	const struct packet *p = &w->packet;
 	const struct server_port *port = server_port_of(w, &p->dst, p->dport, 0);
 
-	if (!port || is_outgoing(fr, w))
+	if (!port || is_stacks_own(fr, w, port))
 		return REASON_not_ours;
+	u8 marks = is_unaware_neighbours(w) ? BY_STACK : 0;
 	set_place(w, port->target, p->sport);
 	const struct flow *f = find_flow(w, ESTABLISHED, &w->key);
 	if (!f)
 		f = find_holder(w);
-	/* The place is another connection's: the stack is to refuse this packet, and that connection lives
-	 * on. */
-	if (f && !is_of_wire(f, &w->wire_key) && !find_substitute(fr, w))
-		return REASON_server_no_substitute;
+	bool others = f && !is_of_wire(f, &w->wire_key);
+	if ((others || is_unacceptable(fr, w)) && !find_lost_substitute(fr, w)) {
+		if (!others)
+			return REASON_server_stray;
+		set_place(w, port->target, p->sport);
+		if (!find_substitute(fr, w))
+			return REASON_server_no_substitute;
+	}
 	w->verdict.dport = w->key.local_port;
 	w->verdict.sport = w->key.peer_port;
 	w->verdict.blank = p->option_at != 0;
-	return server_meets(fr, w, port->scope, 0);
+	return server_meets(fr, w, port->scope, marks);
 }
 
 /* To the pod: service port, or redirect port and scope, to the target port. */

@@ -5,7 +5,7 @@
  * place has two at most: the first SYN's, find_claim(w, 0), and beside it the latest other's, find_claim(w,
  * BESIDE): another SYN's (SERVER_OPENING), or what a packet without a SYN left (SERVER_FOUND, SERVER_STRAY).
  * Numbers tell whose a packet is:
- *   the stack's SYN+ACK      is_syns_claim: the SYN that it acknowledges
+ *   the stack's SYN+ACK      acknowledges_syn
  *   the client's ACK         is_step_3: it acknowledges the SYN+ACK that the claim noted
  *   all else of the stack    speaks_for
  * The one that becomes established drops both (server_enters). The first may be the pod's own dial, as both
@@ -55,6 +55,14 @@ INLINE bool is_syns_claim(const struct flow *claim, u32 isn)
 	return claim && claim->life.state == SERVER_OPENING && claim->life.isn == isn;
 }
 
+/* Whether a number acknowledges the SYN of a claim that opens, with its data or without. */
+INLINE bool acknowledges_syn(const struct flow *claim, u32 ack)
+{
+	u32 beyond = ack - claim->life.isn - 1;
+
+	return claim->life.state == SERVER_OPENING && (!beyond || beyond == claim->syn_payload);
+}
+
 INLINE void drop_other_claim(struct work *w)
 {
 	if (!find_claim(w, BESIDE)) /* as nearly always; a look-up takes no lock */
@@ -92,12 +100,16 @@ INLINE void server_notes_syn(struct work *w)
 {
 	u32 isn = w->packet.seq;
 	const struct flow *first = find_claim(w, 0);
+
+	w->flow.syn_payload = w->packet.payload;
 	bool other = first && first->life.state == SERVER_OPENING && first->life.isn != isn;
 	const struct flow *same = other ? find_claim(w, BESIDE) : first;
 
 	if (is_syns_claim(same, isn)) {
 		w->flow.server_isn = same->server_isn;
 		w->flow.life.tries = same->life.tries;
+		if (same->syn_payload) /* which does not come again */
+			w->flow.syn_payload = same->syn_payload;
 	}
 	server_notes_opening(w, other ? BESIDE : 0);
 }
@@ -141,12 +153,12 @@ INLINE enum reason server_dialled(frame *fr, struct work *w)
 INLINE enum reason server_opens(frame *fr, struct work *w)
 {
 	const struct packet *p = &w->packet;
-	bool aware = p->option.flags & OPTION_REDIRECT && p->option.len >= OPTION_LEN_SCOPE;
+	bool aware = is_aware(p);
 	const struct server_port *port =
 		aware && p->option.scope ? server_port_of(w, &p->dst, p->dport, p->option.scope) : 0;
 	enum reason reason = REASON_server_syn;
 	be16 service_port = p->dport;
-	u8 marks = aware ? AWARE : 0;
+	u8 marks = aware ? AWARE : BY_STACK; /* as this SYN came */
 
 	if (port) {
 		service_port = select_service_port(port, p, &p->dst);
@@ -159,10 +171,8 @@ INLINE enum reason server_opens(frame *fr, struct work *w)
 	if (!port)
 		return server_dialled(fr, w);
 	set_place(w, p->dport, p->sport);
-	if (!aware && port->target != p->dport && ask_stack(fr, w, &w->key, &w->numbers) == SOCKET_LISTENER)
-		return REASON_not_ours; /* an application of the pod's own listens at that number */
-	if (!aware && lookup_pods(w, &p->src))
-		marks |= BY_STACK; /* as this SYN went */
+	if (!aware && port->target != p->dport && ask_stack(fr, w, &w->key, &w->numbers) != SOCKET_NONE)
+		return REASON_not_ours; /* an application of the pod's own is at that number */
 
 	w->wire_key.local_port = service_port;
 	if (!find_place(fr, w, port->target))
@@ -197,13 +207,13 @@ INLINE enum reason server_enters(struct work *w, const struct flow *claim, enum 
 }
 
 /* Whether a whole socket would take this packet as one of its peer's: the next in order, or one that it has
- * (RFC 9293, RFC 5961). */
+ * had, which it answers with an acknowledgement (RFC 9293, RFC 5961). */
 INLINE bool is_acceptable(const struct packet *p, const struct numbers *n)
 {
 	if (p->tcp_flags & TCP_RST)
 		return p->seq == n->expects;
 	return p->tcp_flags & TCP_ACK && p->ack - n->unacknowledged <= n->next - n->unacknowledged &&
-	       n->expects - p->seq <= p->payload + 1;
+	       n->expects - p->seq < NEAR;
 }
 
 /* A packet to a service port of which no record speaks, for the place w->key. One that the stack's connection
@@ -290,7 +300,7 @@ INLINE enum reason server_names_port(struct work *w, struct flow *f)
 	server_speaks(w, f, f->redirect_port);
 	if (life.marks & BY_STACK)
 		return sends_by(f, REASON_none);
-	if (!(life.marks & AWARE) || !has_room(p, OPTION_LEN_BARE))
+	if (!(life.marks & AWARE) || p->payload || !has_room(p, OPTION_LEN_BARE))
 		return REASON_server_answers;
 	if (p->may_fragment)
 		return REASON_server_may_fragment;
@@ -302,23 +312,37 @@ INLINE enum reason server_names_port(struct work *w, struct flow *f)
 	return REASON_server_answers;
 }
 
+/* The claim that a SYN+ACK of the stack's is for; 0: for none. The stack has taken that one up: it is the
+ * first from now on, so that no other SYN takes its record. */
+INLINE struct flow *claim_taken_up(struct work *w)
+{
+	u32 ack = w->packet.ack;
+	struct flow *first = find_claim(w, 0), *other = find_claim(w, BESIDE);
+
+	if (first && acknowledges_syn(first, ack))
+		return first;
+	if (!other || !acknowledges_syn(other, ack))
+		return 0;
+	w->flow = *other;
+	put_flow(w, OPENING, &w->key, &w->flow);
+	drop_other_claim(w);
+	return find_claim(w, 0);
+}
+
 /* A SYN+ACK: of a claim that the stack takes up, or once more of one that step 3 has made established, when
  * the stack could not take step 3. Any other says that the stack has given the pair of ports to a connection
  * that is none of ours. */
 INLINE enum reason server_answers(struct work *w)
 {
-	u32 isn = w->packet.ack - 1;
-	struct flow *f = find_claim(w, 0);
+	struct flow *f = claim_taken_up(w);
+	bool opens = f;
 
-	if (!is_syns_claim(f, isn))
-		f = find_claim(w, BESIDE);
-	bool opens = is_syns_claim(f, isn);
 	if (!opens) {
 		f = find_flow(w, ESTABLISHED, &w->key);
 		if (!f)
 			f = find_flow(w, CLOSED, &w->key);
 	}
-	bool again = !opens && f && f->life.state == SERVER_ESTABLISHED && f->life.isn == isn;
+	bool again = !opens && f && f->life.state == SERVER_ESTABLISHED && f->life.isn == w->packet.ack - 1;
 	if (!again) { /* the stack has opened this pair of ports once more */
 		forget(w, ESTABLISHED);
 		forget(w, CLOSED);
@@ -329,7 +353,7 @@ INLINE enum reason server_answers(struct work *w)
 /* Whether the RST of a stack answers the SYN of this claim. */
 INLINE bool refuses_syn(const struct packet *p, const struct flow *claim)
 {
-	return p->tcp_flags & TCP_ACK && !p->seq && p->ack == claim->life.isn + 1;
+	return p->tcp_flags & TCP_ACK && !p->seq && acknowledges_syn(claim, p->ack);
 }
 
 /* Whether what the stack sends is of this claim: its numbers go on from the claim's. What is found needs no
@@ -338,13 +362,17 @@ INLINE bool speaks_for(const struct packet *p, const struct flow *claim)
 {
 	if (!claim || is_client_state(claim->life.state))
 		return false;
-	bool next = p->seq == claim->server_isn + 1;
+	u32 beyond = p->seq - claim->server_isn - 1;
+	bool next = !beyond;
 	if (claim->life.state == SERVER_STRAY)
 		return next;
 	if (claim->life.state == SERVER_FOUND)
 		return true;
+	if (claim->syn_payload) /* whose server may send before step 3 */
+		next = beyond < NEAR;
 	next &= claim->life.tries != 0;
-	return p->tcp_flags & TCP_RST ? next || refuses_syn(p, claim) : next && p->ack == claim->life.isn + 1;
+	return p->tcp_flags & TCP_RST ? next || refuses_syn(p, claim)
+				      : next && acknowledges_syn(claim, p->ack);
 }
 
 /* What the stack sends, and `claim` speaks for. What is entered by a stray packet goes on from the number

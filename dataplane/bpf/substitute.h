@@ -57,8 +57,8 @@ INLINE bool counts_on(struct work *w, const struct flow *f)
 }
 
 /* Whether the place w->key can bear the connection that the wire has under w->wire_key: it has it already, or
- * had it and a SYN may begin there again, or neither another connection of ours nor the stack alone (a direct
- * dial, TIME_WAIT) has it. */
+ * had it, and either the stack is not through with it (its last data is on the way) or a SYN may begin there
+ * again, or neither another connection of ours nor the stack alone (a direct dial, TIME_WAIT) has it. */
 INLINE bool may_have_place(frame *fr, struct work *w)
 {
 	const struct flow *f = find_flow(w, ESTABLISHED, &w->key);
@@ -69,9 +69,11 @@ INLINE bool may_have_place(frame *fr, struct work *w)
 	if (f)
 		return is_of_wire(f, &w->wire_key);
 	f = find_flow(w, CLOSED, &w->key);
-	if (f && is_of_wire(f, &w->wire_key) && (!is_closed(f) || counts_on(w, f)))
+	bool own = f && is_of_wire(f, &w->wire_key);
+	if (own && (!is_closed(f) || counts_on(w, f)))
 		return true;
-	return !stack_has(fr, w, &w->key);
+	enum socket_seen seen = ask_stack(fr, w, &w->key, &w->numbers);
+	return seen < SOCKET_PART || (own && seen == SOCKET_WHOLE);
 }
 
 /* Whether no connection has the place w->key. */
@@ -80,16 +82,28 @@ INLINE bool is_free_place(frame *fr, struct work *w)
 	return !find_flow(w, ESTABLISHED, &w->key) && !find_holder(w) && !stack_has(fr, w, &w->key);
 }
 
+/* Where the search for a substitute at w->key's target port begins for the client's end of w->wire_key, and
+ * where it goes on: by whatever port of the server, so that one can be found again without its record. */
+INLINE u32 first_substitute(const struct work *w)
+{
+	const struct flow_key *k = &w->wire_key;
+
+	return mix3(mix3(k->peer, k->local, k->peer_port), w->key.local_port, PROTO_TCP);
+}
+
+INLINE be16 substitute_port(u32 first, u32 i)
+{
+	return to_be16((u16)(SUBSTITUTE_LEAST + (first + i * SUBSTITUTE_STEP) % SUBSTITUTE_RANGE));
+}
+
 /* Makes w->key a place with another client port. Returns: whether one was found free. */
 INLINE bool find_substitute(frame *fr, struct work *w)
 {
-	const struct packet *p = &w->packet;
-	u32 first = connection_hash(p, &p->dst, from_be16(w->key.local_port));
+	u32 first = first_substitute(w);
 
 	for (u32 i = 0; i < SUBSTITUTES; i++) {
-		w->key.peer_port =
-			to_be16((u16)(SUBSTITUTE_LEAST + (first + i * SUBSTITUTE_STEP) % SUBSTITUTE_RANGE));
-		if (w->key.peer_port != p->sport && is_free_place(fr, w))
+		w->key.peer_port = substitute_port(first, i);
+		if (w->key.peer_port != w->packet.sport && is_free_place(fr, w))
 			return true;
 	}
 	return false;

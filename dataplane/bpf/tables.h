@@ -150,7 +150,7 @@ enum flow_state {
 };
 /* What ended, by the pod's own stack: LOCAL_FIN, PEER_FIN, RESET. What the wire says and the stack has not
  * confirmed: FIN_SEEN, RESET_SEEN. AWARE: the SYN bore REDIRECT. BY_STACK: its packets take the node's stack,
- * both ways: a dial to the target port, or one of this node's pods that is unaware. */
+ * both ways, as it is an unaware client's. */
 enum flow_mark {
 	LOCAL_FIN = 1,
 	PEER_FIN = 2,
@@ -209,8 +209,11 @@ struct flow {
 	u16 mtu;	/* of `way` */
 	union way way;
 	u32 seen; /* clock.h: when the stack sent last, and what tables it was checked against then */
-	u32 established_us; /* after it started; 0: not yet */
-	u64 started_ns;	    /* kernel's monotonic clock */
+	union {
+		u32 established_us; /* after it started; 0: not yet */
+		u32 syn_payload;    /* SERVER_OPENING: octets that came with the SYN (Fast Open) */
+	};
+	u64 started_ns; /* kernel's monotonic clock */
 };
 ASSERT_SIZE(struct flow, 48);
 

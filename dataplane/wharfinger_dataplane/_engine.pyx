@@ -104,13 +104,15 @@ cdef class Engine:
         """Entries that the table can hold."""
         return self._table(table).capacity
 
-    def hold(self, bytes pair, uint32_t expects, uint32_t sends):
-        """The pods' stacks have a socket of this pair of ports, a key of `wires`. It expects and will send these numbers."""
+    def hold(self, bytes pair, uint32_t expects, uint32_t sends, *, bint whole=True):
+        """The pods' stacks have a socket of this pair of ports, a key of `wires`. It expects and will send these numbers; one that is not
+        whole is TIME_WAIT's."""
         if <uint32_t>len(pair) != self.engine.sockets.key_size:
             raise ValueError(f"a key of {len(pair)} bytes, not {self.engine.sockets.key_size}")
-        cdef core.numbers numbers
-        numbers.expects, numbers.unacknowledged, numbers.next = expects, sends, sends
-        if core.engine_put(&self.engine.sockets, <const char *>pair, &numbers):
+        cdef core.held held
+        held.numbers.expects, held.numbers.unacknowledged, held.numbers.next = expects, sends, sends
+        held.seen = core.SOCKET_WHOLE if whole else core.SOCKET_PART
+        if core.engine_put(&self.engine.sockets, <const char *>pair, &held):
             raise OSError("too many sockets")
 
     def outdate(self):

@@ -77,6 +77,9 @@ cdef extern from "host_engine.h" nogil:
         packet packet
     cdef struct numbers:
         uint32_t expects, unacknowledged, next
+    cdef struct held:
+        numbers numbers
+        uint32_t seen
     cdef struct engine_node:
         engine_node *next
         uint8_t *bytes
@@ -100,6 +103,7 @@ cdef extern from "host_engine.h" nogil:
     int CLIENT_CLAIMED, CLIENT_OPENING, CLIENT_UNAWARE, CLIENT_JOINING, CLIENT_ESTABLISHED, CLIENT_CLOSED
     int SERVER_OPENING, SERVER_ESTABLISHED, SERVER_CLOSED, SERVER_FOUND, SERVER_STRAY
     int LOCAL_FIN, PEER_FIN, RESET, FIN_SEEN, RESET_SEEN, AWARE, BY_STACK
+    int SOCKET_PART, SOCKET_WHOLE
     int EVENT_BALANCED, EVENT_CLOSED, ROLE_CLIENT, ROLE_BALANCER, ROLE_SERVER
     int COUNTER_REASONS, SETTING_TRACED, SETTING_TRACE_KEY_LOW, SETTING_TRACE_KEY_HIGH, SETTING_HELD_UNTIL
     int SETTING_GENERATION, SETTING_LEFT_TO_STACK, SETTING_FULL, SETTING_COUNT

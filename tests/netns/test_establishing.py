@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import subprocess
+import threading
 from collections import Counter
 from contextlib import ExitStack
 
 import pytest
+from support.badwire import Deed, Rule, bad_wire
 from support.capture import Capture
-from support.lab import Lab, Node, Pod, Role
+from support.lab import Lab, Node, Pod, Role, fall_back
 from support.slices import VIRTUAL, pool_slice
 from support.traffic import Client, checksum, offloads_off, server
-from wharfinger_dataplane._records import FlowState, unpack_flow
+from wharfinger_dataplane._records import SETTING_FULL, FlowState, pack_setting, unpack_flow
+
+BOUND_S = 8
 
 
 def serve(lab: Lab, slices) -> None:
@@ -202,3 +206,24 @@ def test_a_lost_server_entry_is_rebuilt_from_the_next_packet(lab, client, server
         assert connection.ask()[0] == "a"
         assert [unpack_flow(flow).state for _, flow in flows.items()] == [FlowState.SERVER_ESTABLISHED]
     assert lab.nodes[1].counts()["from_pod", "server_rebuilt"] == 1
+
+
+def test_a_syn_that_went_unaware_and_comes_again_goes_unaware_again(lab, tmp_path):
+    """Its node's tables were nearly full and are not any more; the answers to both its SYNs are late."""
+    nodes, settings = lab.nodes, lab.nodes[0].bpf.maps["settings"]
+    client = lab.add_pod(nodes[0], "client", Role.CLIENT)
+    behind, chosen = lab.add_pod(nodes[1], "a", Role.SERVER), lab.add_pod(nodes[1], "b", Role.SERVER)
+    for node in nodes:
+        node.tables.apply([pool_slice({"b": chosen.address})])
+    fall_back(nodes[0], VIRTUAL, behind)
+    with server(behind), server(chosen), bad_wire(lab, tmp_path) as wire:
+        wire.obey(Rule(Deed.LOSE, src=f"{behind.address}:8080", flags="SA", count=1),
+                  Rule(Deed.LOSE, src=f"{chosen.address}:80", flags="SA", count=1))
+        settings.put(*pack_setting(SETTING_FULL, 1))
+        roomy = threading.Timer(0.5, lambda: settings.put(*pack_setting(SETTING_FULL, 0)))
+        roomy.start()
+        with Client(client, VIRTUAL, 80, timeout=BOUND_S) as connection:
+            connection.socket.settimeout(BOUND_S)
+            assert connection.ask()[0] in ("a", "b")
+            assert connection.ask()[0] in ("a", "b")
+        roomy.join()

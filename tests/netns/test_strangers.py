@@ -1,4 +1,4 @@
-"""One blind packet of a stranger's, who guesses no sequence number, ends, delays and redirects nobody's connection, whatever it claims."""
+"""Blind packets of a stranger's, who guesses no sequence number, end, delay and redirect nobody's connection, whatever they claim."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from support.badwire import Deed, Rule, bad_wire
+from support.badwire import ALWAYS, WITH, WITHOUT, Deed, Rule, bad_wire
 from support.flood import to_node
 from support.lab import Lab, Node, Pod, Role, inside
 from support.packets import REDIRECT, option, tcp
 from support.slices import VIRTUAL, pool_slice
-from support.traffic import Client, server
+from support.traffic import Client, offloads_off, server, sockets
 from support.wire import send
 
 OTHER_VIRTUAL, OTHER_Y = "10.96.0.12", 20_009
-PORT = 41_001
+Y, PORT = 20_001, 41_001
 BOUND_S = 8
 
 
@@ -166,3 +166,50 @@ def test_a_packet_takes_no_direct_connection_where_the_pods_namespace_is_not_kno
         connection.ask()
         stranger(lab.nodes[1], tcp(f"{client.address}:{PORT}", f"{pod.address}:20001", "A", seq=77, ack=5))
         assert connection.ask("again")[2] == "again"
+
+
+@pytest.mark.parametrize("to", ["service port", "redirect port"])
+def test_a_blind_syn_ends_no_connection_whose_last_data_is_on_its_way(lab, client, pod, stranger, tmp_path, to):
+    """The client has closed its half; of what the server sends before its own end, and of that, some is lost at first."""
+    offloads_off(client, pod)
+    port, options = (Y, b"") if to == "service port" else (80, option(REDIRECT, scope=7))
+    blind = tcp(f"{client.address}:{PORT}", f"{pod.address}:{port}", "S", seq=77, options=options)
+    with server(pod), bad_wire(lab, tmp_path) as wire, Client(client, VIRTUAL, 80, source_port=PORT) as connection:
+        assert connection.ask()[0] == "a"
+        wire.obey(Rule(Deed.LOSE, src=pod.address, load=WITH, first=3, count=ALWAYS))
+        connection.socket.sendall(b"get 8000\n")
+        connection.socket.shutdown(socket.SHUT_WR)
+        deadline = time.monotonic() + BOUND_S
+        while "LAST-ACK" not in sockets(pod) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert "LAST-ACK" in sockets(pod)
+        stranger(lab.nodes[1], blind)
+        wire.obey()
+        connection.socket.settimeout(BOUND_S)
+        left = 8000
+        while left and (chunk := connection.socket.recv(left)):
+            left -= len(chunk)
+        assert not left
+
+
+@pytest.mark.parametrize(("speaker", "then"), [("client", "another SYN"), ("server", "another SYN"), ("server", "an ACK")])
+def test_two_blind_packets_around_a_handshake_end_nothing(lab, client, pod, stranger, tmp_path, then, speaker):
+    """One before the client's SYN, one before its step 3, which is lost once so that there is time."""
+    here, there = f"{client.address}:{PORT}", f"{pod.address}:{Y}"
+
+    with ExitStack() as stack, bad_wire(lab, tmp_path) as wire:
+        listener = listen(stack, pod)
+        stranger(lab.nodes[1], tcp(here, f"{pod.address}:80", "S", seq=77, options=option(REDIRECT, scope=7)))
+        assert "SYN-RECV" not in sockets(pod)  # the client's node has refused it
+        wire.obey(Rule(Deed.LOSE, src=client.address, dst=there, flags="A", load=WITHOUT, count=1))
+        near = dial(stack, client, (VIRTUAL, 80))
+        assert wire.done() == 1
+        stranger(lab.nodes[1], tcp(here, there, "S", seq=99) if then == "another SYN" else tcp(here, there, "A", seq=99, ack=5))
+        if speaker == "server":
+            time.sleep(2.5)  # the SYN+ACK is repeated
+        near.sendall(b"hello")
+        far = stack.enter_context(listener.accept()[0])
+        far.settimeout(BOUND_S)
+        assert far.recv(5) == b"hello"
+        far.sendall(b"world")
+        assert near.recv(5) == b"world"

@@ -14,7 +14,7 @@ import pytest
 from support.badwire import Deed, Rule
 from support.lab import Node, Pod, inside
 from support.slices import VIRTUAL
-from support.traffic import CHUNK, Client, checksum
+from support.traffic import CHUNK, Client, checksum, fast_opened
 
 BOUND_S = 60
 PORT = 8081
@@ -35,12 +35,6 @@ def setting(pod: Pod, name: str, value: int) -> Iterator[None]:
         yield
     finally:
         inside(pod.name, lambda: file.write_text(before))
-
-
-def fast_opened(pod: Pod) -> int:
-    """Connections that the pod's stack took with the data of their SYN."""
-    names, numbers = (line.split() for line in inside(pod.name, Path("/proc/thread-self/net/netstat").read_text).splitlines()[:2])
-    return int(numbers[names.index("TCPFastOpenPassive")])
 
 
 def test_the_first_fast_open_is_aware_and_those_with_data_in_the_syn_are_not(stage):

@@ -6,6 +6,7 @@ from support.packets import CONFIRM, NOP, option, reset, tcp
 from support.slices import pool_slice
 from vectors.vector import (
     AFTER,
+    ALONE,
     ANSWER,
     BACK,
     ESTABLISHED,
@@ -22,6 +23,7 @@ from vectors.vector import (
     VX,
     C,
     Change,
+    Step,
     Vector,
     client,
     server,
@@ -108,16 +110,25 @@ REBUILDING = [
     Vector(
         "p09 a lost server entry is rebuilt when the stack answers",
         [
-            *SETTLED,
-            Change(forget=("flows", "wires")),
             STRAY,
             server(tcp(SP, C, "A", **BACK), "server_rebuilt", tcp(SY, C, "A", **BACK)),
             server(tcp(SP, C, "A", **BACK), "server_sends", tcp(SY, C, "A", **BACK)),
+        ],
+        pods=ALONE,
+    ),
+    Vector(
+        "p09 a lost server entry of an unaware neighbour's connection is rebuilt as one that takes the stack",
+        [
+            STRAY,
+            server(tcp(SP, C, "A", **BACK), "server_by_stack", tcp(SY, C, "A", **BACK)),
+            server(tcp(SP, C, "A", **BACK), "server_by_stack", tcp(SY, C, "A", **BACK)),
+            Step("from_net", "u", tcp(C, SY, "A", **AFTER), "not_ours"),
         ],
     ),
     Vector(
         "a packet to a service port that the stack does not know is refused from that port",
         [STRAY, server(tcp(SP, C, "R", seq=SERVER_ISN + 1), "server_refuses", tcp(SY, C, "R", seq=SERVER_ISN + 1))],
+        pods=ALONE,
     ),
     Vector("a second stray packet leaves the record as it is", [STRAY, STRAY]),
     Vector("a stack that speaks to a client of no entry is not ours", [server(tcp(SP, C, "A", **BACK), "not_ours")]),

@@ -8,6 +8,7 @@ from vectors.ends import NO_HOOK, STRAY
 from vectors.substitutes import DIAL, DIALLED, OPENED_ELSEWHERE, TAKEN, S
 from vectors.vector import (
     AFTER,
+    ALONE,
     ANSWER,
     ANSWER_ARRIVES,
     BACK,
@@ -242,8 +243,26 @@ SENT = [
         ],
     ),
     Vector(
+        "an error about a SYN+ACK from a redirect port that is another pool's service port is about the own target port",
+        [
+            SYN,
+            SYN_ARRIVES,
+            ANSWER,
+            to_server(
+                icmp(ROUTER, SERVER, ANSWER.out, code=1, keep=48),
+                "icmp_translated",
+                icmp(ROUTER, SERVER, embedded(tcp(SP, C, "SA", **NUMBERS, options=NAMES_Y), ANSWER.out), code=1, keep=48),
+            ),
+        ],
+        slices=(
+            pool_slice({"a": SERVER}),
+            pool_slice({"a": SERVER}, redirect=[81], scope=9, name="twin", virtual=["10.96.0.11"], ports={"a": [80]}, target=9090),
+        ),
+    ),
+    Vector(
         "what a pod says of a packet without a record is about the service port that it came to",
         [STRAY, server(icmp(SERVER, CLIENT, STRAY.out), "icmp_sent", icmp(SERVER, CLIENT, STRAY.frame))],
+        pods=ALONE,
     ),
     Vector(
         "what a server's pod says under a substitute is about the client's own port",

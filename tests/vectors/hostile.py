@@ -6,6 +6,7 @@ from support.packets import CONFIRM, IMPERMISSIBLE, NOP, PORT, REDIRECT, option,
 from support.slices import pool_slice
 from vectors.vector import (
     AFTER,
+    ALONE,
     ANSWER,
     ANSWER_ARRIVES,
     BACK,
@@ -205,8 +206,9 @@ STRAYS = [
             *(
                 to_server(tcp(C, SY, flags, seq=77 + seq, ack=88 + ack), "server_stray", DROPPED)
                 for flags in ("A", "PA", "FA", "R")
-                for seq, ack in ((FAR, 0), (2, 0), (-9, 0), (FAR, FAR))
+                for seq, ack in ((FAR, 0), (2, 0), (-FAR, 0), (FAR, FAR))
             ),
+            to_server(tcp(C, SY, "R", seq=76, ack=88), "server_stray", DROPPED),
             to_server(tcp(C, SY, "A", seq=77, ack=88 + FAR), "server_stray", DROPPED),
             to_server(tcp(C, SY, "A", seq=77, ack=87), "server_stray", DROPPED),
             server(tcp(SP, C, "PA", seq=88, ack=77, payload=b"x"), "not_ours"),
@@ -220,6 +222,16 @@ STRAYS = [
             server(tcp(SP, C, "A", seq=88, ack=77), "server_rebuilt", tcp(SY, C, "A", seq=88, ack=77)),
         ],
         held=(DIRECT,),
+        pods=ALONE,
+    ),
+    Vector(
+        "what comes again from a connection of long ago finds it again",
+        [
+            to_server(tcp(C, SY, "A", seq=77 - 9_000, ack=88), "server_unentered", tcp(C, SP, "A", seq=77 - 9_000, ack=88)),
+            server(tcp(SP, C, "A", seq=88, ack=77), "server_rebuilt", tcp(SY, C, "A", seq=88, ack=77)),
+        ],
+        held=(DIRECT,),
+        pods=ALONE,
     ),
     Vector(
         "a step 3 whose record was evicted is rebuilt from the number that it acknowledged",
@@ -246,6 +258,7 @@ STRAYS = [
             to_server(tcp(C, SY, "A", **AFTER), "server_unentered", tcp(C, SP, "A", **AFTER)),
             server(tcp(SP, C, "A", **BACK), "server_rebuilt", tcp(SY, C, "A", **BACK)),
         ],
+        pods=ALONE,
     ),
 ]
 

@@ -115,15 +115,19 @@ SYN_VECTORS = [
         ],
     ),
     Vector(
+        "a SYN+ACK with data leaves whole, and without an option",
+        [SYN, SYN_ARRIVES, server(tcp(SP, C, "SA", **NUMBERS, payload=b"banner"), "server_answers", tcp(SX, C, "SA", **NUMBERS, payload=b"banner"))],
+    ),
+    Vector(
         "p02 an unaware SYN to a service port reaches its server and no option comes back",
         [
             to_server(tcp(FAR_CLIENT, SY, "S", seq=ISN), "server_syn_service", tcp(FAR_CLIENT, SP, "S", seq=ISN)),
-            server(tcp(SP, FAR_CLIENT, "SA", **NUMBERS), "server_answers", tcp(SY, FAR_CLIENT, "SA", **NUMBERS), way=REDIRECTED),
+            server(tcp(SP, FAR_CLIENT, "SA", **NUMBERS), "server_by_stack", tcp(SY, FAR_CLIENT, "SA", **NUMBERS)),
             to_server(tcp(FAR_CLIENT, SY, "A", **AFTER), "server_joined", tcp(FAR_CLIENT, SP, "A", **AFTER)),
         ],
     ),
     Vector(
-        "an unaware dial to a service port by a pod of the same node takes the stack both ways",
+        "an unaware dial to a service port by a pod of the same node takes the stack both ways as well",
         [
             to_server(tcp(C, SY, "S", seq=ISN), "server_syn_service", tcp(C, SP, "S", seq=ISN)),
             server(tcp(SP, C, "SA", **NUMBERS), "server_by_stack", tcp(SY, C, "SA", **NUMBERS)),
@@ -205,7 +209,7 @@ RETRANSMISSION_VECTORS = [
         [
             *ESTABLISHED,
             client(tcp(C, VX, "S", seq=ISN + 90_000), "client_syn", tcp(C, SX, "S", seq=ISN + 90_000, options=TAG)),
-            client(tcp(C, VX, "A", seq=ISN + 90_001), "client_sends_unredirected", tcp(C, SX, "A", seq=ISN + 90_001)),
+            client(tcp(C, VX, "R", seq=ISN + 90_001), "client_sends_unredirected", tcp(C, SX, "R", seq=ISN + 90_001)),
         ],
     ),
     Vector(

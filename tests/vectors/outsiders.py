@@ -17,6 +17,7 @@ from vectors.vector import (
     SY,
     SYN,
     SYN_ARRIVES,
+    TAG,
     VX,
     C,
     Role,
@@ -49,12 +50,16 @@ JUDGED = (*ROUTED, b"\x44\x01\x01\x01", b"\x44\x00\x01\x01", b"\x01\x01\x44\x03"
 LET_BY = (TIMES, NOP * 40, b"\x00\x83\x07\x08" + NOP * 4, b"\x44\x08\x05\x00\x83\x07\x08\x01")
 PROBE = udp(f"{CLIENT}:33000", GATE, b"token")
 VECTORS = [
-    Vector("a SYN to a local server's service port goes straight to its pod", [net(tcp(C, SY, "S"), "net_service_port")]),
+    Vector("an aware SYN to a local server's service port goes straight to its pod", [net(tcp(C, SY, "S", options=TAG), "net_service_port")]),
+    Vector(
+        "an unaware SYN to a local server's service port is the stack's to hand on, also on a former connection's ports",
+        [net(tcp(C, SY, "S"), "not_ours"), *SETTLED, net(tcp(C, SY, "S"), "not_ours"), net(tcp(C, SY, "S", options=option(REDIRECT)), "not_ours")],
+    ),
     Vector(
         "a packet with a source route or malformed options of IP is the stack's to hand on",
         [
             *SETTLED,
-            *(net(tcp(C, SY, "S", ip=ip), "net_service_port", way="stack_source_route") for ip in JUDGED),
+            *(net(tcp(C, SY, "S", ip=ip, options=TAG), "net_service_port", way="stack_source_route") for ip in JUDGED),
             *(net(tcp(C, SY, "A", **AFTER, ip=ip), "net_service_port", way="stack_source_route") for ip in JUDGED),
             client(tcp(C, VX, "A", **AFTER, ip=LOOSE), "client_sends", tcp(C, SY, "A", **AFTER, ip=LOOSE), way="stack_source_route"),
             server(tcp(SP, C, "A", **BACK, ip=LOOSE), "server_sends", tcp(SY, C, "A", **BACK, ip=LOOSE), way="stack_source_route"),
@@ -64,7 +69,7 @@ VECTORS = [
         "a packet with other options of IP goes where one without them goes",
         [
             *SETTLED,
-            *(net(tcp(C, SY, "S", ip=ip), "net_service_port") for ip in LET_BY),
+            *(net(tcp(C, SY, "S", ip=ip, options=TAG), "net_service_port") for ip in LET_BY),
             *(net(tcp(C, SY, "A", **AFTER, ip=ip), "net_service_port") for ip in LET_BY),
         ],
     ),

@@ -42,9 +42,8 @@ TWINS = (pool_slice({"a": SERVER}), pool_slice({"a": SERVER}, redirect=[81], sco
 OWN = (pool_slice({"a": SERVER, "b": OTHER}, policy="RoundRobin"),)
 SX2, SY2, TAG2 = f"{SERVER}:81", f"{SERVER}:20009", option(REDIRECT, scope=9)
 NAMES_Y2 = option(CONFIRM | PORT, 20_009)
-# What the hash makes of the client's address and port and of the port that it dials.
-S, S2 = f"{CLIENT}:56913", f"{CLIENT}:46575"
-STRAYS, DIALS = f"{CLIENT}:60980", f"{CLIENT}:55460"
+# What the hash makes of the client's address and port, and of that substitute in its turn.
+S, OF_S = f"{CLIENT}:50817", f"{CLIENT}:64058"
 TAKEN = ((SP, C),)
 
 
@@ -65,9 +64,9 @@ GOES_ON = (
 )
 # The same client port by another pool, while the first connection has it.
 SECOND = (
-    to_server(tcp(C, SX2, "S", seq=5, options=TAG2), "server_syn", tcp(S2, SP, "S", seq=5, options=blank(12))),
-    server(tcp(SP, S2, "SA", seq=9, ack=6), "server_answers", tcp(SX2, C, "SA", seq=9, ack=6, options=NAMES_Y2)),
-    to_server(tcp(C, SY2, "A", seq=6, ack=10, options=HINT), "server_joined", tcp(S2, SP, "A", seq=6, ack=10, options=blank(8))),
+    to_server(tcp(C, SX2, "S", seq=5, options=TAG2), "server_syn", tcp(S, SP, "S", seq=5, options=blank(12))),
+    server(tcp(SP, S, "SA", seq=9, ack=6), "server_answers", tcp(SX2, C, "SA", seq=9, ack=6, options=NAMES_Y2)),
+    to_server(tcp(C, SY2, "A", seq=6, ack=10, options=HINT), "server_joined", tcp(S, SP, "A", seq=6, ack=10, options=blank(8))),
 )
 
 PLACES = [
@@ -83,9 +82,9 @@ PLACES = [
             *SETTLED,
             *SECOND,
             to_server(tcp(C, SY, "A", **AFTER), "server_receives", tcp(C, SP, "A", **AFTER)),
-            to_server(tcp(C, SY2, "A", seq=6, ack=10), "server_receives", tcp(S2, SP, "A", seq=6, ack=10)),
+            to_server(tcp(C, SY2, "A", seq=6, ack=10), "server_receives", tcp(S, SP, "A", seq=6, ack=10)),
             server(tcp(SP, C, "A", **BACK), "server_sends", tcp(SY, C, "A", **BACK)),
-            server(tcp(SP, S2, "A", seq=10, ack=6), "server_sends", tcp(SY2, C, "A", seq=10, ack=6)),
+            server(tcp(SP, S, "A", seq=10, ack=6), "server_sends", tcp(SY2, C, "A", seq=10, ack=6)),
         ],
         slices=TWINS,
     ),
@@ -141,9 +140,9 @@ PLACES = [
         "a packet to another service port than the connection's is no packet of that connection",
         [
             *SETTLED,
-            to_server(tcp(C, SY2, "R", seq=ISN + 1), "server_unentered", tcp(STRAYS, SP, "R", seq=ISN + 1)),
-            to_server(tcp(C, SY2, "A", **AFTER), "server_unentered", tcp(STRAYS, SP, "A", **AFTER)),
-            server(tcp(SP, STRAYS, "R", seq=SERVER_ISN + 1), "server_refuses", tcp(SY2, C, "R", seq=SERVER_ISN + 1)),
+            to_server(tcp(C, SY2, "R", seq=ISN + 1), "server_unentered", tcp(S, SP, "R", seq=ISN + 1)),
+            to_server(tcp(C, SY2, "A", **AFTER), "server_unentered", tcp(S, SP, "A", **AFTER)),
+            server(tcp(SP, S, "R", seq=SERVER_ISN + 1), "server_by_stack", tcp(SY2, C, "R", seq=SERVER_ISN + 1)),
             to_server(tcp(C, SY, "A", **AFTER), "server_receives", tcp(C, SP, "A", **AFTER)),
         ],
         slices=TWINS,
@@ -152,15 +151,21 @@ PLACES = [
         "a packet to another service port is dropped when no substitute is free",
         [*SETTLED, to_server(tcp(C, SY2, "R", seq=ISN + 1), "server_no_substitute", b"")],
         slices=TWINS,
-        held=after(STRAYS),
+        held=[(*pair, 5, 6) for pair in after(S)],
+    ),
+    Vector(
+        "a packet to another service port finds the connection that has a substitute there, when the stack has one that takes it",
+        [*SETTLED, to_server(tcp(C, SY2, "A", seq=5, ack=6), "server_unentered", tcp(after(S)[3][1], SP, "A", seq=5, ack=6))],
+        slices=TWINS,
+        held=[(*after(S)[3], 5, 6)],
     ),
 ]
 
 DIAL = tcp(C, SP, "S", seq=300)
 DIALLED = (
-    to_server(DIAL, "server_direct", tcp(DIALS, SP, "S", seq=300)),
-    server(tcp(SP, DIALS, "SA", seq=600, ack=301), "server_direct", tcp(SP, C, "SA", seq=600, ack=301)),
-    to_server(tcp(C, SP, "A", seq=301, ack=601), "server_joined", tcp(DIALS, SP, "A", seq=301, ack=601)),
+    to_server(DIAL, "server_direct", tcp(S, SP, "S", seq=300)),
+    server(tcp(SP, S, "SA", seq=600, ack=301), "server_direct", tcp(SP, C, "SA", seq=600, ack=301)),
+    to_server(tcp(C, SP, "A", seq=301, ack=601), "server_joined", tcp(S, SP, "A", seq=301, ack=601)),
 )
 PASSES = server(tcp(SP, C, "SA", seq=600, ack=301), "not_ours")
 SPEAKS = server(tcp(SP, C, "PA", seq=601, ack=301, payload=b"x"), "not_ours")
@@ -171,12 +176,12 @@ DIRECT = [
             *SETTLED,
             Change(held=TAKEN),
             *DIALLED,
-            to_server(tcp(C, SP, "PA", seq=301, ack=601, payload=b"x"), "server_receives", tcp(DIALS, SP, "PA", seq=301, ack=601, payload=b"x")),
-            server(tcp(SP, DIALS, "PA", seq=601, ack=302, payload=b"y"), "server_direct", tcp(SP, C, "PA", seq=601, ack=302, payload=b"y")),
+            to_server(tcp(C, SP, "PA", seq=301, ack=601, payload=b"x"), "server_receives", tcp(S, SP, "PA", seq=301, ack=601, payload=b"x")),
+            server(tcp(SP, S, "PA", seq=601, ack=302, payload=b"y"), "server_direct", tcp(SP, C, "PA", seq=601, ack=302, payload=b"y")),
             Step("from_net", "u", tcp(C, SP, "A", seq=302, ack=602), "not_ours"),
-            server(tcp(SP, DIALS, "FA", seq=602, ack=302), "server_direct", tcp(SP, C, "FA", seq=602, ack=302)),
+            server(tcp(SP, S, "FA", seq=602, ack=302), "server_direct", tcp(SP, C, "FA", seq=602, ack=302)),
             Step("from_net", "u", tcp(C, SP, "FA", seq=302, ack=603), "not_ours"),
-            to_server(tcp(C, SP, "FA", seq=302, ack=603), "server_receives", tcp(DIALS, SP, "FA", seq=302, ack=603)),
+            to_server(tcp(C, SP, "FA", seq=302, ack=603), "server_receives", tcp(S, SP, "FA", seq=302, ack=603)),
             to_server(tcp(C, SY, "A", **AFTER), "server_receives", tcp(C, SP, "A", **AFTER)),
             server(tcp(SP, C, "A", **BACK), "server_sends", tcp(SY, C, "A", **BACK)),
         ],
@@ -192,7 +197,7 @@ DIRECT = [
     ),
     Vector(
         "a direct dial that is refused under its substitute is refused from the port dialled",
-        [*SETTLED, Change(held=TAKEN), DIALLED[0], server(tcp(SP, DIALS, "RA", ack=301), "server_direct", tcp(SP, C, "RA", ack=301))],
+        [*SETTLED, Change(held=TAKEN), DIALLED[0], server(tcp(SP, S, "RA", ack=301), "server_direct", tcp(SP, C, "RA", ack=301))],
     ),
     Vector(
         "a direct dial from the port of an opening connection of ours gets a substitute",
@@ -200,7 +205,7 @@ DIRECT = [
     ),
     Vector(
         "a direct dial whose substitutes are all taken is left to the stack",
-        [*SETTLED, Change(held=(*TAKEN, *after(DIALS))), to_server(DIAL, "not_ours")],
+        [*SETTLED, Change(held=(*TAKEN, *after(S))), to_server(DIAL, "not_ours")],
     ),
     Vector(
         "a direct dial that finds the table full lives among the closed ones, and leaves by the stack",
@@ -211,8 +216,8 @@ DIRECT = [
             Change(held=TAKEN),
             *DIALLED[:2],
             to_server(DIALLED[2].frame, "server_no_room", DIALLED[2].out),
-            server(tcp(SP, DIALS, "PA", seq=601, ack=301, payload=b"x"), "server_direct", tcp(SP, C, "PA", seq=601, ack=301, payload=b"x")),
-            to_server(tcp(C, SP, "A", seq=301, ack=602), "server_receives", tcp(DIALS, SP, "A", seq=301, ack=602)),
+            server(tcp(SP, S, "PA", seq=601, ack=301, payload=b"x"), "server_direct", tcp(SP, C, "PA", seq=601, ack=301, payload=b"x")),
+            to_server(tcp(C, SP, "A", seq=301, ack=602), "server_receives", tcp(S, SP, "A", seq=301, ack=602)),
         ],
         pods={SERVER: ("s", Role.SERVER)},
         capacity={"flows": 1},
@@ -223,16 +228,16 @@ DIRECT = [
             *SETTLED,
             Change(held=TAKEN),
             *DIALLED,
-            to_server(tcp(DIALS, SP, "S", seq=900), "server_direct", tcp(f"{CLIENT}:65108", SP, "S", seq=900)),
-            server(tcp(SP, f"{CLIENT}:65108", "SA", seq=950, ack=901), "server_direct", tcp(SP, DIALS, "SA", seq=950, ack=901)),
-            to_server(tcp(C, SP, "A", seq=301, ack=601), "server_receives", tcp(DIALS, SP, "A", seq=301, ack=601)),
+            to_server(tcp(S, SP, "S", seq=900), "server_direct", tcp(OF_S, SP, "S", seq=900)),
+            server(tcp(SP, OF_S, "SA", seq=950, ack=901), "server_direct", tcp(SP, S, "SA", seq=950, ack=901)),
+            to_server(tcp(C, SP, "A", seq=301, ack=601), "server_receives", tcp(S, SP, "A", seq=301, ack=601)),
         ],
     ),
     Vector(
         "a direct dial from the substitute of a connection of ours gets one of its own, whatever the stack shows",
         [
             *OPENED_ELSEWHERE,
-            to_server(tcp(S, SP, "S", seq=900), "server_direct", tcp(f"{CLIENT}:9700", SP, "S", seq=900)),
+            to_server(tcp(S, SP, "S", seq=900), "server_direct", tcp(OF_S, SP, "S", seq=900)),
             to_server(tcp(C, SY, "A", **AFTER), "server_receives", tcp(S, SP, "A", **AFTER)),
         ],
         held=TAKEN,
@@ -243,7 +248,7 @@ DIRECT = [
     ),
     Vector(
         "a direct connection that the stack has opened on the ports of a connection of ours takes them",
-        [*SETTLED, Change(held=after(DIALS)), to_server(DIAL, "not_ours"), PASSES, SPEAKS],
+        [*SETTLED, Change(held=after(S)), to_server(DIAL, "not_ours"), PASSES, SPEAKS],
     ),
     Vector(
         "a direct connection that the stack has opened on the ports of a record takes them",
@@ -330,8 +335,8 @@ FAR = ISN + (1 << 31)
 AGAIN = tcp(C, SX, "S", seq=FAR, options=TAG)
 WAITING = [
     Vector(
-        "a connection on the ports of a closed one that waits in the server's stack gets a substitute",
-        [*CLOSED, Change(held=TAKEN), to_server(AGAIN, "server_syn", tcp(S, SP, "S", seq=FAR, options=blank(12)))],
+        "a SYN on the ports of a closed connection whose last data is on its way is that connection's, whose stack judges",
+        [*CLOSED, Change(held=TAKEN), to_server(AGAIN, "server_syn", tcp(C, SP, "S", seq=FAR, options=blank(12)))],
     ),
     Vector(
         "a direct dial on the ports of a closed connection that waits in the server's stack gets a substitute",

@@ -175,7 +175,7 @@ class Twins:
 
     def step(self, step: Step) -> None:
         ran, result = self.both(step.hook, step.interface, step.frame)
-        assert result.reason.name == step.reason
+        assert result.reason.name == step.reason, (step.hook, step.interface, "want", step.reason, "got", result.reason.name)
         assert result.malformed_option == step.malformed
         assert step.tells in (None, result.event is not None)
         if result.reason.outcome == "forward" or (result.reason.outcome, step.hook) == ("reset", "to_pod"):

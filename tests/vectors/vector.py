@@ -32,6 +32,8 @@ NAMES_Y = option(CONFIRM | PORT, Y)
 HINT = option(CONFIRM | PORT, X)
 
 PODS: Mapping[str, tuple[str, Role]] = {CLIENT: ("c", Role.CLIENT), SERVER: ("s", Role.SERVER), OTHER: ("o", Role.CLIENT | Role.SERVER)}
+ALONE: Mapping[str, tuple[str, Role]] = {SERVER: ("s", Role.SERVER)}
+"""Of all the pods only the server is at this node."""
 
 
 @dataclass(frozen=True)

@@ -103,12 +103,13 @@ SERVERS: Mapping[str, Mapping[str, bytes]] = {
 @dataclass(frozen=True)
 class Situation:
     """A connection's at one end. `way`: the packets by which it came there, as (hook, packet). `held`: whether
-    the stack shows its socket. `aside`: it was moved to the closed ones since. `wire`: it is a wire's, the one
+    the stack shows its socket, which is TIME_WAIT's by now with `waits`. `aside`: it was moved to the closed ones since. `wire`: it is a wire's, the one
     of port Y, and has no flow."""
 
     packets: Mapping[str, Mapping[str, bytes]]
     way: Sequence[tuple[str, str]] = ()
     held: bool = False
+    waits: bool = False
     aside: bool = False
     wire: bool = False
 
@@ -153,7 +154,8 @@ SITUATIONS = {
     "SERVER_ESTABLISHED, RESET_SEEN": Situation(SERVERS, (*JOINED, (IN, "other RST to Y")), held=True),
     "SERVER_ESTABLISHED, aside": Situation(SERVERS, JOINED, aside=True),
     "SERVER_CLOSED": Situation(SERVERS, (*JOINED, (OUT, "RST"))),
-    "SERVER_CLOSED, TIME_WAIT": Situation(SERVERS, (*JOINED, (IN, "RST to Y")), held=True),
+    "SERVER_CLOSED, TIME_WAIT": Situation(SERVERS, (*JOINED, (IN, "RST to Y")), held=True, waits=True),
+    "SERVER_CLOSED, LAST_ACK": Situation(SERVERS, (*JOINED, (IN, "RST to Y")), held=True),
 }
 """By what a table of docs/architecture.md calls it: its state first, and what matters beside."""
 
@@ -177,6 +179,8 @@ class End:
             self.engine.hold(pack_flow_key(*pair), expects=peers, sends=own)
         for hook, kind in situation.way[len(begun) :]:
             self.run(hook, kind)
+        if situation.waits:
+            self.engine.hold(pack_flow_key(*pair), expects=peers, sends=own, whole=False)
         if situation.aside:
             self._move_aside()
 

@@ -27,7 +27,8 @@ TABLE = """\
 | CLIENT_CLAIMED | to_pod | any | stays | not_ours |
 | CLIENT_CLAIMED | from_net | any | stays | not_ours |
 | CLIENT_OPENING | from_pod | SYN, other SYN | stays | client_syn |
-| CLIENT_OPENING | from_pod | else | stays | client_sends_unredirected |
+| CLIENT_OPENING | from_pod | RST | stays | client_sends_unredirected |
+| CLIENT_OPENING | from_pod | else | CLIENT_UNAWARE | no_record |
 | CLIENT_OPENING | to_pod | SYN+ACK from X | CLIENT_JOINING | client_redirected |
 | CLIENT_OPENING | to_pod | other SYN+ACK from X | stays | client_resets |
 | CLIENT_OPENING | to_pod | RST from X | nothing | client_receives |
@@ -36,7 +37,8 @@ TABLE = """\
 | CLIENT_OPENING | from_net | else | stays | not_ours |
 | CLIENT_OPENING, second SYN | from_pod | SYN | CLIENT_UNAWARE | third_syn |
 | CLIENT_OPENING, second SYN | from_pod | other SYN | stays | client_syn |
-| CLIENT_OPENING, second SYN | from_pod | else | stays | client_sends_unredirected |
+| CLIENT_OPENING, second SYN | from_pod | RST | stays | client_sends_unredirected |
+| CLIENT_OPENING, second SYN | from_pod | else | CLIENT_UNAWARE | no_record |
 | CLIENT_OPENING, second SYN | to_pod | SYN+ACK from X | CLIENT_JOINING | client_redirected |
 | CLIENT_OPENING, second SYN | to_pod | other SYN+ACK from X | stays | client_resets |
 | CLIENT_OPENING, second SYN | to_pod | RST from X | nothing | client_receives |
@@ -250,6 +252,14 @@ TABLE = """\
 | SERVER_CLOSED, TIME_WAIT | to_pod | other SYN to Y | SERVER_CLOSED + SERVER_OPENING, substitute | server_syn_service |
 | SERVER_CLOSED, TIME_WAIT | to_pod | else to X | stays | not_ours |
 | SERVER_CLOSED, TIME_WAIT | to_pod | else to Y | stays | server_receives |
+| SERVER_CLOSED, LAST_ACK | from_pod | SYN+ACK, other SYN+ACK | nothing | not_ours |
+| SERVER_CLOSED, LAST_ACK | from_pod | else | stays | server_sends |
+| SERVER_CLOSED, LAST_ACK | to_pod | SYN to X | SERVER_CLOSED + SERVER_OPENING | server_syn |
+| SERVER_CLOSED, LAST_ACK | to_pod | other SYN to X | SERVER_CLOSED + SERVER_OPENING | server_syn |
+| SERVER_CLOSED, LAST_ACK | to_pod | SYN to Y | SERVER_CLOSED + SERVER_OPENING | server_syn_service |
+| SERVER_CLOSED, LAST_ACK | to_pod | other SYN to Y | SERVER_CLOSED + SERVER_OPENING | server_syn_service |
+| SERVER_CLOSED, LAST_ACK | to_pod | else to X | stays | not_ours |
+| SERVER_CLOSED, LAST_ACK | to_pod | else to Y | stays | server_receives |
 """
 """As docs/architecture.md has it, and explains its words."""
 
@@ -325,7 +335,7 @@ def state_before(state: str) -> str:
 
 @pytest.mark.parametrize("state", SITUATIONS)
 def test_a_connection_comes_to_each_state_of_the_table(state):
-    told = re.sub(r", at the \w+|, second SYN|, answered|, TIME_WAIT", "", state)
+    told = re.sub(r", at the \w+|, second SYN|, answered|, TIME_WAIT|, LAST_ACK", "", state)
     assert things(state_before(state)) == things(told)
 
 

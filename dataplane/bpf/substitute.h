@@ -100,10 +100,11 @@ INLINE be16 substitute_port(u32 first, u32 i)
 INLINE bool find_substitute(frame *fr, struct work *w)
 {
 	u32 first = first_substitute(w);
+	be16 own = w->wire_key.peer_port;
 
 	for (u32 i = 0; i < SUBSTITUTES; i++) {
 		w->key.peer_port = substitute_port(first, i);
-		if (w->key.peer_port != w->packet.sport && is_free_place(fr, w))
+		if (w->key.peer_port != own && is_free_place(fr, w))
 			return true;
 	}
 	return false;

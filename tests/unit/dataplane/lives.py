@@ -103,7 +103,7 @@ SERVERS: Mapping[str, Mapping[str, bytes]] = {
 @dataclass(frozen=True)
 class Situation:
     """A connection's at one end. `way`: the packets by which it came there, as (hook, packet). `held`: whether
-    the stack shows its socket, which is TIME_WAIT's by now with `waits`. `aside`: it was moved to the closed ones since. `wire`: it is a wire's, the one
+    the stack shows its socket, with `waits` by now that of TIME_WAIT. `aside`: it was moved to the closed ones since. `wire`: it is a wire's, the one
     of port Y, and has no flow."""
 
     packets: Mapping[str, Mapping[str, bytes]]

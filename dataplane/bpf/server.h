@@ -58,7 +58,7 @@ INLINE bool is_unaware_neighbours(struct work *w)
 	if (!lookup_pods(w, &p->src))
 		return false;
 	set_key(&w->key, 0, v4_of(&p->src), p->sport, v4_of(&p->dst), p->dport);
-	const struct wire *wire = lookup_wires(w, &w->key);
+	const struct wire *wire = find_wire(w, ESTABLISHED, &w->key);
 	return !wire || !is_client_state(wire->life.state);
 }
 
@@ -77,8 +77,7 @@ INLINE bool find_lost_substitute(frame *fr, struct work *w)
 
 	for (u32 i = 0; i < SUBSTITUTES; i++) {
 		w->key.peer_port = substitute_port(first, i);
-		if (!find_flow(w, ESTABLISHED, &w->key) && !find_holder(w) &&
-		    ask_stack(fr, w, &w->key, &w->numbers) == SOCKET_WHOLE &&
+		if (is_unrecorded(w) && ask_stack(fr, w, &w->key, &w->numbers) == SOCKET_WHOLE &&
 		    is_acceptable(&w->packet, &w->numbers))
 			return true;
 	}
@@ -107,9 +106,6 @@ INLINE enum reason server_receives_unknown(frame *fr, struct work *w)
 		if (!find_substitute(fr, w))
 			return REASON_server_no_substitute;
 	}
-	w->verdict.dport = w->key.local_port;
-	w->verdict.sport = w->key.peer_port;
-	w->verdict.blank = p->option_at != 0;
 	return server_meets(fr, w, port->scope, marks);
 }
 

@@ -76,10 +76,13 @@ INLINE bool may_have_place(frame *fr, struct work *w)
 	return seen < SOCKET_PART || (own && seen == SOCKET_WHOLE);
 }
 
+/* Whether no record says that a connection has the place w->key. */
+INLINE bool is_unrecorded(struct work *w) { return !find_flow(w, ESTABLISHED, &w->key) && !find_holder(w); }
+
 /* Whether no connection has the place w->key. */
 INLINE bool is_free_place(frame *fr, struct work *w)
 {
-	return !find_flow(w, ESTABLISHED, &w->key) && !find_holder(w) && !stack_has(fr, w, &w->key);
+	return is_unrecorded(w) && !stack_has(fr, w, &w->key);
 }
 
 /* Where the search for a substitute at w->key's target port begins for the client's end of w->wire_key, and

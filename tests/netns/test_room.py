@@ -140,6 +140,7 @@ def test_short_connections_leave_no_record_among_the_established_and_few_elsewhe
             found = sizes(node)
             assert found.pop("flows") == found.pop("wires") == 1
             assert max(found["opening_flows"], found["opening_wires"]) <= BOUNDED
+            assert max(found["closed_flows"], found["closed_wires"]) <= SHORT
             assert not {reason for _, reason in node.counts()} & FULL
         assert lasting.get(100_000) == checksum(100_000)
     assert small.nodes[1].counts()["to_pod", "server_joined"] == SHORT + 1

@@ -28,7 +28,7 @@ from support.layouts import (
     without_bridges,
 )
 from support.slices import VIRTUAL, pool_slice
-from support.traffic import Client, checksum, server
+from support.traffic import Client, checksum, server, sockets
 from wharfinger_dataplane._records import InterfaceBit
 
 BYTES = 300_000
@@ -75,10 +75,14 @@ def served(lab: Lab, client: Pod, pod: Pod) -> Iterator[None]:
 
 
 def talk(client: Pod, address: str = VIRTUAL, port: int = 80, timeout: float = 5) -> None:
-    """One connection that carries bytes both ways; a SYN that comes again would show by the time."""
+    """One connection that carries bytes both ways, up to its last packet; a SYN that comes again would show by the time."""
     with Client(client, address, port, timeout=timeout) as connection:
+        here = connection.socket.getsockname()[1]
         assert connection.get(BYTES) == checksum(BYTES)
         assert connection.put(BYTES) == checksum(BYTES)
+    deadline = time.monotonic() + timeout
+    while sockets(client, "state", "connected", "exclude", "time-wait", f"sport = :{here}"):
+        assert time.monotonic() < deadline, "the server has not closed"
 
 
 def goes_direct(lab: Lab, client: Pod, pod: Pod) -> tuple[Counter, Counter]:

@@ -31,6 +31,7 @@ from ._policies import NetworkPolicy, Policies, network_policy
 from ._pools import (
     LabelSelector,
     MatchExpression,
+    Moves,
     NamedService,
     Pinned,
     PortCounts,
@@ -90,6 +91,7 @@ __all__ = [
     "MalformedObject",
     "MatchExpression",
     "Metadata",
+    "Moves",
     "NamedService",
     "NetworkPolicy",
     "NodeReport",

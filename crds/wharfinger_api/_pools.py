@@ -101,6 +101,13 @@ class Pinned(Model):
     ports: tuple[PortNumber, ...]
 
 
+class Moves(Model):
+    """How established connections may be moved. `on_drain`: a server that drains asks its clients to move."""
+
+    mode: Literal["Never", "Close"] = "Never"
+    on_drain: bool = False
+
+
 class ServicePortPoolSpec(Model):
     """Which numbers of which virtual addresses are shared out among which servers."""
 
@@ -112,6 +119,7 @@ class ServicePortPoolSpec(Model):
     forwarding_mode: Literal["Network"] = "Network"
     rest_time: str = "60s"
     surge_percent: int = Field(default=25, ge=0, le=400)
+    moves: Moves = Moves()
 
     @property
     def rest_seconds(self) -> float:

@@ -7,7 +7,7 @@ from enum import StrEnum
 from pydantic import Field
 
 from ._base import Model, PortNumber, PortRange, Resource, Timestamp
-from ._pools import Policy, Protocol
+from ._pools import Moves, Policy, Protocol
 
 
 class AssignmentState(StrEnum):
@@ -53,6 +53,7 @@ class Assignment(Model):
 
     `server` is namespace/name of a pod or a static server's name; `pod_uid` is empty for a static server; `since` is the moment in which
     `state` was entered, `since_version` a resourceVersion of the slice at which it stood already: empty until the slice is written again.
+    `leaving`: it drains as its pod terminates, or is none of the pool's servers any more, so that its connections may be moved.
     """
 
     server: str
@@ -62,6 +63,7 @@ class Assignment(Model):
     state: AssignmentState
     since: Timestamp
     since_version: str = ""
+    leaving: bool = False
     redirects: tuple[str, ...] = ()
     targets: tuple[TargetPorts, ...] = ()
 
@@ -77,6 +79,7 @@ class ServicePortSliceSpec(Model):
     pool: PoolRef
     scope: int = Field(ge=1, le=0xFFFFFFFF)
     forwarding_mode: str = "Network"
+    moves: Moves = Moves()
     virtual_addresses: tuple[str, ...]
     redirects: tuple[Redirect, ...] = ()
     assignments: tuple[Assignment, ...] = ()

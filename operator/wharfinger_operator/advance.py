@@ -15,7 +15,7 @@ from wharfinger_api import Assignment, RedirectPortPool, ServicePortSlice, Targe
 
 from .allocate import Allocator, Ledger, rested
 from .resolve import Resolved, Server, members
-from .states import ASSIGNED, NEXT, READY, RESTING, Standing, standing
+from .states import ASSIGNED, DRAINING, NEXT, READY, RESTING, Standing, standing
 from .view import View
 
 SLICE_LIMIT = 100
@@ -69,11 +69,14 @@ def _step(record: Assignment, draft: Draft, server: Server | None, lost: bool, r
     piece = draft.piece
     if piece is None:
         return record
-    state = NEXT[record.state, Standing.GONE if lost else _standing(record, piece, server, resolved, view)]
+    found = Standing.GONE if lost else _standing(record, piece, server, resolved, view)
+    state = NEXT[record.state, found]
+    leaving = state is DRAINING and found is Standing.LEAVING
     if state is record.state:
-        over = state is RESTING and rested(record, piece, resolved.pool.spec.rest_seconds, view)
-        return None if over else record
-    return record.model_copy(update={"state": state, "since": view.clock(), "since_version": ""})
+        if state is RESTING and rested(record, piece, resolved.pool.spec.rest_seconds, view):
+            return None
+        return record if leaving is record.leaving else record.model_copy(update={"leaving": leaving})
+    return record.model_copy(update={"state": state, "since": view.clock(), "since_version": "", "leaving": leaving})
 
 
 def _standing(record: Assignment, piece: ServicePortSlice, server: Server | None, resolved: Resolved, view: View) -> Standing:

@@ -232,8 +232,8 @@ def _wanted(entry: Resolved, redirects: list[RedirectPortPool], drafts: list[Dra
     kept = [draft for draft in drafts if draft.records or _full(draft.piece)] or drafts[:1]
     return [
         SliceWanted(pool, draft.name, draft.piece, ServicePortSliceSpec(
-            pool=reference, scope=scope, forwarding_mode=pool.spec.forwarding_mode, virtual_addresses=entry.virtual_addresses,
-            redirects=shared, assignments=tuple(draft.records)))
+            pool=reference, scope=scope, forwarding_mode=pool.spec.forwarding_mode, moves=pool.spec.moves,
+            virtual_addresses=entry.virtual_addresses, redirects=shared, assignments=tuple(draft.records)))
         for draft in kept]
 
 

@@ -57,6 +57,8 @@ REFUSED = {
     "UDP redirect": (REDIRECT, {"protocol": "UDP"}, "supported values: \"TCP\""),
     "17 ports per server": (POOL, {"targets": [{"name": "http", "targetPort": 80, "portsPerServer": 17}]}, "less than or equal to 16"),
     "unknown mode": (POOL, {"forwardingMode": "Magic"}, "supported values: \"Network\""),
+    "unknown mode of moves": (POOL, {"moves": {"mode": "Soon"}}, "supported values: \"Never\", \"Close\""),
+    "a drain without a mode": (POOL, {"moves": {"onDrain": True}}, "set moves.mode to Close"),
     "rest time": (POOL, {"restTime": "soon"}, "spec.restTime"),
     "two days of rest": (POOL, {"restTime": "48h"}, "at most 24h"),
     "another address later": (POOL, {"virtualAddresses": {"literal": ["192.0.2.1"]}}, "cannot be changed"),

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from wharfinger_api import (
     PLURALS,
     MalformedObject,
+    Moves,
     PortRange,
     ServicePortSlice,
     UnknownKind,
@@ -31,11 +32,11 @@ POOL = {
 SLICE = {
     "apiVersion": "wharfinger.io/v1alpha1", "kind": "ServicePortSlice", "metadata": {"name": "web-0", "namespace": "shop"},
     "spec": {"pool": {"name": "web", "uid": "u", "generation": 2}, "scope": 7, "forwardingMode": "Network",
-             "virtualAddresses": ["10.96.0.10"],
+             "moves": {"mode": "Close", "onDrain": True}, "virtualAddresses": ["10.96.0.10"],
              "redirects": [{"name": "r", "generation": 1, "protocol": "TCP", "ports": [{"from": 80, "to": 81}], "target": "http",
                             "policy": "Hash"}],
              "assignments": [{"server": "shop/a", "address": "10.1.0.1", "node": "n1", "podUID": "p", "state": "Ready",
-                              "since": "2026-11-21T09:00:00.250000Z", "sinceVersion": "3", "redirects": ["r"],
+                              "since": "2026-11-21T09:00:00.250000Z", "sinceVersion": "3", "leaving": False, "redirects": ["r"],
                               "targets": [{"name": "http", "protocol": "TCP", "targetPort": 8080, "servicePorts": [1, 2]}]}]}}
 
 
@@ -45,6 +46,7 @@ def test_pool_is_read_with_the_schemas_defaults():
     assert [(target.target_port, target.protocol, target.ports_per_server) for target in pool.spec.targets] == [
         ("http", "TCP", 1), (9000, "TCP", 1)]
     assert (pool.spec.rest_seconds, pool.spec.surge_percent, pool.spec.forwarding_mode) == (90.0, 25, "Network")
+    assert pool.spec.moves == Moves(mode="Never", on_drain=False)
     assert str(pool) == "ServicePortPool shop/web"
 
 

@@ -66,6 +66,31 @@ def test_terminating_server_drains_then_rests_then_goes():
     assert world.states() == {"shop/b": "Ready", "shop/c": "Ready"}
 
 
+def test_only_a_server_that_leaves_is_said_to_leave_while_it_drains():
+    world = shop()
+    world.settle()
+
+    def leaving():
+        return {record["server"] for record in world.records() if record["leaving"]}
+
+    world.pod("b", node="n2", ready=False)
+    world.settle()
+    assert (world.states()["shop/b"], leaving()) == ("Draining", set())
+    world.pod("b", node="n2", ready=False, terminating=True)
+    world.pod("a", terminating=True)
+    world.settle()
+    assert (world.states()["shop/b"], leaving()) == ("Draining", {"shop/a", "shop/b"})
+    world.delete("Pod", "shop", "a")
+    world.settle()
+    assert (world.states()["shop/a"], leaving()) == ("Resting", {"shop/b"})
+
+
+def test_a_pools_moves_stand_in_its_slices():
+    world = shop(moves={"mode": "Close", "onDrain": True})
+    world.settle()
+    assert {str(raw["spec"]["moves"]) for raw in world.slices().values()} == {str({"mode": "Close", "onDrain": True})}
+
+
 def test_server_that_is_not_ready_gets_no_new_connections_and_keeps_its_port():
     world = shop()
     world.settle()

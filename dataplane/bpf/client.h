@@ -8,7 +8,7 @@
 #define WHARFINGER_CLIENT_H
 
 #include "balance.h"
-#include "ends.h"
+#include "moves.h"
 
 INLINE void client_event(struct work *w, const struct flow *f, enum role role, enum event_kind kind)
 {
@@ -88,6 +88,10 @@ INLINE enum reason client_repeats_syn(struct work *w, struct flow *f)
 {
 	u8 tries = f->life.tries + 1;
 
+	if (f->life.marks & CLOSING) /* no SYN of a stack that has the connection */
+		return REASON_client_ends;
+	if (f->life.tries >= NOT_FOLLOWED) /* nor is this: it was under way */
+		return client_tags_syn(w, f);
 	if (f->life.state == CLIENT_UNAWARE)
 		return REASON_third_syn;
 	if (tries < 2) {
@@ -217,6 +221,34 @@ INLINE enum reason client_sends_opening(struct work *w, const struct flow *f)
 	return REASON_client_sends_unredirected;
 }
 
+/* What the stack of a CLOSING client sends. Where its FIN comes before the server's, both ends have the same
+ * numbers again, and nothing is left of CLOSING. */
+ALONE int client_sends_closing(frame *fr)
+{
+	struct work *w = work_of(fr);
+	bool established = true;
+
+	if (!w)
+		return REASON_no_record;
+	struct flow *f = find_flow(w, ESTABLISHED, &w->key);
+	if (!f) {
+		f = find_flow(w, CLOSED, &w->key);
+		established = false;
+	}
+	if (!f)
+		return REASON_no_record;
+	u32 isn = f->life.isn;
+	enum reason reason = closing_sends(fr, w, f);
+	if (!established || reason == REASON_client_held_back || reason == REASON_client_closes_again)
+		return reason;
+	bool over = reason == REASON_client_wrote_late ? mark(f, isn, RESET, 0) : own_stack_ends(fr, w, f);
+	if (over)
+		client_closes(w, f);
+	else if (f->life.marks & LOCAL_FIN)
+		unmark_closing(&f->life, isn);
+	return reason;
+}
+
 /* From the pod: what its stack sends to virtual address:X. */
 INLINE enum reason client_sends(frame *fr, struct work *w)
 {
@@ -243,8 +275,12 @@ INLINE enum reason client_sends(frame *fr, struct work *w)
 		answer_with_reset(w);
 		return REASON_client_server_gone;
 	}
+	if (f->life.marks & CLOSING)
+		return client_sends_closing(fr);
 	enum reason reason = sends_reason(f);
 	bool joining = f->life.state == CLIENT_JOINING;
+	if (established)
+		follow(p, f);
 	note_sending(w, f);
 	if (joining && !p->payload && !(p->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)) &&
 	    has_room(p, OPTION_LEN_BARE)) {
@@ -373,7 +409,7 @@ INLINE enum reason client_established_receives(frame *fr, struct work *w, struct
 	const struct packet *p = &w->packet;
 
 	reach_by(w, wire);
-	if (plainly_receives(w, wire) && !(p->tcp_flags & (TCP_FIN | TCP_RST)))
+	if (plainly_receives(w, wire) && !(p->tcp_flags & (TCP_FIN | TCP_RST)) && !p->option_at)
 		return REASON_client_receives;
 	flow_key_of(&w->key, &w->wire_key, wire);
 	struct flow *f = find_flow(w, ESTABLISHED, &w->key);
@@ -384,9 +420,12 @@ INLINE enum reason client_established_receives(frame *fr, struct work *w, struct
 		set_state(&f->life, CLIENT_ESTABLISHED);
 		set_state(&wire->life, CLIENT_ESTABLISHED);
 	}
-	if (p->tcp_flags & (TCP_FIN | TCP_RST) && wire_ends(fr, w, f))
+	if (is_step_1(p))
+		return client_asked(fr);
+	enum reason reason = f->life.marks & CLOSING ? closing_receives(fr) : REASON_client_receives;
+	if (reason == REASON_client_receives && p->tcp_flags & (TCP_FIN | TCP_RST) && wire_ends(fr, w, f))
 		client_closes(w, f);
-	return REASON_client_receives;
+	return reason;
 }
 
 /* A SYN+ACK from a port that no wire has and that names another: the answer once more of a connection that is
@@ -425,8 +464,11 @@ INLINE enum reason client_receives(frame *fr, struct work *w)
 	wire = find_wire(w, CLOSED, &w->wire_key);
 	if (!wire || !is_client_state(wire->life.state))
 		return REASON_not_ours;
+	if (is_step_1(p)) /* of one that is moved aside: its own stack's next packet takes it back */
+		return REASON_client_busy;
 	reach_by(w, wire);
-	return REASON_client_receives;
+	flow_key_of(&w->key, &w->wire_key, wire);
+	return wire->life.marks & CLOSING ? closing_receives(fr) : REASON_client_receives;
 }
 
 #endif

@@ -15,9 +15,13 @@ INLINE void start_verdict(struct work *w)
 	const struct packet *p = &w->packet;
 
 	w->event.kind = EVENT_NONE;
-	w->verdict = (struct verdict){
-		.src = p->src, .dst = p->dst, .sport = p->sport, .dport = p->dport, .error_to = p->error_to
-	};
+	w->verdict = (struct verdict){ .src = p->src,
+				       .dst = p->dst,
+				       .sport = p->sport,
+				       .dport = p->dport,
+				       .seq = p->seq,
+				       .ack = p->ack,
+				       .error_to = p->error_to };
 }
 
 INLINE bool is_gate_probe(const struct packet *p)
@@ -38,6 +42,8 @@ INLINE enum reason decide_from_pod(frame *f, struct work *w)
 	const struct packet *p = &w->packet;
 
 	start_verdict(w);
+	if (w->is_made)
+		return step_1_leaves(w);
 	if (p->option_at && !p->icmp_error)
 		return REASON_forged_option;
 	const struct addr sender = p->icmp_error ? addr_from_v4(p->error_from) : p->src;

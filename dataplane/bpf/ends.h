@@ -78,14 +78,16 @@ INLINE bool is_left_waiting(enum socket_seen seen, const struct flow *f)
 	return seen == SOCKET_PART && f->life.marks & LOCAL_FIN;
 }
 
-/* Whether the stack takes this RST of its peer's (RFC 5961). */
+/* Whether the stack takes this RST of its peer's (RFC 5961; Linux takes the number of the peer's FIN as
+ * well). */
 INLINE bool stack_takes_reset(frame *fr, struct work *w, const struct flow *f)
 {
 	const struct packet *p = &w->packet;
 	enum socket_seen seen = ask_stack(fr, w, &w->key, &w->numbers);
 
 	if (seen == SOCKET_WHOLE)
-		return p->seq == w->numbers.expects;
+		return p->seq == w->numbers.expects ||
+		       (f->life.marks & PEER_FIN && p->seq + 1 == w->numbers.expects);
 	return is_left_waiting(seen, f) || (seen == SOCKET_PART && p->seq == f->life.isn + 1);
 }
 

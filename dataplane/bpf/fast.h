@@ -27,8 +27,7 @@ struct fast_headers {
 } __attribute__((packed));
 ASSERT_SIZE(struct fast_headers, ETH_LEN + IPV4_LEN + TCP_LEN);
 
-#define TIMESTAMPS_ONLY 0x0101080a /* NOP, NOP, timestamps of ten octets: with these the header has 32 */
-enum { OFFSET_BARE = 5 << 4, OFFSET_TIMESTAMPS = 8 << 4 };
+enum { OFFSET_BARE = 5 << 4, OFFSET_TIMESTAMPS = 8 << 4 }; /* bare, or with TIMESTAMPS_ONLY */
 
 /* Whether the fast path may take it. `options`: the first word behind the headers, `len`: of the whole
  * frame. */
@@ -41,7 +40,7 @@ INLINE bool is_fast(const struct fast_headers *h, be32 options, u32 len)
 	       !(h->fragment & to_be16(IP_IS_FRAGMENT)) &&
 	       (h->flags & (TCP_SYN | TCP_FIN | TCP_RST | TCP_ACK)) == TCP_ACK &&
 	       (bare || (h->offset == OFFSET_TIMESTAMPS && options == to_be32(TIMESTAMPS_ONLY))) &&
-	       total >= IPV4_LEN + (bare ? TCP_LEN : TCP_LEN + 12) && total + ETH_LEN <= len;
+	       total >= IPV4_LEN + (bare ? TCP_LEN : TCP_LEN + TIMESTAMPS_ALIGNED) && total + ETH_LEN <= len;
 }
 
 /* What becomes of a packet on the fast path. `reason` REASON_none: the chains decide. */
@@ -56,11 +55,23 @@ INLINE struct fast_verdict fast_unchanged(const struct fast_headers *h)
 	return (struct fast_verdict){ .src = h->src, .dst = h->dst, .sport = h->sport, .dport = h->dport };
 }
 
-INLINE struct fast_verdict fast_sends(const struct fast_headers *h, const struct flow *f)
+INLINE bool has_payload(const struct fast_headers *h)
+{
+	return from_be16(h->total) > IPV4_LEN + (h->offset >> 4) * 4;
+}
+
+/* Notes what a client's data acknowledges, as follow (flows.h) does. */
+INLINE struct fast_verdict fast_sends(const struct fast_headers *h, struct flow *f)
 {
 	struct fast_verdict v = fast_unchanged(h);
 
 	v.reason = plainly_sends(f);
+	if (f->life.state == CLIENT_ESTABLISHED && has_payload(h)) {
+		if (f->life.tries == NOT_FOLLOWED)
+			v.reason = REASON_none;
+		else
+			f->request_ack = from_be32(h->acks);
+	}
 	leave_stack(f, &v.dst, &v.sport, &v.dport);
 	return v;
 }

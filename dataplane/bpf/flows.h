@@ -244,6 +244,22 @@ INLINE enum reason sends_reason(const struct flow *f)
 							   : REASON_client_sends;
 }
 
+/* Notes what the stack's packet of the established client's flow `f` acknowledges, if it has data: whether
+ * the server has said something since then tells whose turn it is (moves.h). A connection of which nothing
+ * was known before, as a former release's, is followed from its next data on. */
+INLINE void follow(const struct packet *p, struct flow *f)
+{
+	union life life = f->life;
+	bool known = p->payload || p->seq == life.isn + 1;
+
+	if (life.marks & CLOSING)
+		return;
+	if (life.tries < NOT_FOLLOWED || (life.tries == NOT_FOLLOWED && known))
+		set_tries(&f->life, known ? FOLLOWED : NOT_FOLLOWED);
+	if (p->payload)
+		f->request_ack = p->ack;
+}
+
 /* The decision for a packet with data or acknowledgements and nothing else (no SYN, FIN or RST, no option of
  * ours) of an established connection: REASON_none when the whole chain must look at it. The hooks ask this
  * first (fast.h); the chains ask plainly_receives, plainly_passes_node and sends_reason as well. A direct
@@ -252,7 +268,9 @@ INLINE enum reason plainly_sends(const struct flow *f)
 {
 	union life life = f->life;
 
-	if (life.marks & (FIN_SEEN | RESET_SEEN | BY_STACK))
+	if (life.marks & (FIN_SEEN | RESET_SEEN | BY_STACK | CLOSING))
+		return REASON_none;
+	if (life.state == CLIENT_ESTABLISHED && life.tries < NOT_FOLLOWED)
 		return REASON_none;
 	return life.state == CLIENT_ESTABLISHED || life.state == SERVER_ESTABLISHED ? sends_reason(f)
 										    : REASON_none;
@@ -264,7 +282,7 @@ INLINE enum reason plainly_receives(struct work *w, const struct wire *wire)
 	u8 state = wire->life.state;
 
 	if (state == CLIENT_ESTABLISHED)
-		return REASON_client_receives;
+		return wire->life.marks & CLOSING ? REASON_none : REASON_client_receives;
 	return state == SERVER_ESTABLISHED && wire->checked == stamp_now(w) ? REASON_server_receives
 									    : REASON_none;
 }

@@ -4,6 +4,7 @@
 
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
+#include <bpf/bpf_core_read.h>
 #include <bpf/bpf_helpers.h>
 
 typedef struct __sk_buff frame;
@@ -78,12 +79,18 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } events_lost SEC(".maps");
 
+/* On older kernels a packet may interrupt a program that the agent runs: that has memory of its own. */
+enum { WORK_OF_HOOKS = 0, WORK_OF_AGENT, WORKS };
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
+	__uint(max_entries, WORKS);
 	__type(key, u32);
 	__type(value, struct work);
 } works SEC(".maps");
+
+#define ALONE __attribute__((noinline))
+INLINE struct work *work_at(u32 which) { return bpf_map_lookup_elem(&works, &which); }
+INLINE struct work *work_of(frame *f) { return work_at(WORK_OF_HOOKS); }
 
 INLINE enum socket_seen ask_stack(frame *f, const struct work *w, const struct flow_key *k, struct numbers *n)
 {
@@ -109,6 +116,55 @@ INLINE enum socket_seen ask_stack(frame *f, const struct work *w, const struct f
 	}
 	bpf_sk_release(found);
 	return seen;
+}
+
+/* Of the kernel's own structures, what is read by their type information (BTF), wherever a kernel has it. */
+struct tcp_options_received {
+	u32 ts_recent, rcv_tsecr;
+	u16 rcv_wscale : 4;
+} __attribute__((preserve_access_index));
+struct tcp_sock {
+	u16 tcp_header_len;
+	u32 write_seq, tsoffset, rcv_wup, rcv_wnd;
+	struct tcp_options_received rx_opt;
+} __attribute__((preserve_access_index));
+
+/* What is left of the window that the socket has told of. */
+INLINE u16 window_left(const struct tcp_sock *s, u32 expects)
+{
+	u32 left = s->rcv_wup + s->rcv_wnd - expects;
+	u32 window = left > s->rcv_wnd ? 0 : left >> BPF_CORE_READ_BITFIELD(s, rx_opt.rcv_wscale);
+
+	return window > 0xffff ? 0xffff : (u16)window;
+}
+
+INLINE bool ask_rest(frame *f, const struct work *w, const struct flow_key *k, struct rest *r)
+{
+	struct bpf_sock_tuple pair = {
+		.ipv4 = { .saddr = k->peer,
+			  .daddr = k->local,
+			  .sport = k->peer_port,
+			  .dport = k->local_port },
+	};
+
+	if (w->netns < 0)
+		return false;
+	struct bpf_sock *found = bpf_skc_lookup_tcp(f, &pair, sizeof pair.ipv4, (u32)w->netns, 0);
+	if (!found)
+		return false;
+	struct bpf_tcp_sock *numbers = found->state == BPF_TCP_ESTABLISHED ? bpf_tcp_sock(found) : 0;
+	struct tcp_sock *whole = numbers ? bpf_skc_to_tcp_sock(found) : 0;
+	if (whole)
+		*r = (struct rest){ .numbers = { .expects = numbers->rcv_nxt,
+						 .unacknowledged = numbers->snd_una,
+						 .next = numbers->snd_nxt },
+				    .written = whole->write_seq,
+				    .value = whole->rx_opt.rcv_tsecr + whole->tsoffset, /* as on the wire */
+				    .echo = whole->rx_opt.ts_recent,
+				    .window = window_left(whole, numbers->rcv_nxt),
+				    .timestamps = whole->tcp_header_len > TCP_LEN };
+	bpf_sk_release(found);
+	return whole != 0;
 }
 
 INLINE u64 now_exact(struct work *w) { return bpf_ktime_get_ns(); }

@@ -28,7 +28,7 @@ struct engine_table {
 enum engine_table_id { WHARFINGER_TABLES(WHARFINGER_TABLE_ID) TABLE_COUNT };
 
 struct held {
-	struct numbers numbers;
+	struct rest rest;
 	u32 seen; /* enum socket_seen */
 };
 
@@ -203,6 +203,8 @@ WHARFINGER_TABLES(ENGINE_FIND)
 	}
 WHARFINGER_CONNECTION_TABLES(ENGINE_PUT)
 #undef ENGINE_PUT
+#define ALONE static
+INLINE struct work *work_of(frame *f) { return &f->work; }
 INLINE enum socket_seen ask_stack(frame *f, const struct work *w, const struct flow_key *k, struct numbers *n)
 {
 	struct flow_key pair = *k;
@@ -210,8 +212,19 @@ INLINE enum socket_seen ask_stack(frame *f, const struct work *w, const struct f
 	pair.ifindex = 0;
 	const struct held *found = w->netns < 0 ? 0 : engine_find(&f->sockets, &pair);
 	if (found && found->seen == SOCKET_WHOLE)
-		*n = found->numbers;
+		*n = found->rest.numbers;
 	return found ? found->seen : SOCKET_NONE;
+}
+INLINE bool ask_rest(frame *f, const struct work *w, const struct flow_key *k, struct rest *r)
+{
+	struct flow_key pair = *k;
+
+	pair.ifindex = 0;
+	const struct held *found = w->netns < 0 ? 0 : engine_find(&f->sockets, &pair);
+	if (!found || found->seen != SOCKET_WHOLE)
+		return false;
+	*r = found->rest;
+	return true;
 }
 INLINE u64 setting(struct work *w, enum setting number) { return engine_of(w)->setting[number]; }
 INLINE u64 now_exact(struct work *w) { return engine_of(w)->now_ns; }
@@ -280,10 +293,12 @@ static int engine_whole_chain(struct engine *e, enum hook hook)
 			 : hook == HOOK_TO_POD ? decide_to_pod(e, w)
 					       : decide_from_net(w);
 	u8 outcome = engine_outcome[reason];
-	int failed = outcome == OUTCOME_DELIVER || outcome == OUTCOME_FORWARD ? rewrite(e, w, 0)
-		     : outcome == OUTCOME_REFLECT			      ? rewrite_turned(e, w)
-		     : outcome == OUTCOME_RESET				      ? rewrite_reset(e, w)
-									      : 0;
+	bool made = w->verdict.answer.flags != 0;
+	int failed = outcome == OUTCOME_DELIVER || outcome == OUTCOME_FORWARD
+			     ? (made ? rewrite_segment(e, w) : rewrite(e, w, 0))
+		     : outcome == OUTCOME_REFLECT ? rewrite_turned(e, w)
+		     : outcome == OUTCOME_ANSWER  ? rewrite_answer(e, w)
+						  : 0;
 	return failed ? REASON_rewrite_failed : reason;
 }
 

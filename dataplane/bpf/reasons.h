@@ -60,7 +60,7 @@
 	REASON(server_direct, DELIVER, \
 	       "a direct dial whose ports are taken goes on under a substitute client port") \
 	REASON(server_no_substitute, DROP, "the client's port is taken and no substitute is free") \
-	REASON(client_server_gone, RESET, \
+	REASON(client_server_gone, ANSWER, \
 	       "the server no longer has the connection's service port, so the client is reset") \
 	REASON(server_stray, DROP, \
 	       "a packet to a service port fits neither a record nor the stack's own connection") \
@@ -81,7 +81,7 @@
 	       "an answer that lost its option on the way is not shown to the client, whose SYN comes " \
 	       "again") \
 	REASON(client_late, DROP, "an answer to a connection that has gone on unaware") \
-	REASON(client_resets, RESET, \
+	REASON(client_resets, ANSWER, \
 	       "an answer to no connection of the client: its sender is reset at the service port it names") \
 	REASON(server_opening, FORWARD, "the server's stack speaks before step 3, from its service port") \
 	REASON(held, DROP, "the connections go to another release's tables: TCP repeats the packet") \
@@ -107,7 +107,19 @@
 	       "a pod's ICMP error about a packet of its connection speaks of it as the wire had it") \
 	REASON(stack_source_route, STACK, \
 	       "the packet has a source route, or IP options that are malformed: the stack judges and " \
-	       "takes it")
+	       "takes it") \
+	REASON(server_asks, FORWARD, "the server asks its client to move (step 1)") \
+	REASON(client_closes, ANSWER, \
+	       "asked to move, the client's end closes the connection for its stack, at a quiet moment") \
+	REASON(client_closes_again, FORWARD, \
+	       "the client's end has said FIN: it goes again, in place of data") \
+	REASON(client_busy, DROP, "asked to move, the client's end waits for a quiet moment") \
+	REASON(client_stays, DROP, "asked to move, the client stays: its pool does not move connections") \
+	REASON(client_ends, DROP, "the connection is ending already, so there is nothing to move or to say") \
+	REASON(client_held_back, DROP, "what the client wrote after its end was closed is not sent") \
+	REASON(client_wrote_late, ANSWER, \
+	       "the client wrote to a connection that its server has closed: it is reset") \
+	REASON(client_acknowledges, ANSWER, "a FIN is acknowledged in place of a stack that cannot")
 
 #define WHARFINGER_REASON_ENUM(name, outcome, words) REASON_##name,
 enum reason { WHARFINGER_REASONS(WHARFINGER_REASON_ENUM) REASON_COUNT };

@@ -74,6 +74,26 @@ INLINE int rewrite_blank(frame *f, struct work *w, u32 *sum)
 	return 0;
 }
 
+/* Writes our option at `at`. `sum`: the TCP checksum's difference so far. */
+INLINE int store_option(frame *f, u32 at, const struct option *o, u32 *sum)
+{
+	be32 word[4] = {
+		to_be32((u32)OPTION_KIND << 24 | (u32)o->len << 16 | OPTION_EXID),
+		to_be32((u32)o->flags << 24 | OPTION_VERSION << 16 | from_be16(o->port)),
+		to_be32(o->scope),
+		to_be32(o->origin),
+	};
+
+	for (u32 i = 0; i < OPTION_LEN_ORIGIN / 4; i++) {
+		if (i * 4 >= o->len)
+			break;
+		*sum = sum_change(*sum, 0, word[i]);
+		if (pkt_store(f, at + i * 4, &word[i], 4))
+			return -1;
+	}
+	return 0;
+}
+
 /* Our option after the others, at the end of a packet without data. */
 INLINE int rewrite_append(frame *f, struct work *w, u32 *sum)
 {
@@ -82,22 +102,9 @@ INLINE int rewrite_append(frame *f, struct work *w, u32 *sum)
 	u32 end = p->l4 + p->tcp_len;
 	be32 offset = raw_at(&w->headers, p->l4 + TCP_OFFSET),
 	     longer = to_be32(from_be32(offset) + ((u32)o->len / 4 << 28));
-	be32 word[4] = {
-		to_be32((u32)OPTION_KIND << 24 | (u32)o->len << 16 | OPTION_EXID),
-		to_be32((u32)o->flags << 24 | OPTION_VERSION << 16 | from_be16(o->port)),
-		to_be32(o->scope),
-		to_be32(o->origin),
-	};
 
-	if (pkt_resize(f, end + o->len))
+	if (pkt_resize(f, end + o->len) || store_option(f, end, o, sum))
 		return -1;
-	for (u32 i = 0; i < OPTION_LEN_ORIGIN / 4; i++) {
-		if (i * 4 >= o->len)
-			break;
-		*sum = sum_change(*sum, 0, word[i]);
-		if (pkt_store(f, end + i * 4, &word[i], 4))
-			return -1;
-	}
 	*sum = sum_change(*sum, offset, longer);
 	return pkt_store(f, p->l4 + TCP_OFFSET, &longer, 4);
 }
@@ -114,6 +121,21 @@ INLINE int rewrite_embedded(frame *f, struct work *w)
 		return -1;
 	return was != is && (pkt_sum(f, p->l4 + ICMP_SUM, sum_change(0, was, is), 0) ||
 			     pkt_store(f, p->inner_l4 + TCP_SPORT, &is, 4));
+}
+
+/* The numbers become the verdict's. */
+ALONE int rewrite_numbers(frame *f)
+{
+	struct work *w = work_of(f);
+
+	if (!w)
+		return -1;
+	const struct packet *p = &w->packet;
+	be32 was[2] = { to_be32(p->seq), to_be32(p->ack) },
+	     is[2] = { to_be32(w->verdict.seq), to_be32(w->verdict.ack) };
+	u32 sum = sum_change(sum_change(0, was[0], is[0]), was[1], is[1]);
+
+	return pkt_store(f, p->l4 + TCP_SEQ, is, sizeof is) || pkt_sum(f, p->l4 + TCP_SUM, sum, 0) ? -1 : 0;
 }
 
 /* `hops`: 1 when it leaves as a router's packet would. 0, or not: the packet may be half changed and must not
@@ -141,6 +163,8 @@ INLINE int rewrite(frame *f, struct work *w, u32 hops)
 		if (pkt_store(f, p->l4 + TCP_SPORT, &is, 4))
 			return -1;
 	}
+	if ((v->seq != p->seq || v->ack != p->ack) && rewrite_numbers(f))
+		return -1;
 	pseudo = sum_change(pseudo, p->src.word[3], src);
 	pseudo = sum_change(pseudo, p->dst.word[3], dst);
 	pseudo = sum_change(pseudo, to_be16(p->tcp_len), to_be16((u16)(p->tcp_len + v->append.len)));
@@ -164,28 +188,43 @@ INLINE int rewrite_link(frame *f, struct work *w)
 	return pkt_store(f, 0, mac, sizeof mac);
 }
 
-#define RESET_TTL 64
-/* The RST that a stack without the connection would answer with (RFC 9293, 3.10.7.1), between the ends that
- * the verdict names. */
-INLINE int rewrite_reset(frame *f, struct work *w)
+#define MADE_TTL 64
+/* The packet becomes verdict.answer, between the ends that the verdict names, with verdict.append. */
+INLINE int rewrite_segment(frame *f, struct work *w)
 {
 	const struct packet *p = &w->packet;
 	const struct verdict *v = &w->verdict;
-	be32 word[5] = { ports_of(v->sport, v->dport), to_be32(p->ack), 0, to_be32(5u << 28 | TCP_RST << 16),
-			 0 };
-	u32 total = p->l4 - p->l3 + TCP_LEN, sum = 0, pseudo = 0;
+	const struct segment *a = &v->answer;
+	u32 options = (a->timestamps ? TIMESTAMPS_ALIGNED : 0) + v->append.len, len = TCP_LEN + options;
+	u32 total = p->l4 - p->l3 + len, sum = 0, pseudo = 0, at = p->l4 + TCP_LEN;
+	be32 word[5] = { ports_of(v->sport, v->dport), to_be32(a->seq), to_be32(a->ack),
+			 to_be32(len / 4 << 28 | (u32)a->flags << 16 | a->window), 0 };
+	be32 stamps[3] = { to_be32(TIMESTAMPS_ONLY), to_be32(a->value), to_be32(a->echo) };
 
+	if (pkt_resize(f, p->l4 + len) || pkt_store(f, p->l4, word, sizeof word))
+		return -1;
 	for (u32 i = 0; i < 5; i++)
 		sum = sum_change(sum, 0, word[i]);
+	if (a->timestamps) {
+		for (u32 i = 0; i < 3; i++)
+			sum = sum_change(sum, 0, stamps[i]);
+		if (pkt_store(f, at, stamps, sizeof stamps))
+			return -1;
+		at += TIMESTAMPS_ALIGNED;
+	}
+	if (v->append.len && store_option(f, at, &v->append, &sum))
+		return -1;
 	pseudo = sum_change(pseudo, 0, v->src.word[3]);
 	pseudo = sum_change(pseudo, 0, v->dst.word[3]);
-	pseudo = sum_change(pseudo, 0, to_be32(PROTO_TCP << 16 | TCP_LEN));
-	if (pkt_resize(f, p->l4 + TCP_LEN) || rewrite_link(f, w) || pkt_store(f, p->l4, word, sizeof word) ||
-	    pkt_sum(f, p->l4 + TCP_SUM, pseudo, SUM_PSEUDO) || pkt_sum(f, p->l4 + TCP_SUM, sum, 0))
+	pseudo = sum_change(pseudo, 0, to_be32(PROTO_TCP << 16 | len));
+	if (pkt_sum(f, p->l4 + TCP_SUM, pseudo, SUM_PSEUDO) || pkt_sum(f, p->l4 + TCP_SUM, sum, 0))
 		return -1;
 	return rewrite_ip(f, w, p->l3, v->src.word[3], v->dst.word[3],
-			  total - u16_at(&w->headers, p->l3 + IP_TOTAL), p->ttl - RESET_TTL);
+			  total - u16_at(&w->headers, p->l3 + IP_TOTAL), p->ttl - MADE_TTL);
 }
+
+/* As rewrite_segment, back the way that the packet came. */
+INLINE int rewrite_answer(frame *f, struct work *w) { return rewrite_link(f, w) || rewrite_segment(f, w); }
 
 /* The start gate's probe goes back the way it came: both ends change places, which no checksum feels. */
 INLINE int rewrite_turned(frame *f, struct work *w)

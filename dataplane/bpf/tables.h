@@ -114,12 +114,15 @@ struct server_port_key {
 ASSERT_SIZE(struct server_port_key, 24);
 
 #define SERVICE_PORTS_MAX 16
+/* How a pool's established connections may be moved (moves.h). */
+enum move_mode { MOVE_NEVER = 0, MOVE_CLOSE = 1 };
 /* What a port of a server stands for: where its stack listens and, of a redirect port, the service ports it
  * may name. */
 struct server_port {
 	u32 scope;
 	be16 target;
-	u16 count; /* service ports below; 0: this is a service port itself */
+	u8 count; /* service ports below; 0: this is a service port itself */
+	u8 moves; /* enum move_mode */
 	be16 service[SERVICE_PORTS_MAX];
 };
 ASSERT_SIZE(struct server_port, 40);
@@ -150,7 +153,8 @@ enum flow_state {
 };
 /* What ended, by the pod's own stack: LOCAL_FIN, PEER_FIN, RESET. What the wire says and the stack has not
  * confirmed: FIN_SEEN, RESET_SEEN. AWARE: the SYN bore REDIRECT. BY_STACK: its packets take the node's stack,
- * both ways, as it is an unaware client's. */
+ * both ways, as it is an unaware client's. CLOSING: the client's end has said FIN, and its stack has not
+ * (moves.h). */
 enum flow_mark {
 	LOCAL_FIN = 1,
 	PEER_FIN = 2,
@@ -159,8 +163,13 @@ enum flow_mark {
 	FIN_SEEN = 8,
 	RESET_SEEN = 16,
 	AWARE = 32,
-	BY_STACK = 64
+	BY_STACK = 64,
+	CLOSING = 128
 };
+
+/* Whether it is known what a client's latest data acknowledged (flow.request_ack), in life.tries from the
+ * moment that its stack has the SYN+ACK: nobody repeats a SYN then. */
+enum following { NOT_FOLLOWED = 16, FOLLOWED };
 
 /* What changes while packets of both directions flow on several processors, as one word. The ISN in it says
  * whose it is: a change by a packet whose record's memory was given to another connection meanwhile fails. */
@@ -168,7 +177,8 @@ union life {
 	struct {
 		u8 state;  /* enum flow_state */
 		u8 marks;  /* bits of enum flow_mark */
-		u8 tries;  /* client: SYNs repeated; server: SYN+ACKs seen; at most 255 */
+		u8 tries;  /* client: SYNs repeated; then enum following, with CLOSING: enum closing
+			      (moves.h); server: SYN+ACKs seen; at most 255 */
 		u8 reason; /* enum reason, by which the connection came to be */
 		u32 isn;   /* the client's initial sequence number */
 	};
@@ -213,13 +223,15 @@ struct flow {
 		u32 established_us; /* after it started; 0: not yet */
 		u32 syn_payload;    /* SERVER_OPENING: octets that came with the SYN (Fast Open) */
 	};
-	u64 started_ns; /* kernel's monotonic clock */
+	u64 started_ns;	 /* kernel's monotonic clock */
+	u32 request_ack; /* client, FOLLOWED: what its latest data acknowledged */
+	u32 spare;
 };
-ASSERT_SIZE(struct flow, 48);
+ASSERT_SIZE(struct flow, 56);
 
 /* What the wire's packets become, and where their flow is. */
 struct wire {
-	union life life; /* state, ISN and BY_STACK follow the flow's; its other marks are not kept up */
+	union life life; /* state, ISN, BY_STACK and CLOSING follow the flow's; other marks are not kept up */
 	u32 ifindex;	 /* the host's side of the pod's interface */
 	be32 peer;	 /* what the stack sees: the virtual address, or the client's own */
 	be16 local_port, peer_port; /* likewise: the client's port and X, or the target port and the client's

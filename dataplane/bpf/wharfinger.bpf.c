@@ -42,10 +42,10 @@ INLINE void report(struct work *w)
 }
 
 /* The first bytes of the frame, where they can be read and parsed; 0: too short. */
-INLINE struct work *load(struct __sk_buff *skb)
+INLINE struct work *load(struct __sk_buff *skb, u32 which)
 {
-	u32 zero = 0, len = skb->len;
-	struct work *w = bpf_map_lookup_elem(&works, &zero);
+	u32 len = skb->len;
+	struct work *w = work_at(which);
 
 	if (!w || len < ETH_LEN + IPV4_LEN)
 		return 0;
@@ -87,34 +87,45 @@ INLINE enum reason find_way(struct __sk_buff *skb, struct work *w, struct next_h
 	return find_next_hop(skb, src, dst, ip_len(skb, p->l4 - p->l3 + p->tcp_len, v->append.len), hop);
 }
 
-INLINE int answer_reset(struct __sk_buff *skb, struct work *w, enum hook hook)
+/* The packet becomes verdict.answer of the memory `which`; `back`: on the way that it came. */
+ALONE int write_segment(struct __sk_buff *skb, u32 back, u32 which)
 {
-	struct next_hop hop = {};
+	struct work *w = work_at(which);
+
+	if (!w)
+		return -1;
+	return back ? rewrite_answer(skb, w) : rewrite_segment(skb, w);
+}
+
+INLINE int answer(struct __sk_buff *skb, struct work *w, enum hook hook, struct next_hop *hop)
+{
 
 	if (hook == HOOK_FROM_POD)
-		return rewrite_reset(skb, w) ? TC_ACT_SHOT : bpf_redirect(skb->ifindex, 0);
-	enum reason way = find_way(skb, w, &hop);
+		return write_segment(skb, true, WORK_OF_HOOKS) ? TC_ACT_SHOT : bpf_redirect(skb->ifindex, 0);
+	enum reason way = find_way(skb, w, hop);
 	if (way)
 		count(skb, hook, way);
-	if (rewrite_reset(skb, w)) {
+	if (write_segment(skb, true, WORK_OF_HOOKS)) {
 		count(skb, hook, REASON_rewrite_failed);
 		return TC_ACT_SHOT;
 	}
 	if (way) /* what answers a packet to the pod goes as if the pod had sent it */
 		return bpf_redirect(skb->ifindex, BPF_F_INGRESS);
-	return bpf_redirect_neigh(hop.ifindex, &hop.neighbour, sizeof hop.neighbour, 0);
+	return bpf_redirect_neigh(hop->ifindex, &hop->neighbour, sizeof hop->neighbour, 0);
 }
 
 /* What the chain decided, done: the program's answer to the kernel. */
-INLINE int finish(struct __sk_buff *skb, struct work *w, enum hook hook, enum reason reason)
+ALONE int finish(struct __sk_buff *skb, enum hook hook, enum reason reason)
 {
+	struct work *w = work_of(skb);
 	u8 outcome = outcomes[reason & (COUNTER_REASONS - 1)];
 	struct next_hop hop = {};
 	enum reason way = REASON_none;
 
+	if (!w)
+		return TC_ACT_SHOT;
+
 	count(skb, hook, reason);
-	if (w->packet.malformed_option)
-		count(skb, hook, REASON_option_malformed);
 	if (outcome == OUTCOME_PASS)
 		return NEXT;
 	if (w->event.kind)
@@ -123,37 +134,45 @@ INLINE int finish(struct __sk_buff *skb, struct work *w, enum hook hook, enum re
 		return TC_ACT_SHOT;
 	if (outcome == OUTCOME_REFLECT)
 		return rewrite_turned(skb, w) ? TC_ACT_SHOT : bpf_redirect(skb->ifindex, 0);
-	if (outcome == OUTCOME_RESET)
-		return answer_reset(skb, w, hook);
+	bool at_pod = hook != HOOK_FROM_NET; /* where alone segments are made */
+	if (at_pod && outcome == OUTCOME_ANSWER)
+		return answer(skb, w, hook, &hop);
 	if (outcome == OUTCOME_FORWARD) {
 		way = find_way(skb, w, &hop);
 		if (way)
 			count(skb, hook, way);
 	}
 	bool direct = outcome == OUTCOME_FORWARD && !way;
-	if (rewrite(skb, w, direct)) {
+	bool made = at_pod && w->verdict.answer.flags,
+	     failed = made ? write_segment(skb, false, WORK_OF_HOOKS) : rewrite(skb, w, direct);
+	if (failed) {
 		count(skb, hook, REASON_rewrite_failed);
 		return TC_ACT_SHOT;
 	}
 	return direct ? (int)bpf_redirect_neigh(hop.ifindex, &hop.neighbour, sizeof hop.neighbour, 0) : NEXT;
 }
 
-/* The whole chain of a hook, as a program of its own within the program: the verifier looks at it by itself,
- * and the fast path stays small. */
+/* The whole chain of a hook: it and `finish` are what the verifier looks at by itself, so that neither what
+ * may be decided nor the fast path multiplies with what may be done. */
 #define WHOLE_CHAIN(name, hook, decide) \
-	__attribute__((noinline)) int name(struct __sk_buff *skb) \
+	ALONE int name(struct __sk_buff *skb) \
 	{ \
 		enum reason reason = stack_reason(skb, hook); \
-		struct work *w = reason == REASON_none ? load(skb) : 0; \
-		if (!w) { \
-			count(skb, hook, reason == REASON_none ? REASON_not_ip : reason); \
-			return NEXT; \
-		} \
+		if (reason != REASON_none) \
+			return reason; \
+		struct work *w = load(skb, WORK_OF_HOOKS); \
+		if (!w) \
+			return REASON_not_ip; \
 		w->event.kind = EVENT_NONE; \
+		w->is_made = skb->mark && skb->mark == (u32)setting(w, SETTING_MADE); \
+		if (w->is_made) \
+			skb->mark = 0; \
 		reason = parse(&w->headers, &w->packet); \
 		if (reason == REASON_none) \
 			reason = decide(skb, w); \
-		return finish(skb, w, hook, reason); \
+		if (w->packet.malformed_option) \
+			count(skb, hook, REASON_option_malformed); \
+		return reason; \
 	}
 
 /* What a stranger can send past the stack without an answer to it must have a source that the stack would
@@ -248,7 +267,7 @@ INLINE int fast_leaves(struct __sk_buff *skb, struct fast_headers *h, enum hook 
 
 /* There is no struct work on the fast paths: the kernel's tables, settings and clocks ask for none, so they
  * get 0. */
-__attribute__((noinline)) int fast_from_pod(struct __sk_buff *skb)
+ALONE int fast_from_pod(struct __sk_buff *skb)
 {
 	struct fast_headers *h = fast_headers_of(skb);
 	struct next_hop hop = {};
@@ -271,7 +290,7 @@ __attribute__((noinline)) int fast_from_pod(struct __sk_buff *skb)
 	return fast_leaves(skb, h, HOOK_FROM_POD, &v, left, &hop);
 }
 
-__attribute__((noinline)) int fast_to_pod(struct __sk_buff *skb)
+ALONE int fast_to_pod(struct __sk_buff *skb)
 {
 	struct fast_headers *h = fast_headers_of(skb);
 
@@ -291,7 +310,7 @@ __attribute__((noinline)) int fast_to_pod(struct __sk_buff *skb)
 	return NEXT;
 }
 
-__attribute__((noinline)) int fast_from_net(struct __sk_buff *skb)
+ALONE int fast_from_net(struct __sk_buff *skb)
 {
 	struct fast_headers *h = fast_headers_of(skb);
 	struct next_hop hop = {};
@@ -313,16 +332,16 @@ __attribute__((noinline)) int fast_from_net(struct __sk_buff *skb)
 	return fast_leaves(skb, h, HOOK_FROM_NET, &v, left, &hop);
 }
 
-#define PROGRAM(name, section, fast, whole) \
+#define PROGRAM(name, section, hook, fast, whole) \
 	SEC(section) int name(struct __sk_buff *skb) \
 	{ \
 		int done = fast(skb); \
-		return done == WHOLE ? whole(skb) : done; \
+		return done == WHOLE ? finish(skb, hook, whole(skb)) : done; \
 	}
 
-PROGRAM(wharf_from_pod, "tcx/ingress", fast_from_pod, whole_from_pod)
-PROGRAM(wharf_to_pod, "tcx/egress", fast_to_pod, whole_to_pod)
-PROGRAM(wharf_from_net, "tcx/ingress", fast_from_net, whole_from_net)
+PROGRAM(wharf_from_pod, "tcx/ingress", HOOK_FROM_POD, fast_from_pod, whole_from_pod)
+PROGRAM(wharf_to_pod, "tcx/egress", HOOK_TO_POD, fast_to_pod, whole_to_pod)
+PROGRAM(wharf_from_net, "tcx/ingress", HOOK_FROM_NET, fast_from_net, whole_from_net)
 
 /* Before the others, while the records of connections go from a former release's tables to this one's
  * (kernel.py): what a packet changed meanwhile would be lost, and TCP repeats the packet. The hold ends by
@@ -330,7 +349,8 @@ PROGRAM(wharf_from_net, "tcx/ingress", fast_from_net, whole_from_net)
 #define HOLD(name, section, hook) \
 	SEC(section) int name(struct __sk_buff *skb) \
 	{ \
-		struct work *w = bpf_ktime_get_ns() < setting(0, SETTING_HELD_UNTIL) ? load(skb) : 0; \
+		struct work *w = \
+			bpf_ktime_get_ns() < setting(0, SETTING_HELD_UNTIL) ? load(skb, WORK_OF_HOOKS) : 0; \
 		if (!w || parse(&w->headers, &w->packet) != REASON_none || w->packet.icmp_error || \
 		    w->packet.proto != PROTO_TCP) \
 			return NEXT; \
@@ -340,5 +360,28 @@ PROGRAM(wharf_from_net, "tcx/ingress", fast_from_net, whole_from_net)
 
 HOLD(wharf_hold_from_pod, "tcx/ingress", HOOK_FROM_POD)
 HOLD(wharf_hold_to_pod, "tcx/egress", HOOK_TO_POD)
+
+/* Run by the agent (BPF_PROG_RUN) with the headers of a packet of a server of this node, as its stack would
+ * write them to the client: step 1 leaves the pod's interface as if the stack had sent it. Its result is the
+ * run's (enum asked). */
+SEC("tcx/ingress") int wharf_ask(struct __sk_buff *skb)
+{
+	struct work *w = load(skb, WORK_OF_AGENT);
+
+	if (!w || parse(&w->headers, &w->packet) != REASON_none)
+		return ASKED_FAILED;
+	start_verdict(w);
+	const struct pod *pod = lookup_pods(w, &w->packet.src);
+	if (!pod)
+		return ASKED_NOBODY;
+	enum asked asked = server_asks(skb, w, pod);
+	if (asked != ASKED)
+		return asked;
+	u32 ifindex = pod->ifindex, mark = (u32)setting(w, SETTING_MADE);
+	if (!mark || write_segment(skb, false, WORK_OF_AGENT))
+		return ASKED_FAILED;
+	skb->mark = mark;
+	return bpf_clone_redirect(skb, ifindex, BPF_F_INGRESS) ? ASKED_FAILED : ASKED;
+}
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

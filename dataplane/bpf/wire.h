@@ -28,6 +28,10 @@ struct option {
 	u32 origin;
 };
 
+/* Timestamps as Linux writes them on a connection: NOP, NOP, ten octets (RFC 7323); from the first NOP. */
+#define TIMESTAMPS_ONLY 0x0101080a
+enum { TIMESTAMPS_VALUE = 4, TIMESTAMPS_ECHO = 8, TIMESTAMPS_ALIGNED = 12 };
+
 INLINE bool names_port(const struct option *o) { return o->flags & OPTION_CONFIRM && o->flags & OPTION_PORT; }
 
 /* Where the fields of a header are, from its start: parse.h reads there and rewrite.h writes there. */
@@ -50,6 +54,7 @@ enum tcp_field {
 	TCP_ACKS = 8,
 	TCP_OFFSET = 12,
 	TCP_FLAGS = 13,
+	TCP_WINDOW = 14,
 	TCP_SUM = 16,
 	TCP_LEN = 20,
 	TCP_LEN_MAX = 60,

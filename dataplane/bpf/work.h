@@ -16,7 +16,7 @@ enum outcome {
 	OUTCOME_FORWARD,  /* rewritten and sent past the stack, or given to it by a reason of STACK */
 	OUTCOME_DROP,
 	OUTCOME_REFLECT, /* sent back to the pod as its answer */
-	OUTCOME_RESET,	 /* answered by a RST */
+	OUTCOME_ANSWER,	 /* answered by a segment of our making, in place of the packet */
 	OUTCOME_STACK,	 /* why a packet that was to go past the stack did not */
 	OUTCOME_NOTE,	 /* something about the packet */
 };
@@ -33,6 +33,8 @@ enum setting {
 	SETTING_GENERATION, /* changed when routes or interfaces change, or a server loses a port (clock.h) */
 	SETTING_LEFT_TO_STACK, /* not 0: no packet goes past the stack (agent/ways.py says why) */
 	SETTING_FULL, /* not 0: the tables of connections are nearly full, so new connections are unaware */
+	SETTING_MADE, /* the mark of a packet that wharf_ask made; drawn, as some interfaces let a pod set
+			 marks */
 	SETTING_COUNT,
 };
 
@@ -53,15 +55,26 @@ struct event {
 };
 ASSERT_SIZE(struct event, 104);
 
+/* A segment of our making, without data. */
+struct segment {
+	u32 seq, ack;
+	u16 window;
+	u8 flags;
+	bool timestamps;
+	u32 value, echo; /* its timestamps */
+};
+
 /* What the packet is to say when it leaves: the chains start from what it says, and change what must change.
- * Of outcome reset the addresses and ports are those of the RST that answers it. */
+ * Of outcome answer the addresses and ports are those of the segment that answers it. */
 struct verdict {
 	struct addr src, dst;
 	be16 sport, dport;
+	u32 seq, ack;
 	be32 error_to; /* an ICMP error's own destination: what is above is of the embedded packet */
 	bool blank;    /* overwrite our option with NOPs before the stack sees it */
 	u8 pad[3];
 	struct option append; /* len 0: nothing */
+	struct segment answer;
 };
 
 /* Of a socket: what it expects of its peer, and what it sent: the first octet that is not acknowledged, the
@@ -70,10 +83,21 @@ struct numbers {
 	u32 expects, unacknowledged, next;
 };
 
+/* Of a socket that is established, what tells whether it is at rest, and what it would say now, beside its
+ * numbers. */
+struct rest {
+	struct numbers numbers;
+	u32 written;	 /* the number behind the last octet that its application wrote */
+	u32 value, echo; /* the timestamps that its peer knows of, the latest */
+	u16 window;	 /* scaled, as its next packet would have it at least */
+	bool timestamps;
+};
+
 struct work {
-	void *host;  /* the host's own; the chains never look at it */
-	u32 ifindex; /* the interface at whose host side the hook is */
-	__s32 netns; /* of the pod behind it */
+	void *host;   /* the host's own; the chains never look at it */
+	u32 ifindex;  /* the interface at whose host side the hook is */
+	__s32 netns;  /* of the pod behind it */
+	bool is_made; /* the packet is of our own making (moves.h) */
 	struct headers headers;
 	struct packet packet;
 	struct verdict verdict;
@@ -106,11 +130,17 @@ enum socket_seen { SOCKET_NONE = 0, SOCKET_LISTENER, SOCKET_PART, SOCKET_WHOLE }
 /* Asks the stack of the pod behind w->netns for a socket by a flow's key. WHOLE: its numbers are in `n`. */
 INLINE enum socket_seen ask_stack(frame *f, const struct work *w, const struct flow_key *k,
 				  struct numbers *n);
+/* Asks it for an established connection: whether there is one, whose `rest` is in `r`. */
+INLINE bool ask_rest(frame *f, const struct work *w, const struct flow_key *k, struct rest *r);
 INLINE u64 now_exact(struct work *w);
 INLINE u64 now_coarse(struct work *w);
 INLINE u64 setting(struct work *w, enum setting number);
 INLINE u32 draw_random(struct work *w);
 INLINE u32 next_turn(struct work *w, u32 set);
+/* A function that the verifier looks at by itself, where a host has one: rare packets take it, and what it
+ * may do does not multiply with what else may happen to them. It has no argument but the frame, whose memory
+ * it gets by work_of. */
+INLINE struct work *work_of(frame *f);
 /* `*at` becomes `to` if it is `from` until then: whether it was. */
 INLINE bool swap_if_same(u64 *at, u64 from, u64 to)
 {
@@ -139,8 +169,8 @@ INLINE bool stack_has(frame *f, struct work *w, const struct flow_key *k)
 	return ask_stack(f, w, k, &w->numbers) >= SOCKET_PART;
 }
 
-/* The packet is answered by a RST, from the end that it went to. */
-INLINE void answer_with_reset(struct work *w)
+/* The packet is answered, from the end that it went to. */
+INLINE void answer_with(struct work *w, const struct segment *answer)
 {
 	const struct packet *p = &w->packet;
 
@@ -148,6 +178,13 @@ INLINE void answer_with_reset(struct work *w)
 	w->verdict.dst = p->src;
 	w->verdict.sport = p->dport;
 	w->verdict.dport = p->sport;
+	w->verdict.answer = *answer;
+}
+
+/* As a stack without the connection would (RFC 9293, 3.10.7.1). */
+INLINE void answer_with_reset(struct work *w)
+{
+	answer_with(w, &(struct segment){ .seq = w->packet.ack, .flags = TCP_RST });
 }
 
 #endif

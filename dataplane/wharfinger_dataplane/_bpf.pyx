@@ -271,8 +271,8 @@ cdef class Program:
     def __init__(self, int fd, str name, int attach_type):
         self.fd, self.name, self.attach_type = fd, name, attach_type
 
-    def run(self, bytes packet, *, int ifindex=0, int repeat=1):
-        """One packet through BPF_PROG_TEST_RUN: (verdict as a signed number, packet out, nanoseconds a run)."""
+    def run(self, bytes packet, *, int ifindex=0, uint32_t mark=0, int repeat=1):
+        """One packet through BPF_PROG_TEST_RUN, of interface `ifindex` and with firewall mark `mark`: (verdict as a signed number, packet out, nanoseconds a run)."""
         cdef uint8_t out[65536]
         cdef uint8_t ctx[192]
         cdef libbpf.bpf_test_run_opts opts
@@ -281,7 +281,8 @@ cdef class Program:
         opts.sz = sizeof(opts)
         opts.data_in, opts.data_size_in = <const char *>packet, <uint32_t>len(packet)
         opts.data_out, opts.data_size_out = out, sizeof(out)
-        if ifindex:  # struct __sk_buff: ingress_ifindex at 36, ifindex at 40
+        if ifindex:  # struct __sk_buff: mark at 8, ingress_ifindex at 36, ifindex at 40
+            memcpy(&ctx[8], &mark, 4)
             memcpy(&ctx[36], &ifindex, 4)
             memcpy(&ctx[40], &ifindex, 4)
             opts.ctx_in, opts.ctx_size_in = ctx, sizeof(ctx)

@@ -7,12 +7,12 @@ Explains decisions, is what fuzzers and property tests drive, and stands beside 
 import errno
 from dataclasses import dataclass
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from wharfinger_dataplane cimport core
 
-OUTCOMES = ("pass", "deliver", "forward", "drop", "reflect", "reset", "stack", "note")
+OUTCOMES = ("pass", "deliver", "forward", "drop", "reflect", "answer", "stack", "note")
 HOOKS = ("from_pod", "to_pod", "from_net")
 TABLES = {core.engine_table_name[n].decode(): n for n in range(core.TABLE_COUNT)}
 
@@ -104,13 +104,16 @@ cdef class Engine:
         """Entries that the table can hold."""
         return self._table(table).capacity
 
-    def hold(self, bytes pair, uint32_t expects, uint32_t sends, *, bint whole=True):
-        """The pods' stacks have a socket of this pair of ports, a key of `wires`. It expects and will send these numbers; one that is not
-        whole is TIME_WAIT's."""
+    def hold(self, bytes pair, uint32_t expects, uint32_t sends, *, bint whole=True, written=None, uint32_t value=0, uint32_t echo=0,
+             uint16_t window=0, bint timestamps=False):
+        """The pods' stacks have a socket of this pair of ports, a key of `wires`. It expects and will send these numbers, and the rest is as
+        `struct rest` has it (`written`: `sends` by default); one that is not whole is TIME_WAIT's."""
         if <uint32_t>len(pair) != self.engine.sockets.key_size:
             raise ValueError(f"a key of {len(pair)} bytes, not {self.engine.sockets.key_size}")
         cdef core.held held
-        held.numbers.expects, held.numbers.unacknowledged, held.numbers.next = expects, sends, sends
+        held.rest.numbers.expects, held.rest.numbers.unacknowledged, held.rest.numbers.next = expects, sends, sends
+        held.rest.written = sends if written is None else written
+        held.rest.value, held.rest.echo, held.rest.window, held.rest.timestamps = value, echo, window, timestamps
         held.seen = core.SOCKET_WHOLE if whole else core.SOCKET_PART
         if core.engine_put(&self.engine.sockets, <const char *>pair, &held):
             raise OSError("too many sockets")

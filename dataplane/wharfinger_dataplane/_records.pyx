@@ -23,6 +23,7 @@ SETTING_HELD_UNTIL = core.SETTING_HELD_UNTIL
 SETTING_GENERATION = core.SETTING_GENERATION
 SETTING_LEFT_TO_STACK = core.SETTING_LEFT_TO_STACK
 SETTING_FULL = core.SETTING_FULL
+SETTING_MADE = core.SETTING_MADE
 TRACES_ALL = core.TRACES_ALL
 GATE = str(ipaddress.IPv4Address(core.GATE_ADDRESS)), core.GATE_PORT
 """Whom the start gate's question is addressed to."""
@@ -71,6 +72,22 @@ class PortKind(IntEnum):
     SET = core.PORT_SET
 
 
+class MoveMode(IntEnum):
+    """How a pool's established connections may be moved (tables.h, enum move_mode)."""
+
+    NEVER = core.MOVE_NEVER
+    CLOSE = core.MOVE_CLOSE
+
+
+class Asked(IntEnum):
+    """What became of a server's question to its client (moves.h, enum asked)."""
+
+    ASKED = core.ASKED
+    NOBODY = core.ASKED_NOBODY
+    BUSY = core.ASKED_BUSY
+    FAILED = core.ASKED_FAILED
+
+
 class FlowState(IntEnum):
     """tables.h, enum flow_state."""
 
@@ -102,6 +119,7 @@ class Mark(IntFlag):
     RESET_SEEN = core.RESET_SEEN
     AWARE = core.AWARE
     BY_STACK = core.BY_STACK
+    CLOSING = core.CLOSING
 
 
 class EventKind(IntEnum):
@@ -152,6 +170,7 @@ class ServerPort(NamedTuple):
     scope: int
     target: int
     services: tuple[int, ...]
+    moves: MoveMode = MoveMode.NEVER
 
 
 class FlowKey(NamedTuple):
@@ -398,14 +417,14 @@ def unpack_server_port_key(bytes record) -> ServerPortKey:
     return ServerPortKey(from_addr(&k.addr), k.scope, core.from_be16(k.port))
 
 
-def pack_server_port(uint32_t scope, uint16_t target, services=()) -> bytes:
-    """`services`: of a redirect port, the service ports that the server may name for it."""
+def pack_server_port(uint32_t scope, uint16_t target, services=(), int moves=core.MOVE_NEVER) -> bytes:
+    """`services`: of a redirect port, the service ports that the server may name for it. `moves`: of MoveMode."""
     cdef core.server_port out
     cdef int n = 0
     if len(services) > SERVICE_PORTS_MAX:
         raise ValueError(f"{len(services)} service ports; a server has {SERVICE_PORTS_MAX} a target at most")
     memset(&out, 0, sizeof(out))
-    out.scope, out.target, out.count = scope, core.to_be16(target), <uint16_t>len(services)
+    out.scope, out.target, out.count, out.moves = scope, core.to_be16(target), <uint8_t>len(services), <uint8_t>moves
     for port in services:
         out.service[n] = core.to_be16(port)
         n += 1
@@ -415,7 +434,8 @@ def pack_server_port(uint32_t scope, uint16_t target, services=()) -> bytes:
 def unpack_server_port(bytes record) -> ServerPort:
     check(record, sizeof(core.server_port))
     cdef const core.server_port *p = <const core.server_port *><const char *>record
-    return ServerPort(p.scope, core.from_be16(p.target), tuple(core.from_be16(p.service[n]) for n in range(p.count)))
+    return ServerPort(p.scope, core.from_be16(p.target), tuple(core.from_be16(p.service[n]) for n in range(p.count)),
+                      MoveMode(p.moves))
 
 
 def pack_flow_key(str local, uint16_t local_port, str peer, uint16_t peer_port, uint32_t ifindex=0) -> bytes:
@@ -495,8 +515,8 @@ def connection_of(bytes record) -> tuple:
     """Whose a flow or a wire is: when the connection began, and its client's initial sequence number."""
     cdef const core.flow *f = <const core.flow *><const char *>record
     cdef const core.wire *w = <const core.wire *><const char *>record
-    check(record, sizeof(core.flow))
-    if <const void *>&f.started_ns != <const void *>&w.started_ns or sizeof(core.flow) != sizeof(core.wire):
+    check(record, sizeof(core.wire) if len(record) == sizeof(core.wire) else sizeof(core.flow))
+    if <const void *>&f.started_ns != <const void *>&w.started_ns or <const void *>&f.life != <const void *>&w.life:
         raise AssertionError("flows and wires say in different places when they began")
     return f.started_ns, f.life.isn
 
@@ -610,6 +630,23 @@ def flows_to(Batch batch, dict gone) -> list:
         ports, scopes = found
         dialled = f[n].wire_port == k[n].peer_port
         if core.from_be16(f[n].wire_port) in ports or (dialled and f[n].scope in scopes):
+            out.append(batch.record(n, sizeof(core.flow)))
+    return out
+
+
+def flows_of(Batch batch, dict servers) -> list:
+    """Of a batch of `flows` the (key, value) of aware connections of these servers that neither stack has ended:
+    pack_v4(address) -> service ports."""
+    cdef const core.flow_key *k = <const core.flow_key *><const char *>batch.keys
+    cdef const core.flow *f = <const core.flow *><const char *>batch.values
+    cdef int ending = core.LOCAL_FIN | core.PEER_FIN | core.RESET
+    cdef uint32_t n
+    batch._check(sizeof(core.flow))
+    out = []
+    for n in range(batch.count):
+        if f[n].life.state != core.SERVER_ESTABLISHED or not f[n].life.marks & core.AWARE or f[n].life.marks & ending:
+            continue
+        if core.from_be16(f[n].wire_port) in servers.get(k[n].local, ()):
             out.append(batch.record(n, sizeof(core.flow)))
     return out
 

@@ -29,7 +29,8 @@ cdef extern from "host_engine.h" nogil:
         uint8_t proto, pad
     cdef struct server_port:
         uint32_t scope
-        uint16_t target, count
+        uint16_t target
+        uint8_t count, moves
         uint16_t service[16]
     cdef struct flow_key:
         uint32_t ifindex, local, peer
@@ -77,8 +78,13 @@ cdef extern from "host_engine.h" nogil:
         packet packet
     cdef struct numbers:
         uint32_t expects, unacknowledged, next
-    cdef struct held:
+    cdef struct rest:
         numbers numbers
+        uint32_t written, value, echo
+        uint16_t window
+        uint8_t timestamps
+    cdef struct held:
+        rest rest
         uint32_t seen
     cdef struct engine_node:
         engine_node *next
@@ -102,10 +108,11 @@ cdef extern from "host_engine.h" nogil:
     int BALANCE_HASH, BALANCE_RANDOM, BALANCE_ROUND_ROBIN, SERVER_READY, SERVER_DRAINING
     int CLIENT_CLAIMED, CLIENT_OPENING, CLIENT_UNAWARE, CLIENT_JOINING, CLIENT_ESTABLISHED, CLIENT_CLOSED
     int SERVER_OPENING, SERVER_ESTABLISHED, SERVER_CLOSED, SERVER_FOUND, SERVER_STRAY
-    int LOCAL_FIN, PEER_FIN, RESET, FIN_SEEN, RESET_SEEN, AWARE, BY_STACK
+    int LOCAL_FIN, PEER_FIN, RESET, FIN_SEEN, RESET_SEEN, AWARE, BY_STACK, CLOSING
+    int MOVE_NEVER, MOVE_CLOSE, ASKED, ASKED_NOBODY, ASKED_BUSY, ASKED_FAILED
     int SOCKET_PART, SOCKET_WHOLE
     int EVENT_BALANCED, EVENT_CLOSED, ROLE_CLIENT, ROLE_BALANCER, ROLE_SERVER
-    int COUNTER_REASONS, SETTING_TRACED, SETTING_TRACE_KEY_LOW, SETTING_TRACE_KEY_HIGH, SETTING_HELD_UNTIL
+    int COUNTER_REASONS, SETTING_TRACED, SETTING_TRACE_KEY_LOW, SETTING_TRACE_KEY_HIGH, SETTING_HELD_UNTIL, SETTING_MADE
     int SETTING_GENERATION, SETTING_LEFT_TO_STACK, SETTING_FULL, SETTING_COUNT
     int INTERFACE_DIRECT, INTERFACE_STRICT, INTERFACE_PODS
     uint64_t TRACES_ALL

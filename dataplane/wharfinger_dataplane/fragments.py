@@ -17,6 +17,7 @@ ServerId = tuple[int, str]  # scope, address
 SetId = tuple[int, str]     # scope, SET and the name of the redirect pool
 STATES = {"Ready": records.ServerState.READY, "Draining": records.ServerState.DRAINING}
 POLICIES = {"Hash": records.Policy.HASH, "Random": records.Policy.RANDOM, "RoundRobin": records.Policy.ROUND_ROBIN}
+MOVES = {"Never": records.MoveMode.NEVER, "Close": records.MoveMode.CLOSE}
 RANKS = {"Assigned": 0, "Draining": 1, "Ready": 2}
 SET = "set:"
 
@@ -55,7 +56,7 @@ def compile_pool(slices: Iterable[ServicePortSlice]) -> Fragment:
             ports.update({port: identity for span in redirect.ports for port in span})
         for assignment in piece.spec.assignments:
             if assignment.state != "Resting":
-                _compile_record(piece.spec.scope, assignment, redirects, ports, named, out)
+                _compile_record(piece, assignment, redirects, ports, named, out)
         for address in () if piece.spec.pool.deleted_at else piece.spec.virtual_addresses:
             out.ports.setdefault(address, {}).update(ports)
     for (identity, _), offer in sorted(named.items()):
@@ -78,14 +79,15 @@ class Offer:
     ports: list[int]
 
 
-def _compile_record(scope: int, record: Assignment, redirects: Mapping[str, Redirect], ports: dict[int, ServerId | SetId],
+def _compile_record(piece: ServicePortSlice, record: Assignment, redirects: Mapping[str, Redirect], ports: dict[int, ServerId | SetId],
                     named: dict[tuple[SetId, str], Offer], out: Fragment) -> None:
+    scope, moves = piece.spec.scope, MOVES[piece.spec.moves.mode]
     server, rank, state = (scope, record.address), RANKS[record.state], STATES.get(record.state)
     if state is not None and out.servers.get(server) is not records.ServerState.READY:
         out.servers[server] = state
     for target in (target for target in record.targets if target.protocol == "TCP"):
         for port in target.service_ports:
-            out.server_ports[records.pack_server_port_key(record.address, port)] = records.pack_server_port(scope, target.target_port)
+            out.server_ports[records.pack_server_port_key(record.address, port)] = records.pack_server_port(scope, target.target_port, moves=moves)
             if state is not None:
                 ports[port] = server
         for name in record.redirects:
@@ -96,6 +98,6 @@ def _compile_record(scope: int, record: Assignment, redirects: Mapping[str, Redi
                 offer.rank, offer.ports = rank, []
             if rank == offer.rank:
                 offer.ports.extend(target.service_ports)
-                value = records.pack_server_port(scope, target.target_port, sorted(offer.ports)[:records.SERVICE_PORTS_MAX])
+                value = records.pack_server_port(scope, target.target_port, sorted(offer.ports)[:records.SERVICE_PORTS_MAX], moves)
                 for span in redirects[name].ports:
                     out.server_ports.update({records.pack_server_port_key(record.address, port, scope): value for port in span})

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -29,14 +30,17 @@ from wharfinger_dataplane._records import (
     SEEN_AT,
     SETTING_GENERATION,
     SETTING_HELD_UNTIL,
+    SETTING_MADE,
+    Asked,
     Batch,
     pack_index,
     pack_setting,
     pack_tracing,
 )
 
+BTF = Path("/sys/kernel/btf/vmlinux")
 OBJECT = Path(__file__).parent / "wharfinger.bpf.o"
-LAYOUT = 2
+LAYOUT = 3
 """Raised when a map's contents change their meaning but not their size."""
 CONNECTION_TABLES = ("flows", "wires", "opening_flows", "opening_wires", "closed_flows", "closed_wires")
 HOLD_NS = 1_000_000_000
@@ -45,6 +49,8 @@ SETTLE_S = 0.002
 """For packets that were on their way through a program when the hold began."""
 HOLDS = 5
 """How often it is tried again when the processor was taken from the agent for longer than a hold lasts."""
+MARKS = 0xFFFFFFFF
+"""Marks that a packet can have, but for none."""
 ROOM = 0.9
 """How much of a table the records that are carried over may take: more come while they are counted."""
 
@@ -84,7 +90,14 @@ class Kernel:
         maps = [(*entry[:4], capacities.get(entry[0], entry[4])) for entry in _bpf.layout(OBJECT)]
         root = bpffs / "wharfinger"
         directory = root / layout_name(maps)
-        return cls(_bpf.Object(OBJECT, directory, dict(capacities)), root, directory)
+        if not BTF.exists():
+            raise OSError(errno.EOPNOTSUPP, f"this kernel tells nothing of its own structures ({BTF} is missing), which the programs read: "
+                          "use a kernel that was built with CONFIG_DEBUG_INFO_BTF, as distributions' are")
+        kernel = cls(_bpf.Object(OBJECT, directory, dict(capacities)), root, directory)
+        mark, unset = pack_setting(SETTING_MADE, 0)
+        if kernel.get("settings", mark) == unset:
+            kernel.set(SETTING_MADE, secrets.randbelow(MARKS) + 1)
+        return kernel
 
     @property
     def links(self) -> Path:
@@ -160,6 +173,10 @@ class Kernel:
                 if packets:
                     out[hook_name, reason.name] = packets, sum(int.from_bytes(one[8:], "little") for one in each)
         return out
+
+    def ask(self, frame: bytes, ifindex: int) -> Asked:
+        """Has a server of this node ask a client to move: `frame`, at the pod's interface, names their connection (moves.py)."""
+        return Asked(self._object.programs["wharf_ask"].run(frame, ifindex=ifindex)[0])
 
     @property
     def has_former(self) -> bool:

@@ -63,6 +63,7 @@ class Interface:
     peer_namespace: int | None
     addresses: tuple[str, ...] = ()
     master: int = 0
+    link_address: str = ""
 
     @property
     def leads_to_a_pod(self) -> bool:
@@ -168,7 +169,7 @@ def _interface(link: dict, addresses: tuple[str, ...]) -> Interface:
     info = link.get("IFLA_LINKINFO")
     kind = (info.get("IFLA_INFO_KIND") if info else None) or ""
     return Interface(link["index"], link.get("IFLA_IFNAME"), kind, link["ifi_type"] == ARPHRD_ETHER, link.get("IFLA_LINK") or 0,
-                     link.get("IFLA_LINK_NETNSID"), addresses, link.get("IFLA_MASTER") or 0)
+                     link.get("IFLA_LINK_NETNSID"), addresses, link.get("IFLA_MASTER") or 0, link.get("IFLA_ADDRESS") or "")
 
 
 def routes() -> list[Route]:

@@ -71,7 +71,7 @@ def fill(node: Node) -> None:
     for table in ("flows", "wires"):
         entries = node.bpf.maps[table]
         for number in range(ESTABLISHED - len(entries.items())):
-            entries.put(struct.pack("=IIIHH", 1, number + 1, 2, 3, 4), bytes(48))
+            entries.put(struct.pack("=IIIHH", 1, number + 1, 2, 3, 4), bytes(entries.value_size))
         assert len(entries.items()) == ESTABLISHED
 
 

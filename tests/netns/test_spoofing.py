@@ -62,8 +62,9 @@ def spoofs(src: str, dst: str, flags: str) -> list[bytes]:
 def taken_for(number: int, port: int, flags: str) -> Counter[str]:
     """As what the hook of the pod on that node counts each packet of `spoofs` that has the server's `port`, by reason."""
     every, scoped = len(WILD) ** 2 * (len(NAMES) + 1 if flags in ("S", "SA", "A") else 1), len(WILD) ** 2
-    if number == 0 and port == 20_001:
-        return Counter(client_receives=every)
+    if number == 0 and port == 20_001:  # a question to move among them, in a pool that does not
+        asks = 2 * scoped if flags == "A" else 0
+        return Counter(client_receives=every - asks, client_stays=asks)
     if number == 0:  # a SYN+ACK that names a port is a translator's, and this one's port is nobody's
         named = 2 * scoped if flags == "SA" else 0
         return Counter(client_unsure=named, not_ours=every - named)

@@ -20,15 +20,19 @@ from wharfinger_dataplane import _bpf, _engine, netlink
 from wharfinger_dataplane._records import (
     SETTING_GENERATION,
     SETTING_LEFT_TO_STACK,
+    SETTING_MADE,
     TRACES_ALL,
+    Asked,
     Batch,
     InterfaceBit,
     Role,
     pack_index,
     pack_setting,
     pack_tracing,
+    pack_v4,
     unpack_interface,
 )
+from wharfinger_dataplane.agent.moves import Asker
 from wharfinger_dataplane.agent.surroundings import look
 from wharfinger_dataplane.agent.ways import Ways, ways
 from wharfinger_dataplane.attach import POD_PROGRAMS, PRIORITY, UPLINK_PROGRAMS, Mode
@@ -76,6 +80,10 @@ class Store:
     """The kernel's maps as the tables' store."""
 
     maps: dict
+    programs: dict = field(default_factory=dict)
+
+    def ask(self, frame: bytes, ifindex: int) -> Asked:
+        return Asked(self.programs["wharf_ask"].run(frame, ifindex=ifindex)[0])
 
     def put(self, table: str, key: bytes, value: bytes) -> None:
         self.maps[table].put(key, value)
@@ -137,6 +145,13 @@ class Node:
         key, _ = pack_setting(SETTING_GENERATION, 0)
         settings.put(*pack_setting(SETTING_GENERATION, int.from_bytes(settings.get(key), "little") + 1))
         return self.ways
+
+    def ask(self, *servers: Pod, ports: Iterable[int] = (20_001,)) -> dict[Asked, int]:
+        """These servers of the node ask their clients to move, once: what became of it."""
+        asker = Asker(self.tables._store)
+        asker.say({pack_v4(server.address): frozenset(ports) for server in servers})
+        inside(self.name, asker.ask)
+        return dict(asker.asked)
 
     def bits(self) -> dict[str, InterfaceBit]:
         """What the programs were told of each interface, by its name."""
@@ -288,8 +303,9 @@ class Lab:
         inside(name, lambda: Path("/proc/sys/net/ipv4/ip_forward").write_text("1"))
         spare = self._spares.take() if self._spares and capacity is None else None
         bpf = spare or _bpf.Object(OBJECT, self.pins / name, capacity)
-        node = Node(name, number, bpf, Tables(Store(bpf.maps)), spare is not None)
+        node = Node(name, number, bpf, Tables(Store(bpf.maps, bpf.programs)), spare is not None)
         node.trace()
+        bpf.maps["settings"].put(*pack_setting(SETTING_MADE, number))
         for other in self.nodes:
             sh(f"ip -n {name} route add 10.99.{other.number}.0/24 via {other.address}")
             sh(f"ip -n {other.name} route add 10.99.{number}.0/24 via {node.address}")

@@ -61,11 +61,15 @@ def tcp(
     return bytes(Ether(**MACS) / network / transport / Raw(options + payload))
 
 
+def answer(src: str, dst: str, flags: str, *, seq: int, ack: int = 0, window: int = 0, options: bytes = b"") -> bytes:
+    """The segment by which a frame is answered, on its way back."""
+    made = tcp(src, dst, flags, seq=seq, ack=ack, window=window, options=options)
+    return made[6:12] + made[:6] + made[12:]
+
+
 def reset(src: str, dst: str, seq: int) -> bytes:
     """The bare RST by which a frame is answered, on its way back."""
-    source, sport, target, dport = ends(src, dst)
-    link = Ether(src=MACS["dst"], dst=MACS["src"])
-    return bytes(link / IP(src=source, dst=target, id=1, flags="DF") / TCP(sport=sport, dport=dport, flags="R", seq=seq & 0xFFFFFFFF, window=0))
+    return answer(src, dst, "R", seq=seq)
 
 
 def with_ip_options(packet: Ether, options: bytes) -> bytes:

@@ -21,6 +21,7 @@ def pool_slice(
     states: Mapping[str, str] | None = None,
     name: str = "shop",
     generation: int = 1,
+    moves: Mapping[str, object] | None = None,
 ) -> ServicePortSlice:
     """One pool in one slice. `servers`: name -> address; `ports`: name -> its service ports (20001, 20002, ... in order by default)."""
     ports = ports or {server: [20_000 + n] for n, server in enumerate(servers, 1)}
@@ -30,7 +31,7 @@ def pool_slice(
                      "resourceVersion": str(generation)},
         "spec": {
             "pool": {"name": name, "uid": f"pool-{name}", "generation": 1}, "scope": scope, "forwardingMode": "Network",
-            "virtualAddresses": list(virtual),
+            "moves": dict(moves or {}), "virtualAddresses": list(virtual),
             "redirects": [{"name": name, "generation": 1, "protocol": "TCP", "target": "http", "policy": policy,
                            "ports": [{"from": port, "to": port} for port in redirect]}] if redirect else [],
             "assignments": [

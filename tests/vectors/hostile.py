@@ -153,12 +153,20 @@ NUMBERED = [
         ],
     ),
     Vector(
-        "redirection options on a live connection are blanked and obeyed by nobody",
+        "redirection options on a live connection whose pool moves none are blanked or dropped, and obeyed by nobody",
         [
             *LIVE,
             *(
+                to_client(tcp(SY, C, "A", **BACK, options=option(flags | PORT, 20_009)), "client_stays", DROPPED)
+                for flags in (REDIRECT, REDIRECT | CONFIRM)
+            ),
+            *(
+                to_server(tcp(C, SY, "A", **AFTER, options=option(flags | PORT, 9)), "server_receives", tcp(C, SP, "A", **AFTER, options=NOP * 8))
+                for flags in (REDIRECT, REDIRECT | CONFIRM)
+            ),
+            *(
                 step
-                for flags in (REDIRECT, REDIRECT | PORT, REDIRECT | CONFIRM | PORT, CONFIRM | PORT, IMPERMISSIBLE)
+                for flags in (REDIRECT, CONFIRM | PORT, IMPERMISSIBLE)
                 for step in (
                     to_client(tcp(SY, C, "A", **BACK, options=option(flags, 20_009)), "client_receives", tcp(VX, C, "A", **BACK, options=NOP * 8)),
                     to_server(tcp(C, SY, "A", **AFTER, options=option(flags, 20_009)), "server_receives", tcp(C, SP, "A", **AFTER, options=NOP * 8)),

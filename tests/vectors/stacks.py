@@ -12,7 +12,10 @@ from support.packets import ends
 
 NUMBER = 17
 """Of the namespace, as that of the programs numbers it."""
-TCP_REPAIR, TCP_REPAIR_QUEUE, TCP_QUEUE_SEQ = 19, 20, 21  # linux/tcp.h
+WINDOW = 700
+"""Octets that each of the sockets has room for; it does not scale."""
+TCP_REPAIR, TCP_REPAIR_QUEUE, TCP_QUEUE_SEQ, TCP_REPAIR_OPTIONS, TCP_REPAIR_WINDOW = 19, 20, 21, 22, 29  # linux/tcp.h
+WINDOW_SCALE = 3  # of the options: what follows is both ends' scale
 RECEIVES, SENDS = 1, 2  # its queues
 
 
@@ -20,6 +23,7 @@ def make(namespace: str, seen_from: str, addresses: Iterable[str]) -> None:
     """Lets every address of `addresses` be the namespace's own, anything be reached from it, and its sockets be found from another."""
     sh(f"ip -n {seen_from} netns set {namespace} {NUMBER}")
     sh(f"ip -n {namespace} link set lo up")
+    sh(f"ip netns exec {namespace} sysctl -qw net.ipv4.tcp_timestamps=0")  # as their peers' packets have none
     for address in addresses:
         sh(f"ip -n {namespace} addr add {address}/32 dev lo")
     sh(f"ip -n {namespace} route add default dev lo")
@@ -36,6 +40,9 @@ def repaired(local: str, peer: str, expects: int, sends: int) -> socket.socket:
         made.setsockopt(socket.IPPROTO_TCP, TCP_QUEUE_SEQ, struct.pack("I", number))
     made.bind((address, port))
     made.connect((other, other_port))
+    window = struct.pack("5I", expects, WINDOW, WINDOW, WINDOW, expects)  # struct tcp_repair_window
+    made.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR_OPTIONS, struct.pack("II", WINDOW_SCALE, 0))
+    made.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR_WINDOW, window)
     return made
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 from support.lab import inside
-from vectors import answers, balancing, ends, errors, establishing, hostile, leftovers, opening, outsiders, policy, substitutes, unaware
+from vectors import answers, balancing, ends, errors, establishing, hostile, leftovers, moves, opening, outsiders, policy, substitutes, unaware
 from vectors.vector import Step, Vector
 from wharfinger_dataplane._engine import REASONS
 
-MODULES = (opening, establishing, ends, errors, unaware, balancing, outsiders, leftovers, substitutes, hostile, policy, answers)
+MODULES = (opening, establishing, ends, errors, unaware, balancing, outsiders, leftovers, substitutes, hostile, policy, answers, moves)
 VECTORS = [vector for module in MODULES for vector in module.VECTORS]
 OUTCOMES = {reason.name: reason.outcome for reason in REASONS}
 WITHOUT_VECTOR = {
@@ -17,6 +17,7 @@ WITHOUT_VECTOR = {
     "vlan": "a tag is beside the octets: tests/netns/test_stack.py",
     "other_host": "whose link address it is depends on the interface: tests/netns/test_stack.py",
     "reverse_path": "the engine has no routes: tests/netns/test_skipped.py",
+    "server_asks": "of what wharf_ask makes, which marks it beside the octets: tests/netns/test_moves.py",
     "held": "of the programs that hold TCP for a moment, before any decision: tests/netns/test_attach.py",
 }
 

@@ -6,6 +6,7 @@ All are filled by the same compile code, get the same frames, and must agree in 
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
@@ -15,7 +16,7 @@ from pathlib import Path
 from support.lab import OBJECT, PROGRAMS, Store
 from support.packets import at_hop, ends
 from vectors.stacks import NUMBER as STACKS
-from vectors.stacks import sockets
+from vectors.stacks import WINDOW, sockets
 from vectors.vector import DROPPED, ISN, REDIRECTED, SERVER_ISN, UNCHANGED, Change, Step, Vector
 from wharfinger_dataplane import _bpf, _engine
 from wharfinger_dataplane._records import (
@@ -56,6 +57,7 @@ class Twins:
 
     def __init__(self, pins: Path, interfaces: Mapping[str, int], stacks: str, capacity: Mapping[str, int]) -> None:
         self.interfaces, self._stacks, self._capacity = interfaces, stacks, dict(capacity)
+        self._now_ns = 1  # in the engines
         self.object = _bpf.Object(OBJECT, pins, max_entries={**dict.fromkeys(_engine.TABLES, 1024), **capacity})
         self.maps = self.object.maps
         self._programs = {hook: self.object.programs[name] for name, hook in PROGRAMS.items()}
@@ -83,13 +85,13 @@ class Twins:
         for setting in (SETTING_FULL, SETTING_LEFT_TO_STACK):
             self.set(setting, 0)
 
-    def fill(self, slices: Iterable | None, pods: Mapping) -> None:
+    def fill(self, slices: Iterable | None, pods: Mapping, stacks: int = STACKS) -> None:
         for tables in self._tables:
             tables.put_interfaces({self.interfaces["u"]: InterfaceBit.DIRECT})
             if slices is not None:
                 tables.apply(slices)
             for address, (interface, roles) in pods.items():
-                tables.put_pod(address, self.interfaces[interface], roles, STACKS)
+                tables.put_pod(address, self.interfaces[interface], roles, stacks)
 
     def forget(self, table: str) -> None:
         for key, _ in self.maps[table].items():
@@ -128,8 +130,8 @@ class Twins:
     def _run_engines(self, hook: str, interface: str, frame: bytes) -> _engine.Result:
         """One frame through both engines, which must agree."""
         ifindex = self.interfaces[interface]
-        result = self.engine.run(hook, frame, ifindex=ifindex, now_ns=1)
-        whole = self.whole.run(hook, frame, ifindex=ifindex, now_ns=1, fast=False)
+        result = self.engine.run(hook, frame, ifindex=ifindex, now_ns=self._now_ns)
+        whole = self.whole.run(hook, frame, ifindex=ifindex, now_ns=self._now_ns, fast=False)
         assert result == whole, (hook, frame.hex())
         return result
 
@@ -142,7 +144,7 @@ class Twins:
         assert set(ran.reasons) - stack == expected
         assert set(ran.reasons.values()) == {1}
         forwarded = result.reason.outcome == "forward"
-        assert not stack or forwarded or (result.reason.outcome, hook) == ("reset", "to_pod")
+        assert not stack or forwarded or (result.reason.outcome, hook) == ("answer", "to_pod")
         assert ran.verdict == verdict(result.reason.outcome, bool(stack))
         assert ran.frame == (at_hop(result.packet) if forwarded and not stack else result.packet)
         kernel, engine, whole = self.connections()
@@ -178,7 +180,7 @@ class Twins:
         assert result.reason.name == step.reason, (step.hook, step.interface, "want", step.reason, "got", result.reason.name)
         assert result.malformed_option == step.malformed
         assert step.tells in (None, result.event is not None)
-        if result.reason.outcome == "forward" or (result.reason.outcome, step.hook) == ("reset", "to_pod"):
+        if result.reason.outcome == "forward" or (result.reason.outcome, step.hook) == ("answer", "to_pod"):
             assert {name for name in ran.reasons if REASONS[name].outcome == "stack"} == {step.way} - {REDIRECTED}
         if step.out == DROPPED:
             assert ran.verdict == SHOT
@@ -202,10 +204,12 @@ class Twins:
         until.enter_context(sockets(self._stacks, whole))
         for local, peer, expects, sends in whole:
             for engine in (self.engine, self.whole):
-                engine.hold(pack_flow_key(*ends(local, peer)), expects, sends)
+                engine.hold(pack_flow_key(*ends(local, peer)), expects, sends, window=WINDOW)
 
     def _change(self, change: Change, held: ExitStack) -> None:
-        self.fill(change.slices, change.pods)
+        time.sleep(change.pause_s)
+        self._now_ns += int(change.pause_s * 1e9)
+        self.fill(change.slices, change.pods, STACKS if change.seen else -1)
         self._hold(change.held, held)
         for table in change.forget:
             self.forget(table)
@@ -226,6 +230,6 @@ class Twins:
 def verdict(outcome: str, to_stack: bool) -> int:
     if outcome == "drop":
         return SHOT
-    if outcome in ("reflect", "reset") or (outcome == "forward" and not to_stack):
+    if outcome in ("reflect", "answer") or (outcome == "forward" and not to_stack):
         return REDIRECT
     return NEXT

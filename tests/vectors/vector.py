@@ -54,13 +54,16 @@ class Step:
 
 @dataclass(frozen=True)
 class Change:
-    """Between two packets: other slices or pods, connections that are forgotten, sockets of the pods' stacks, or settings."""
+    """Between two packets: other slices or pods, connections that are forgotten, sockets of the pods' stacks, settings, or time. `seen`:
+    the stacks of `pods` can be asked."""
 
     slices: Sequence[ServicePortSlice] | None = None
     pods: Mapping[str, tuple[str, Role]] = field(default_factory=dict)
     forget: Sequence[str] = ()
     held: Sequence[tuple] = ()
     settings: Mapping[int, int] = field(default_factory=dict)
+    pause_s: float = 0
+    seen: bool = True
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,13 @@ from wharfinger_dataplane.agent.access import NoAccess
 from wharfinger_dataplane.agent.cluster import Cluster, Json
 from wharfinger_dataplane.agent.desired import LocalPod, local_pod
 from wharfinger_dataplane.agent.flows import FLOWS, Collector, Pass, is_full
-from wharfinger_dataplane.agent.gone import Ender, Gone
+from wharfinger_dataplane.agent.gone import Ender, gone_servers
 from wharfinger_dataplane.agent.health import Health, Metric
 from wharfinger_dataplane.agent.heartbeat import Heartbeat
 from wharfinger_dataplane.agent.leave import Leave, Marker, read_marker
 from wharfinger_dataplane.agent.log import configure
 from wharfinger_dataplane.agent.metrics import agent_metrics, kernel_metrics
+from wharfinger_dataplane.agent.moves import Asker, draining
 from wharfinger_dataplane.agent.namespaces import Namespaces
 from wharfinger_dataplane.agent.reflector import Misread, Reflector
 from wharfinger_dataplane.agent.report import About, Reporter
@@ -90,11 +91,12 @@ class Agent:
         self._markers: Reflector[Marker] = Reflector(cluster, f"/api/v1/namespaces/{settings.namespace}/configmaps",
                                                      {"fieldSelector": f"metadata.name={UNINSTALL_MARKER}"}, read_marker, self._wake)
         self._ender = Ender(self.kernel, self._namespaces)
+        self._asker = Asker(self.kernel)
         about = About(agent_version(), os.uname().release, settings.attach_mode, self._attacher.mode)
         self._worker = Worker(settings.node, about, settings.late_s,
                               Sources(self._slices, self._pods, self._policies, self._namespaces, self._reader, self._markers), self.kernel,
                               self._attacher, self._collector, Leave(self.kernel, self._attacher, self._namespaces), self._reporter, tracing,
-                              self._say_gone)
+                              self._programmed)
         self._watcher = Watcher(self._namespaces, self._reader, lambda: self._worker.claimed, self._wake, self._worker.suspect,
                                 self.kernel.outdate)
         self._last = Pass()
@@ -102,6 +104,7 @@ class Agent:
         self._collected = {"moved": 0, "removed": 0}
         self._stop = threading.Event()
         self._roused = threading.Event()
+        self._drains = threading.Event()
 
     def run(self) -> None:
         """Everything, in this and other threads, until `stop`."""
@@ -109,6 +112,7 @@ class Agent:
         for part in (self._watcher, self._slices, self._pods, self._policies, self._markers, self._reporter, self._heartbeat, self._health):
             part.start()
         threading.Thread(target=self._collect, name="collector", daemon=True).start()
+        threading.Thread(target=self._ask, name="asker", daemon=True).start()
         if self._telemetry.sampling.wanted:
             self._telemetry.follow(self.kernel.ring())
         self._log.info("started", node=self._settings.node, health_port=self._health.port)
@@ -121,6 +125,7 @@ class Agent:
         """Ends `run`; may be called from a signal's handler."""
         self._stop.set()
         self._roused.set()
+        self._drains.set()
         self._worker.stop()
 
     @property
@@ -143,9 +148,11 @@ class Agent:
     def _wake(self) -> None:
         self._worker.wake()
 
-    def _say_gone(self, gone: Gone) -> None:
-        if self._ender.say(gone):
+    def _programmed(self, slices: list[ServicePortSlice]) -> None:
+        if self._ender.say(gone_servers(slices)):
             self._roused.set()
+        if self._asker.say(draining(self._settings.node, slices)):
+            self._drains.set()
 
     def _node_learned(self) -> None:
         self._reader.changed()
@@ -165,7 +172,7 @@ class Agent:
     def _metrics(self) -> list[Metric]:
         entries = {FLOWS: self._last.seen, **self._worker.counts()}
         return [*kernel_metrics(self.kernel),
-                *agent_metrics(self._worker.progress, self._attacher, entries, self.kernel, self._collected, self._ender.ended,
+                *agent_metrics(self._worker.progress, self._attacher, entries, self.kernel, self._collected, self._ender.ended, self._asker.asked,
                                self._telemetry.counters())]
 
     def _collect(self) -> None:
@@ -189,6 +196,17 @@ class Agent:
             self.kernel.set(SETTING_FULL, int(self._full))
             self._collected = {"moved": self._collected["moved"] + self._last.moved,
                                "removed": self._collected["removed"] + self._last.removed}
+
+    def _ask(self) -> None:
+        while True:
+            self._drains.wait(self._asker.pause_s if self._asker.wanted else None)
+            self._drains.clear()
+            if self._stop.is_set():
+                return
+            try:
+                self._asker.ask()
+            except OSError as error:
+                self._log.warning("clients of servers that drain not asked to move", error=str(error))
 
 
 def end_with_thread(failure: threading.ExceptHookArgs) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from wharfinger_dataplane._records import Asked
 from wharfinger_dataplane.agent.health import Metric, plain
 from wharfinger_dataplane.agent.worker import Progress
 from wharfinger_dataplane.attach import Attacher
@@ -23,9 +24,9 @@ def kernel_metrics(kernel: Kernel) -> list[Metric]:
 
 
 def agent_metrics(progress: Progress, attacher: Attacher, entries: Mapping[str, int], kernel: Kernel,
-                  collected: Mapping[str, int], ended: int, traces: Mapping[tuple[str, str], int]) -> list[Metric]:
+                  collected: Mapping[str, int], ended: int, asked: Mapping[Asked, int], traces: Mapping[tuple[str, str], int]) -> list[Metric]:
     """`entries`: table -> entries as last counted; `collected`: outcome -> flows; `ended`: connections
-    whose server was gone; `traces`: as telemetry names them."""
+    whose server was gone; `asked`: what became of questions to clients; `traces`: as telemetry names them."""
     programs = [name for names in attacher.attached().values() for name in names]
     return [
         Metric("wharfinger_programs_attached", "gauge", "Interfaces that bear a program.",
@@ -39,6 +40,8 @@ def agent_metrics(progress: Progress, attacher: Attacher, entries: Mapping[str, 
         Metric("wharfinger_flows_collected_total", "counter", "Connections that ended unseen: moved aside, or removed with their pod.",
                tuple(({"outcome": name}, count) for name, count in collected.items())),
         plain("wharfinger_connections_ended_total", "counter", "Connections of this node's pods that were ended: their server was gone.", ended),
+        Metric("wharfinger_clients_asked_total", "counter", "Questions of servers that drain to their clients, by what became of them.",
+               tuple(({"outcome": one.name.lower()}, asked.get(one, 0)) for one in Asked)),
         plain("wharfinger_rounds_total", "counter", "Rounds of the agent's loop.", progress.rounds),
         plain("wharfinger_rounds_faulty_total", "counter", "Rounds after which something was amiss.", progress.failures),
         plain("wharfinger_table_writes_total", "counter", "Values written to or removed from tables.", progress.writes),

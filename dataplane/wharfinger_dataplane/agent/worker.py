@@ -22,7 +22,6 @@ from wharfinger_dataplane._records import Pod, Role
 from wharfinger_dataplane.agent.desired import Attachment, Desired, LocalPod, desire
 from wharfinger_dataplane.agent.events import policed, refused, untimely
 from wharfinger_dataplane.agent.flows import Collector
-from wharfinger_dataplane.agent.gone import Gone, gone_servers
 from wharfinger_dataplane.agent.leave import Leave, Marker, withdrawn
 from wharfinger_dataplane.agent.namespaces import Namespaces
 from wharfinger_dataplane.agent.placement import Placement, Reader
@@ -70,14 +69,14 @@ class Sources:
 
 
 class Worker:
-    """The loop of one agent. `wake` may be called from any thread; `run` is the main thread's. `say_gone` is told, after each round that
-    wrote the tables, which servers are gone."""
+    """The loop of one agent. `wake` may be called from any thread; `run` is the main thread's. `programmed` is told, after each round
+    that wrote the tables, which slices are in them."""
 
     def __init__(self, node: str, about: About, late_s: float, sources: Sources, kernel: Kernel, attacher: Attacher, collector: Collector,
-                 leave: Leave, reporter: Reporter, telemetry: Telemetry, say_gone: Callable[[Gone], None]) -> None:
+                 leave: Leave, reporter: Reporter, telemetry: Telemetry, programmed: Callable[[list[ServicePortSlice]], None]) -> None:
         self._node, self._about, self._late_s = node, about, late_s
         self._sources, self._kernel, self._attacher, self._collector = sources, kernel, attacher, collector
-        self._leave, self._reporter, self._telemetry, self._say_gone = leave, reporter, telemetry, say_gone
+        self._leave, self._reporter, self._telemetry, self._tell_programmed = leave, reporter, telemetry, programmed
         self._tables = Tables(kernel)
         self._placement = Placement(sources.node, attacher, kernel, self._tables)
         self._pods: dict[str, Pod] = {}
@@ -167,7 +166,7 @@ class Worker:
             self._programmed = [*(piece for piece in slices if piece.spec.pool.uid not in faulty),
                                 *(piece for piece in self._programmed if piece.spec.pool.uid in faulty)]
             self._acknowledged = programmed_slices(seen, self._programmed)
-            self._say_gone(gone_servers(self._programmed))
+            self._tell_programmed(self._programmed)
         if markers:
             self._step_out(markers[0], faults)
         self._acknowledge(attached, faults, self._pool_faults(slices), [*refusals.values(), *self._placement.findings])

@@ -62,7 +62,7 @@ class Seen:
 @dataclass
 class Load:
     """The load in `namespace` on `cluster`: `connections` in all, rounded up to as many for each client, and `fresh_per_s` new short ones besides, by
-    each client."""
+    each client. `moves`: as the pool has it. `lingers_s`: how long a server that terminates goes on."""
 
     cluster: Cluster
     namespace: str = "load"
@@ -70,6 +70,8 @@ class Load:
     interval_s: float = 2.0
     fresh_per_s: float = 2.0
     rest: str = "20s"
+    moves: Mapping[str, object] = field(default_factory=dict)
+    lingers_s: int = 0
     servers: dict[str, Pod] = field(default_factory=dict)
     clients: dict[str, Pod] = field(default_factory=dict)
 
@@ -208,7 +210,8 @@ class Load:
                 "selector": {"app": "load-server"}, "ports": [{"name": "load", "port": PORT, "targetPort": "load"}]}},
             {"apiVersion": API, "kind": "ServicePortPool", "metadata": {"name": "load"}, "spec": {
                 "virtualAddresses": {"service": {"name": "load"}}, "portRanges": [{"from": 21000, "to": 21099}],
-                "servers": {"service": {"name": "load"}}, "targets": [{"name": "load", "targetPort": "load"}], "restTime": self.rest}},
+                "servers": {"service": {"name": "load"}}, "targets": [{"name": "load", "targetPort": "load"}], "restTime": self.rest,
+                "moves": dict(self.moves)}},
             {"apiVersion": API, "kind": "RedirectPortPool", "metadata": {"name": "load"}, "spec": {
                 "servicePortPool": {"name": "load"}, "target": "load", "ports": [{"from": PORT, "to": PORT}]}})
 
@@ -226,6 +229,9 @@ class Load:
         labels = {"app": "load-server", "wharfinger.io/inject": "false"}
         probe = {"readinessProbe": {"tcpSocket": {"port": "status"}, "periodSeconds": 1}, "ports": [
             {"name": "load", "containerPort": PORT}, {"name": "status", "containerPort": STATUS_PORT}]}
+        if self.lingers_s:
+            wait = ["python3", "-c", f"import time; time.sleep({self.lingers_s})"]
+            probe["lifecycle"] = {"preStop": {"exec": {"command": wait}}}
         return self._pod(pod, labels, ["serve", str(PORT), str(STATUS_PORT)], probe)
 
     def _client(self, pod: Pod, connections: int | None = None) -> dict:
@@ -233,13 +239,13 @@ class Load:
         words = ["hold", self.address, str(PORT), str(STATUS_PORT), str(count), str(self.interval_s), str(self.fresh_per_s)]
         return self._pod(pod, {"app": "load-client"}, words, {})
 
-    @staticmethod
-    def _pod(pod: Pod, labels: dict, words: list[str], more: dict) -> dict:
+    def _pod(self, pod: Pod, labels: dict, words: list[str], more: dict) -> dict:
         name = {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}
         container = {"name": "load", "image": "wharfinger.local/shop:dev", "imagePullPolicy": "IfNotPresent", "args": ["/load/program.py", *words],
                      "env": [name], "volumeMounts": [{"name": "load", "mountPath": "/load", "readOnly": True}], "securityContext": SECURITY, **more}
         return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": pod.name, "labels": labels}, "spec": {
-            "nodeName": pod.node, "restartPolicy": "Never", "terminationGracePeriodSeconds": 2, "automountServiceAccountToken": False,
+            "nodeName": pod.node, "restartPolicy": "Never", "automountServiceAccountToken": False,
+            "terminationGracePeriodSeconds": self.lingers_s + 2,
             "securityContext": {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}},
             "containers": [container], "volumes": [{"name": "load", "configMap": {"name": "load"}}]}}
 

@@ -51,6 +51,7 @@ def answered(port: str, src: str, names: bytes, confirms: bytes) -> dict[str, by
             "SYN+ACK": tcp(src, C, "SA", seq=SERVER_ISN, ack=ISN + 1, options=names),
             "other SYN+ACK": tcp(src, C, "SA", seq=SERVER_ISN, ack=ISN + 99, options=names),
             "ACK": tcp(src, C, "A", **BACK),
+            "ACK of FIN": tcp(src, C, "A", seq=BACK["seq"], ack=ISN + 2),
             "data": tcp(src, C, "PA", **BACK, **DATA),
             "FIN": tcp(src, C, "FA", **BACK),
             "RST": tcp(src, C, "RA", **BACK, options=confirms),
@@ -77,7 +78,8 @@ def received(port: str, dst: str) -> dict[str, bytes]:
     }
 
 
-TO_CLIENT = answered("X", SX, NAMES_Y, option(CONFIRM)) | answered("Y", SY, b"", b"")
+STEP_1 = {"step 1 from Y": tcp(SY, C, "A", **BACK, options=option(REDIRECT | PORT, X))}
+TO_CLIENT = answered("X", SX, NAMES_Y, option(CONFIRM)) | answered("Y", SY, b"", b"") | STEP_1
 TO_SERVER = received("X", SX) | received("Y", SY)
 CLIENTS: Mapping[str, Mapping[str, bytes]] = {
     "from_pod": {
@@ -126,6 +128,8 @@ OUT, IN = "from_pod", "to_pod"
 OPENING = ((OUT, "SYN"),)
 JOINING = (*OPENING, (IN, "SYN+ACK from X"))
 ESTABLISHED = (*JOINING, (OUT, "ACK"), (IN, "ACK from Y"))
+CLOSES, TAKEN = (IN, "step 1 from Y"), (IN, "ACK of FIN from Y")
+PEER_ENDS = ((IN, "FIN from Y"), (OUT, "ACK of FIN"))
 ARRIVED = ((IN, "SYN to X"),)
 ANSWERED = (*ARRIVED, (OUT, "SYN+ACK"))
 JOINED = (*ANSWERED, (IN, "ACK to Y"))
@@ -142,7 +146,13 @@ SITUATIONS = {
     "CLIENT_ESTABLISHED, FIN_SEEN": Situation(CLIENTS, (*ESTABLISHED, (IN, "FIN from Y")), held=True),
     "CLIENT_ESTABLISHED, RESET_SEEN": Situation(CLIENTS, (*ESTABLISHED, (IN, "other RST from Y")), held=True),
     "CLIENT_ESTABLISHED, aside": Situation(CLIENTS, ESTABLISHED, aside=True),
+    "CLIENT_ESTABLISHED, CLOSING": Situation(CLIENTS, (*ESTABLISHED, CLOSES), held=True),
+    "CLIENT_ESTABLISHED, CLOSING, PEER_FIN": Situation(CLIENTS, (*ESTABLISHED, CLOSES, *PEER_ENDS), held=True),
+    "CLIENT_ESTABLISHED, CLOSING, taken": Situation(CLIENTS, (*ESTABLISHED, CLOSES, TAKEN), held=True),
+    "CLIENT_ESTABLISHED, CLOSING, taken, FIN_SEEN": Situation(CLIENTS, (*ESTABLISHED, CLOSES, TAKEN, PEER_ENDS[0]), held=True),
+    "CLIENT_ESTABLISHED, CLOSING, taken, PEER_FIN": Situation(CLIENTS, (*ESTABLISHED, CLOSES, TAKEN, *PEER_ENDS), held=True),
     "CLIENT_CLOSED": Situation(CLIENTS, (*ESTABLISHED, (IN, "RST from Y")), held=True),
+    "CLIENT_CLOSED, CLOSING": Situation(CLIENTS, (*ESTABLISHED, CLOSES, TAKEN, *PEER_ENDS, (OUT, "FIN")), held=True),
     AT_SERVER: Situation(SERVERS),
     "SERVER_OPENING": Situation(SERVERS, ARRIVED),
     "SERVER_OPENING, answered": Situation(SERVERS, ANSWERED),
@@ -164,9 +174,9 @@ class End:
     """One end of the connection, in its situation."""
 
     def __init__(self, situation: Situation) -> None:
-        self.situation, self.engine = situation, Engine()
+        self.situation, self.engine, self.now_ns = situation, Engine(), 1 << 40
         tables = Tables(self.engine)
-        tables.apply([pool_slice({"a": SERVER})])
+        tables.apply([pool_slice({"a": SERVER}, moves={"mode": "Close"})])
         here, role = (CLIENT, Role.CLIENT) if situation.at_client else (SERVER, Role.SERVER)
         tables.put_pod(here, IFINDEX, role, netns=1)
         pair = (CLIENT, 40_000, VIRTUAL, X) if situation.at_client else (SERVER, TARGET, CLIENT, 40_000)
@@ -192,8 +202,10 @@ class End:
             self.engine.delete(table, record[0])
 
     def run(self, hook: str, kind: str, fast: bool = True) -> Result:
+        """A packet goes through a hook. A second goes by before step 1, so that the connection is at rest."""
+        self.now_ns += 10**9 if kind.startswith("step 1") else 0
         return self.engine.run(
-            hook, self.situation.packets[hook][kind], ifindex=IFINDEX, now_ns=1 << 40, fast=fast
+            hook, self.situation.packets[hook][kind], ifindex=IFINDEX, now_ns=self.now_ns, fast=fast
         )
 
     def state(self) -> str:

@@ -58,10 +58,11 @@ TABLE = """\
 | CLIENT_JOINING | from_pod | FIN | and LOCAL_FIN | client_sends |
 | CLIENT_JOINING | from_pod | RST | CLIENT_CLOSED | client_sends |
 | CLIENT_JOINING | to_pod | other SYN+ACK from X | stays | client_other_answer |
-| CLIENT_JOINING | to_pod | ACK from Y, data from Y | CLIENT_ESTABLISHED | client_receives |
+| CLIENT_JOINING | to_pod | ACK from Y, ACK of FIN from Y, data from Y | CLIENT_ESTABLISHED | client_receives |
 | CLIENT_JOINING | to_pod | FIN from Y | CLIENT_ESTABLISHED, FIN_SEEN | client_receives |
 | CLIENT_JOINING | to_pod | RST from Y | CLIENT_CLOSED | client_receives |
 | CLIENT_JOINING | to_pod | other RST from Y | CLIENT_ESTABLISHED, RESET_SEEN | client_receives |
+| CLIENT_JOINING | to_pod | step 1 from Y | CLIENT_ESTABLISHED, CLOSING | client_closes |
 | CLIENT_JOINING | to_pod | else from X | stays | not_ours |
 | CLIENT_JOINING | to_pod | SYN+ACK from X, else from Y | stays | client_receives |
 | CLIENT_JOINING | from_net | else from X | stays | not_ours |
@@ -75,6 +76,7 @@ TABLE = """\
 | CLIENT_ESTABLISHED | to_pod | FIN from Y | and FIN_SEEN | client_receives |
 | CLIENT_ESTABLISHED | to_pod | RST from Y | CLIENT_CLOSED | client_receives |
 | CLIENT_ESTABLISHED | to_pod | other RST from Y | and RESET_SEEN | client_receives |
+| CLIENT_ESTABLISHED | to_pod | step 1 from Y | CLIENT_ESTABLISHED, CLOSING | client_closes |
 | CLIENT_ESTABLISHED | to_pod | else from X | stays | not_ours |
 | CLIENT_ESTABLISHED | to_pod | SYN+ACK from X, else from Y | stays | client_receives |
 | CLIENT_ESTABLISHED | from_net | else from X | stays | not_ours |
@@ -87,6 +89,7 @@ TABLE = """\
 | CLIENT_ESTABLISHED, LOCAL_FIN | to_pod | FIN from Y | and FIN_SEEN | client_receives |
 | CLIENT_ESTABLISHED, LOCAL_FIN | to_pod | RST from Y | CLIENT_CLOSED | client_receives |
 | CLIENT_ESTABLISHED, LOCAL_FIN | to_pod | other RST from Y | and RESET_SEEN | client_receives |
+| CLIENT_ESTABLISHED, LOCAL_FIN | to_pod | step 1 from Y | stays | client_ends |
 | CLIENT_ESTABLISHED, LOCAL_FIN | to_pod | else from X | stays | not_ours |
 | CLIENT_ESTABLISHED, LOCAL_FIN | to_pod | SYN+ACK from X, else from Y | stays | client_receives |
 | CLIENT_ESTABLISHED, FIN_SEEN | from_pod | SYN | stays | client_syn |
@@ -98,6 +101,7 @@ TABLE = """\
 | CLIENT_ESTABLISHED, FIN_SEEN | to_pod | other SYN+ACK from X | stays | client_other_answer |
 | CLIENT_ESTABLISHED, FIN_SEEN | to_pod | RST from Y | CLIENT_CLOSED | client_receives |
 | CLIENT_ESTABLISHED, FIN_SEEN | to_pod | other RST from Y | and RESET_SEEN | client_receives |
+| CLIENT_ESTABLISHED, FIN_SEEN | to_pod | step 1 from Y | and CLOSING | client_closes |
 | CLIENT_ESTABLISHED, FIN_SEEN | to_pod | else from X | stays | not_ours |
 | CLIENT_ESTABLISHED, FIN_SEEN | to_pod | SYN+ACK from X, else from Y | stays | client_receives |
 | CLIENT_ESTABLISHED, RESET_SEEN | from_pod | SYN | stays | client_syn |
@@ -108,6 +112,7 @@ TABLE = """\
 | CLIENT_ESTABLISHED, RESET_SEEN | to_pod | other SYN+ACK from X | stays | client_other_answer |
 | CLIENT_ESTABLISHED, RESET_SEEN | to_pod | FIN from Y | and FIN_SEEN | client_receives |
 | CLIENT_ESTABLISHED, RESET_SEEN | to_pod | RST from Y | CLIENT_CLOSED | client_receives |
+| CLIENT_ESTABLISHED, RESET_SEEN | to_pod | step 1 from Y | and CLOSING | client_closes |
 | CLIENT_ESTABLISHED, RESET_SEEN | to_pod | else from X | stays | not_ours |
 | CLIENT_ESTABLISHED, RESET_SEEN | to_pod | SYN+ACK from X, else from Y | stays | client_receives |
 | CLIENT_ESTABLISHED, aside | from_pod | SYN, other SYN | CLIENT_OPENING | client_syn |
@@ -115,14 +120,87 @@ TABLE = """\
 | CLIENT_ESTABLISHED, aside | from_pod | else | CLIENT_ESTABLISHED | client_sends |
 | CLIENT_ESTABLISHED, aside | to_pod | SYN+ACK from X, other SYN+ACK from X | stays | client_resets |
 | CLIENT_ESTABLISHED, aside | to_pod | else from X | stays | not_ours |
+| CLIENT_ESTABLISHED, aside | to_pod | step 1 from Y | stays | client_busy |
 | CLIENT_ESTABLISHED, aside | to_pod | else from Y | stays | client_receives |
+| CLIENT_ESTABLISHED, CLOSING | from_pod | SYN | stays | client_ends |
+| CLIENT_ESTABLISHED, CLOSING | from_pod | other SYN | CLIENT_OPENING | client_syn |
+| CLIENT_ESTABLISHED, CLOSING | from_pod | data | stays | client_closes_again |
+| CLIENT_ESTABLISHED, CLOSING | from_pod | FIN | CLIENT_ESTABLISHED, LOCAL_FIN | client_sends |
+| CLIENT_ESTABLISHED, CLOSING | from_pod | RST | CLIENT_CLOSED | client_sends |
+| CLIENT_ESTABLISHED, CLOSING | from_pod | else | stays | client_sends |
+| CLIENT_ESTABLISHED, CLOSING | to_pod | other SYN+ACK from X | stays | client_other_answer |
+| CLIENT_ESTABLISHED, CLOSING | to_pod | FIN from Y | and FIN_SEEN | client_receives |
+| CLIENT_ESTABLISHED, CLOSING | to_pod | RST from Y | CLIENT_CLOSED | client_receives |
+| CLIENT_ESTABLISHED, CLOSING | to_pod | other RST from Y | and RESET_SEEN | client_receives |
+| CLIENT_ESTABLISHED, CLOSING | to_pod | step 1 from Y | stays | client_closes |
+| CLIENT_ESTABLISHED, CLOSING | to_pod | else from X | stays | not_ours |
+| CLIENT_ESTABLISHED, CLOSING | to_pod | SYN+ACK from X, else from Y | stays | client_receives |
+| CLIENT_ESTABLISHED, CLOSING, PEER_FIN | from_pod | SYN | stays | client_ends |
+| CLIENT_ESTABLISHED, CLOSING, PEER_FIN | from_pod | other SYN | CLIENT_OPENING | client_syn |
+| CLIENT_ESTABLISHED, CLOSING, PEER_FIN | from_pod | data | stays | client_closes_again |
+| CLIENT_ESTABLISHED, CLOSING, PEER_FIN | from_pod | FIN, RST | CLIENT_CLOSED | client_sends |
+| CLIENT_ESTABLISHED, CLOSING, PEER_FIN | from_pod | else | stays | client_sends |
+| CLIENT_ESTABLISHED, CLOSING, PEER_FIN | to_pod | SYN+ACK from X | stays | client_receives |
+| CLIENT_ESTABLISHED, CLOSING, PEER_FIN | to_pod | other SYN+ACK from X | stays | client_other_answer |
+| CLIENT_ESTABLISHED, CLOSING, PEER_FIN | to_pod | FIN from Y | stays | client_acknowledges |
+| CLIENT_ESTABLISHED, CLOSING, PEER_FIN | to_pod | RST from Y | CLIENT_CLOSED | client_receives |
+| CLIENT_ESTABLISHED, CLOSING, PEER_FIN | to_pod | other RST from Y | and RESET_SEEN | client_receives |
+| CLIENT_ESTABLISHED, CLOSING, PEER_FIN | to_pod | else from X | stays | not_ours |
+| CLIENT_ESTABLISHED, CLOSING, PEER_FIN | to_pod | else from Y | stays | client_ends |
+| CLIENT_ESTABLISHED, CLOSING, taken | from_pod | SYN | stays | client_ends |
+| CLIENT_ESTABLISHED, CLOSING, taken | from_pod | other SYN | CLIENT_OPENING | client_syn |
+| CLIENT_ESTABLISHED, CLOSING, taken | from_pod | data | stays | client_closes_again |
+| CLIENT_ESTABLISHED, CLOSING, taken | from_pod | FIN | CLIENT_ESTABLISHED, LOCAL_FIN | client_sends |
+| CLIENT_ESTABLISHED, CLOSING, taken | from_pod | RST | CLIENT_CLOSED | client_sends |
+| CLIENT_ESTABLISHED, CLOSING, taken | from_pod | else | stays | client_sends |
+| CLIENT_ESTABLISHED, CLOSING, taken | to_pod | other SYN+ACK from X | stays | client_other_answer |
+| CLIENT_ESTABLISHED, CLOSING, taken | to_pod | FIN from Y | and FIN_SEEN | client_receives |
+| CLIENT_ESTABLISHED, CLOSING, taken | to_pod | RST from Y | CLIENT_CLOSED | client_receives |
+| CLIENT_ESTABLISHED, CLOSING, taken | to_pod | other RST from Y | and RESET_SEEN | client_receives |
+| CLIENT_ESTABLISHED, CLOSING, taken | to_pod | step 1 from Y | stays | client_ends |
+| CLIENT_ESTABLISHED, CLOSING, taken | to_pod | else from X | stays | not_ours |
+| CLIENT_ESTABLISHED, CLOSING, taken | to_pod | SYN+ACK from X, else from Y | stays | client_receives |
+| CLIENT_ESTABLISHED, CLOSING, taken, FIN_SEEN | from_pod | SYN | stays | client_ends |
+| CLIENT_ESTABLISHED, CLOSING, taken, FIN_SEEN | from_pod | other SYN | CLIENT_OPENING | client_syn |
+| CLIENT_ESTABLISHED, CLOSING, taken, FIN_SEEN | from_pod | ACK | stays | client_sends |
+| CLIENT_ESTABLISHED, CLOSING, taken, FIN_SEEN | from_pod | ACK of FIN | CLIENT_ESTABLISHED, PEER_FIN, CLOSING | client_sends |
+| CLIENT_ESTABLISHED, CLOSING, taken, FIN_SEEN | from_pod | data | stays | client_closes_again |
+| CLIENT_ESTABLISHED, CLOSING, taken, FIN_SEEN | from_pod | FIN | CLIENT_ESTABLISHED, LOCAL_FIN, FIN_SEEN | client_sends |
+| CLIENT_ESTABLISHED, CLOSING, taken, FIN_SEEN | from_pod | RST | CLIENT_CLOSED | client_sends |
+| CLIENT_ESTABLISHED, CLOSING, taken, FIN_SEEN | to_pod | other SYN+ACK from X | stays | client_other_answer |
+| CLIENT_ESTABLISHED, CLOSING, taken, FIN_SEEN | to_pod | RST from Y | CLIENT_CLOSED | client_receives |
+| CLIENT_ESTABLISHED, CLOSING, taken, FIN_SEEN | to_pod | other RST from Y | and RESET_SEEN | client_receives |
+| CLIENT_ESTABLISHED, CLOSING, taken, FIN_SEEN | to_pod | step 1 from Y | stays | client_ends |
+| CLIENT_ESTABLISHED, CLOSING, taken, FIN_SEEN | to_pod | else from X | stays | not_ours |
+| CLIENT_ESTABLISHED, CLOSING, taken, FIN_SEEN | to_pod | SYN+ACK from X, else from Y | stays | client_receives |
+| CLIENT_ESTABLISHED, CLOSING, taken, PEER_FIN | from_pod | SYN | stays | client_ends |
+| CLIENT_ESTABLISHED, CLOSING, taken, PEER_FIN | from_pod | other SYN | CLIENT_OPENING | client_syn |
+| CLIENT_ESTABLISHED, CLOSING, taken, PEER_FIN | from_pod | data | CLIENT_CLOSED | client_wrote_late |
+| CLIENT_ESTABLISHED, CLOSING, taken, PEER_FIN | from_pod | FIN | CLIENT_CLOSED | client_acknowledges |
+| CLIENT_ESTABLISHED, CLOSING, taken, PEER_FIN | from_pod | RST | CLIENT_CLOSED | client_sends |
+| CLIENT_ESTABLISHED, CLOSING, taken, PEER_FIN | from_pod | else | stays | client_sends |
+| CLIENT_ESTABLISHED, CLOSING, taken, PEER_FIN | to_pod | SYN+ACK from X | stays | client_receives |
+| CLIENT_ESTABLISHED, CLOSING, taken, PEER_FIN | to_pod | other SYN+ACK from X | stays | client_other_answer |
+| CLIENT_ESTABLISHED, CLOSING, taken, PEER_FIN | to_pod | FIN from Y | stays | client_acknowledges |
+| CLIENT_ESTABLISHED, CLOSING, taken, PEER_FIN | to_pod | else from X | stays | not_ours |
+| CLIENT_ESTABLISHED, CLOSING, taken, PEER_FIN | to_pod | else from Y | stays | client_ends |
 | CLIENT_CLOSED | from_pod | SYN, other SYN | CLIENT_OPENING | client_syn |
 | CLIENT_CLOSED | from_pod | else | stays | client_sends |
 | CLIENT_CLOSED | to_pod | SYN+ACK from X, other SYN+ACK from X | stays | client_resets |
 | CLIENT_CLOSED | to_pod | else from X | stays | not_ours |
+| CLIENT_CLOSED | to_pod | step 1 from Y | stays | client_busy |
 | CLIENT_CLOSED | to_pod | else from Y | stays | client_receives |
 | CLIENT_CLOSED | from_net | else from X | stays | not_ours |
 | CLIENT_CLOSED | from_net | SYN+ACK from X, other SYN+ACK from X, else from Y | stays | net_client |
+| CLIENT_CLOSED, CLOSING | from_pod | SYN, other SYN | CLIENT_OPENING | client_syn |
+| CLIENT_CLOSED, CLOSING | from_pod | data | stays | client_wrote_late |
+| CLIENT_CLOSED, CLOSING | from_pod | FIN | stays | client_acknowledges |
+| CLIENT_CLOSED, CLOSING | from_pod | else | stays | client_sends |
+| CLIENT_CLOSED, CLOSING | to_pod | SYN+ACK from X, other SYN+ACK from X | stays | client_resets |
+| CLIENT_CLOSED, CLOSING | to_pod | FIN from Y | stays | client_acknowledges |
+| CLIENT_CLOSED, CLOSING | to_pod | step 1 from Y | stays | client_busy |
+| CLIENT_CLOSED, CLOSING | to_pod | else from X | stays | not_ours |
+| CLIENT_CLOSED, CLOSING | to_pod | else from Y | stays | client_ends |
 | nothing, at the server | from_pod | any | stays | not_ours |
 | nothing, at the server | to_pod | SYN to X, other SYN to X | SERVER_OPENING | server_syn |
 | nothing, at the server | to_pod | SYN to Y, other SYN to Y | SERVER_OPENING | server_syn_service |
@@ -335,7 +413,7 @@ def state_before(state: str) -> str:
 
 @pytest.mark.parametrize("state", SITUATIONS)
 def test_a_connection_comes_to_each_state_of_the_table(state):
-    told = re.sub(r", at the \w+|, second SYN|, answered|, TIME_WAIT|, LAST_ACK", "", state)
+    told = re.sub(r", at the \w+|, second SYN|, answered|, TIME_WAIT|, LAST_ACK|(?<=CLOSED), CLOSING|, taken", "", state)
     assert things(state_before(state)) == things(told)
 
 
@@ -384,7 +462,7 @@ def test_the_table_has_every_state_and_every_kind_of_packet():
 
 
 def test_a_row_names_only_states_and_reasons_that_there_are():
-    known = {state.name for state in FlowState} | {"LOCAL_FIN", "PEER_FIN", "FIN_SEEN", "RESET_SEEN", "aside", "substitute"}
+    known = {state.name for state in FlowState} | {"LOCAL_FIN", "PEER_FIN", "FIN_SEEN", "RESET_SEEN", "CLOSING", "aside", "substitute"}
     for row in ROWS:
         assert row.reason in {reason.name for reason in REASONS}, row
         assert row.then in (STAYS, NOTHING) or things(row.then.removeprefix(AND)) <= known, row

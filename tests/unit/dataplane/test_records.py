@@ -58,12 +58,18 @@ def test_a_server_port_key_reads_back_as_written(address, port, scope):
 
 
 @BOUNDED
-@given(scope=words, target=ports, services=st.lists(ports, max_size=records.SERVICE_PORTS_MAX).map(tuple))
-def test_a_server_port_reads_back_as_written(scope, target, services):
-    assert records.unpack_server_port(records.pack_server_port(scope, target, services)) == (
+@given(
+    scope=words,
+    target=ports,
+    services=st.lists(ports, max_size=records.SERVICE_PORTS_MAX).map(tuple),
+    moves=st.sampled_from(records.MoveMode),
+)
+def test_a_server_port_reads_back_as_written(scope, target, services, moves):
+    assert records.unpack_server_port(records.pack_server_port(scope, target, services, moves)) == (
         scope,
         target,
         services,
+        moves,
     )
 
 
@@ -304,7 +310,14 @@ def test_a_batch_that_says_more_records_than_it_has_is_refused(scan, count, keys
 
 @pytest.mark.parametrize("scan", SCANS, ids=NAMES)
 def test_of_a_batch_only_the_counted_records_are_looked_at(scan):
-    old = records.pack_flow(state=FlowState.CLIENT_ESTABLISHED, server="10.2.0.9", wire_port=20_001, scope=7)
+    if scan is SCANS[1]:
+        old = records.pack_wire(
+            state=FlowState.CLIENT_ESTABLISHED, ifindex=5, peer="10.96.0.1", local_port=3, peer_port=80
+        )
+    else:
+        old = records.pack_flow(
+            state=FlowState.CLIENT_ESTABLISHED, server="10.2.0.9", wire_port=20_001, scope=7
+        )
     assert scan(records.Batch(0, b"", b"")) == []
     assert scan(records.Batch(0, KEY, old)) == []
     for buffer in (bytes, bytearray):
@@ -423,9 +436,10 @@ def test_a_full_table_of_the_engine_refuses_new_keys_and_takes_old_ones():
 def test_a_bounded_table_of_the_engine_forgets_one_for_another():
     for table in ("opening_flows", "opening_wires", "closed_flows", "closed_wires"):
         engine = _engine.Engine(capacity={table: 4})
+        value = bytes(56 if table.endswith("flows") else 48)
         for number in range(20):
-            engine.put(table, bytes(15) + bytes([number]), bytes(48))
-            assert engine.get(table, bytes(15) + bytes([number])) == bytes(48)
+            engine.put(table, bytes(15) + bytes([number]), value)
+            assert engine.get(table, bytes(15) + bytes([number])) == value
         assert len(engine.items(table)) == 4
 
 

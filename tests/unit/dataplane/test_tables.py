@@ -111,8 +111,9 @@ def fresh(*slices) -> dict:
     return filled(*slices)[0].meaning()
 
 
-def test_p03_a_redirect_port_means_its_ready_servers_and_a_service_port_its_one():
-    meaning = fresh(pool_slice(SHOP, policy="Random"))
+@pytest.mark.parametrize("mode", ["Never", "Close"])
+def test_p03_a_redirect_port_means_its_ready_servers_and_a_service_port_its_one(mode):
+    meaning, moves = fresh(pool_slice(SHOP, policy="Random", moves={"mode": mode})), records.MoveMode[mode.upper()]
     ready = records.ServerState.READY
     assert meaning["ports"] == {
         (VIRTUAL, 80): ("set", 7, records.Policy.RANDOM, ((A, 7, ready), (B, 7, ready))),
@@ -120,10 +121,10 @@ def test_p03_a_redirect_port_means_its_ready_servers_and_a_service_port_its_one(
         (VIRTUAL, 20_002): (B, 7, ready),
     }
     assert meaning["server_ports"] == {
-        (A, 0, 20_001): (7, 8080, ()),
-        (B, 0, 20_002): (7, 8080, ()),
-        (A, 7, 80): (7, 8080, (20_001,)),
-        (B, 7, 80): (7, 8080, (20_002,)),
+        (A, 0, 20_001): (7, 8080, (), moves),
+        (B, 0, 20_002): (7, 8080, (), moves),
+        (A, 7, 80): (7, 8080, (20_001,), moves),
+        (B, 7, 80): (7, 8080, (20_002,), moves),
     }
 
 
